@@ -1,0 +1,133 @@
+"""The stream's promises: exactly once, bounded staleness, oldest first, nothing dropped, resumable."""
+
+import asyncio
+
+import pytest
+
+from envs.records import State
+from learner.states import StatePool, StatePoolError
+from learner.stream import MAX_TRIES, Cursor, Stream, StreamError
+
+
+def pool() -> StatePool:
+    return StatePool([State(f"{t}{i}", t, snapshot=f"{t}{i}") for t in "ab" for i in range(3)], seed=1)
+
+
+def stream(steps=10, states=2, max_staleness=1, cursor=None) -> Stream:
+    return Stream(pool(), 7, steps, states, 4, max_staleness, cursor or Cursor())
+
+
+async def admitted(s: Stream) -> list:
+    """Every ticket that the stream gives out now without waiting."""
+    tickets = []
+    while True:
+        try:
+            tickets.append(await asyncio.wait_for(s.admit("actor"), 0.01))
+        except TimeoutError:
+            return tickets
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def test_admission_bounds_staleness_and_total():
+    async def scenario():
+        s = stream(steps=3)
+        first = await admitted(s)
+        assert [t.index for t in first] == [0, 1, 2, 3]  # (0 + 1 + 1) batches of 2
+        for ticket in first:
+            await s.put(ticket.group_id, [ticket.index])
+        assert await s.batch() == [[0], [1]]
+        await s.advance()
+        assert [t.index for t in await admitted(s)] == [4, 5]
+        await s.batch()
+        await s.advance()
+        assert await admitted(s) == []  # three steps of two groups are all there is
+
+    run(scenario())
+
+
+def test_a_slow_group_is_waited_for_before_it_grows_too_stale():
+    async def scenario():
+        s = stream(max_staleness=1)
+        slow, *others = await admitted(s)
+        for ticket in others:
+            await s.put(ticket.group_id, [ticket.index])
+        assert await s.batch() == [[1], [2]]  # step 0 may go on without it
+        await s.advance()
+        for ticket in await admitted(s):
+            await s.put(ticket.group_id, [ticket.index])
+        with pytest.raises(TimeoutError):  # at step 1 it is due: later would be two versions old
+            await asyncio.wait_for(s.batch(), 0.05)
+        await s.put(slow.group_id, ["slow"])
+        assert await s.batch() == [["slow"], [3]]
+
+    run(scenario())
+
+
+def test_each_group_is_delivered_once_and_failures_are_given_to_another_actor():
+    async def scenario():
+        s = stream(states=1, max_staleness=0)
+        (ticket,) = await admitted(s)
+        await s.fail(ticket.group_id, "engine died")
+        (again,) = await admitted(s)
+        assert (again.index, again.seeds, again.state) == (ticket.index, ticket.seeds, ticket.state)
+        await s.put(again.group_id, ["once"])
+        await s.put(again.group_id, ["twice"])
+        assert await s.batch() == [["once"]]
+        await s.advance()
+        for _ in range(MAX_TRIES):
+            (ticket,) = await admitted(s)
+            await s.fail(ticket.group_id, "no engine")
+        with pytest.raises(StreamError, match="no engine"):
+            await s.batch()
+
+    run(scenario())
+
+
+def test_a_cursor_repeats_only_what_was_in_flight():
+    async def scenario():
+        s = stream()
+        tickets = await admitted(s)
+        await s.put(tickets[2].group_id, ["done"])
+        resumed = stream(cursor=await s.cursor())
+        redone = await admitted(resumed)
+        assert [(t.index, t.seeds) for t in redone] == [(t.index, t.seeds) for t in tickets if t.index != 2]
+        for ticket in redone:
+            await resumed.put(ticket.group_id, [ticket.index])
+        assert await resumed.batch() == [[0], [1]]
+        await resumed.advance()
+        assert (await resumed.batch())[0] == ["done"]
+
+    run(scenario())
+
+
+def test_close_releases_waiting_actors():
+    async def scenario():
+        s = stream(steps=0)
+        waiting = asyncio.create_task(s.admit("actor"))
+        await asyncio.sleep(0)
+        await s.close()
+        assert await waiting is None
+
+    run(scenario())
+
+
+def test_draws_are_balanced_over_tasks_and_reproducible():
+    unbalanced = [State("a0", "a", "a0"), *(State(f"b{i}", "b", f"b{i}") for i in range(9))]
+    drawn = [StatePool(unbalanced, seed=3).draw(i) for i in range(40)]
+    assert sum(s.task_id == "a" for s in drawn) == 20
+    assert drawn == [StatePool(unbalanced, seed=3).draw(i) for i in range(40)]
+    assert len({s.id for s in drawn if s.task_id == "b"}) > 4
+
+
+def test_a_pool_survives_saving_and_a_damaged_file_is_named(tmp_path):
+    file = tmp_path / "states.json"
+    pool().save(file)
+    assert StatePool.load(file, 1, ["a", "b"]).states == pool().states
+    with pytest.raises(StatePoolError, match="tasks.held_in"):
+        StatePool.load(file, 1, ["a"])
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(StatePoolError, match="states.json"):
+        StatePool.load(file, 1, ["a", "b"])
