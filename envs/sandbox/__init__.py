@@ -1,0 +1,88 @@
+"""Sandboxes: where experiments run. `SandboxPool` keeps them warm and hands them out.
+
+Invariants: at most `slots` sandboxes exist; a sandbox serves one experiment at a time; one that failed is closed, and
+an idle one of another task makes room when a slot is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+from envs.records import Task
+from envs.sandbox.base import Backend, RunResult, Sandbox, SandboxFailure
+
+__all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
+
+log = logging.getLogger(__name__)
+
+
+class SandboxPool:
+    """Thread-safe pool of warm sandboxes of one backend."""
+
+    def __init__(self, backend: str = "auto", slots: int = 1, image: str = ""):
+        self._backend = _choose(backend, image)
+        self.name = self._backend.name
+        self._free_slots = list(range(slots))
+        self._idle: list[tuple[int, Sandbox]] = []
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def acquire(self, task: Task) -> Iterator[Sandbox]:
+        """A sandbox of `task`, for as long as the context lasts; waits until there is room.
+
+        Raises:
+            SandboxFailure: a new sandbox does not start.
+        """
+        slot, sandbox = self._take(task)
+        try:
+            if sandbox is None:
+                sandbox = Sandbox(self._backend, task, slot)
+            yield sandbox
+        except BaseException:
+            if sandbox is not None:
+                sandbox.close()
+            with self._changed:
+                self._free_slots.append(slot)
+                self._changed.notify()
+            raise
+        with self._changed:
+            self._idle.append((slot, sandbox))
+            self._changed.notify()
+
+    def _take(self, task: Task) -> tuple[int, Sandbox | None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._idle or self._free_slots)
+            for position, (_, sandbox) in enumerate(self._idle):
+                if sandbox.task.env_dir == task.env_dir and sandbox.task.limits == task.limits:
+                    return self._idle.pop(position)
+            if self._free_slots:
+                return self._free_slots.pop(), None
+            slot, oldest = self._idle.pop(0)
+        oldest.close()
+        return slot, None
+
+    def close(self) -> None:
+        """Close the idle sandboxes; those in use are closed by whoever uses them."""
+        with self._changed:
+            for _, sandbox in self._idle:
+                sandbox.close()
+            self._idle.clear()
+
+
+def _choose(name: str, image: str) -> Backend:
+    """The backend of that name; `auto` is docker where an engine answers, otherwise process."""
+    from envs.sandbox.docker import DockerBackend
+    from envs.sandbox.process import ProcessBackend
+
+    if name == "docker":
+        return DockerBackend(image)
+    if name == "process":
+        return ProcessBackend()
+    try:
+        return DockerBackend(image)
+    except SandboxFailure as reason:
+        log.warning("experiments run in the process sandbox, which is weaker than Docker: %s", reason)
+        return ProcessBackend()

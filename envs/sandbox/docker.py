@@ -1,0 +1,148 @@
+"""The Docker backend: a warm container per slot and task, without network, privileges or a writable root.
+
+The container's PID 1 is the runner, spoken to over the attached standard streams. It ends when its input closes, and
+`auto_remove` deletes it, so containers do not outlive the actor that started them; `remove_leftovers` deletes those
+whose engine was down at that moment. The engine must share the host's file system (workspaces are bind mounts).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException, ImageNotFound
+from docker.types import Mount
+
+from envs.records import Task
+from envs.sandbox import image, runner
+from envs.sandbox.base import SandboxFailure, environment
+from envs.workspace import MOUNTED_TASK
+
+LABEL = "mlagent"
+RUNNER_MB = 384
+"""Memory of the preloaded runner, on top of the experiment's."""
+STDOUT = 1
+
+
+class DockerBackend:
+    """Containers of a Docker Engine (`DOCKER_HOST` is honoured)."""
+
+    name = "docker"
+
+    def __init__(self, image_name: str = ""):
+        try:
+            self._engine = docker.from_env(timeout=600)
+            self._engine.ping()
+        except DockerException as error:
+            raise SandboxFailure(f"no Docker Engine answers ({error}): start it, or use sandbox.backend=process") from error
+        self._image = image_name or image.ensure(self._engine)
+
+    def open(self, task: Task, workspace: Path, uid: int) -> AttachedChannel:
+        limits = task.limits
+        try:
+            container = self._engine.containers.create(
+                self._image,
+                ["python3", "-I", "-c", Path(runner.__file__).read_text()],
+                stdin_open=True,
+                auto_remove=True,
+                labels={LABEL: str(os.getpid())},
+                user=f"{uid}:{uid}",
+                network_mode="none",
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                pids_limit=limits.processes + 1,
+                mem_limit=f"{limits.memory_mb + RUNNER_MB}m",
+                memswap_limit=f"{limits.memory_mb + RUNNER_MB}m",
+                nano_cpus=int(min(limits.cpus, os.cpu_count()) * 1e9),
+                tmpfs={"/tmp": f"size={limits.disk_mb}m,mode=1777"},
+                shm_size=f"{limits.disk_mb}m",
+                environment=environment(limits),
+                working_dir="/workspace",
+                mounts=[
+                    Mount(MOUNTED_TASK, str(task.env_dir), type="bind", read_only=True),
+                    Mount("/workspace", str(workspace), type="bind"),
+                ],
+            )
+            channel = AttachedChannel(container)
+            container.start()
+        except ImageNotFound as error:
+            raise SandboxFailure(f"the engine has no image {self._image!r} (sandbox.image)") from error
+        except (DockerException, OSError) as error:
+            raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
+        return channel
+
+
+class AttachedChannel:
+    """Lines over a container's attached streams, in Docker's multiplexed framing."""
+
+    def __init__(self, container: docker.models.containers.Container):
+        self._container = container
+        attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        self._socket: socket.socket = attached._sock
+        self._owner = attached
+        self._raw, self._lines, self._said = b"", b"", b""
+
+    def send(self, line: str) -> None:
+        try:
+            self._socket.sendall(line.encode() + b"\n")
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self, timeout: float) -> str:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._lines:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError as error:
+                raise SandboxFailure(f"container {self._container.short_id} did not answer in {timeout:.0f} s") from error
+            except OSError as error:
+                raise self._ended() from error
+            if not data:
+                raise self._ended()
+            self._raw += data
+            self._demultiplex()
+        line, self._lines = self._lines.split(b"\n", 1)
+        return line.decode()
+
+    def _demultiplex(self) -> None:
+        """Move complete frames (1 byte stream, 3 unused, 4 length, big-endian) from the raw bytes to their streams."""
+        while len(self._raw) >= 8:
+            stream, length = struct.unpack(">BxxxL", self._raw[:8])
+            if len(self._raw) < 8 + length:
+                return
+            frame, self._raw = self._raw[8 : 8 + length], self._raw[8 + length :]
+            if stream == STDOUT:
+                self._lines += frame
+            else:
+                self._said = (self._said + frame)[-2000:]
+
+    def _ended(self) -> SandboxFailure:
+        said = self._said.decode(errors="replace").strip() or "the engine or the container died"
+        return SandboxFailure(f"container {self._container.short_id} ended: {said}")
+
+    def close(self) -> None:
+        self._owner.close()
+        self._socket.close()
+        try:
+            self._container.remove(force=True)
+        except DockerException:
+            pass  # already gone, or the engine is: its containers end with their input
+
+
+def remove_leftovers() -> int:
+    """Delete this project's containers whose owner process is gone; returns how many."""
+    try:
+        engine = docker.from_env(timeout=10)
+        found = engine.containers.list(all=True, filters={"label": LABEL})
+    except DockerException:
+        return 0
+    dead = [c for c in found if not Path(f"/proc/{c.labels[LABEL]}").exists()]
+    for container in dead:
+        container.remove(force=True)
+    return len(dead)

@@ -1,0 +1,234 @@
+"""Runs inside a sandbox as PID 1: a preloaded Python that forks itself for each experiment. Standard library only.
+
+The host sends one JSON line per experiment and gets one JSON line back. Since the heavy imports are already done,
+an experiment costs a fork. Invariants:
+* an experiment cannot reach the runner: PID 1 of a PID namespace cannot be signalled from inside, and it is not
+  dumpable, so its memory and descriptors are closed to processes of the same user;
+* when a reply is sent, no process of the experiment is left, and /tmp and /dev/shm are empty;
+* output is kept to its head and tail, whatever its size; when the host goes away, the runner ends.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import random
+import resource
+import runpy
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+
+PRELOADED = (
+    "numpy", "pandas", "scipy.stats", "sklearn.linear_model", "sklearn.ensemble", "sklearn.svm", "sklearn.neighbors",
+    "sklearn.tree", "sklearn.naive_bayes", "sklearn.discriminant_analysis", "sklearn.neural_network",
+    "sklearn.gaussian_process", "sklearn.kernel_ridge", "sklearn.preprocessing", "sklearn.pipeline",
+    "sklearn.compose", "sklearn.decomposition", "sklearn.feature_selection", "sklearn.impute",
+    "sklearn.model_selection", "sklearn.metrics", "sklearn.multioutput", "sklearn.cross_decomposition",
+)  # fmt: skip
+HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
+SCRATCH = ("/tmp", "/dev/shm")
+EXIT_MEMORY = 87
+PR_SET_DUMPABLE = 4
+
+
+def main() -> None:
+    if os.getpid() != 1:
+        sys.exit("the sandbox runner must be PID 1 of a PID namespace: it ends whatever else runs beside it")
+    setup = json.loads(sys.stdin.readline())
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):  # an image may come without one
+            importlib.import_module(name)
+    if os.getuid() == 0 and setup["uid"] != 0:
+        os.setgroups([])
+        os.setgid(setup["uid"])
+        os.setuid(setup["uid"])
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    gc.freeze()
+    reply({"ready": True})
+    for line in sys.stdin:
+        reply(run(json.loads(line)))
+
+
+def reply(message: dict) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def run(request: dict) -> dict:
+    """Run one experiment and return its status (`ok`, `error`, `timeout` or `out_of_memory`), time and output."""
+    reader, writer = os.pipe()
+    kills = out_of_memory_kills()
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        experiment(request, writer)
+    os.close(writer)
+    output = Output()
+    exit_status = watch(child, reader, started + request["seconds"], output)
+    end_all_others()
+    output.drain(reader)
+    os.close(reader)
+    seconds = time.monotonic() - started
+    for folder in SCRATCH:
+        wipe(folder)
+    if exit_status is None:
+        status, code = "timeout", None
+    else:
+        code = os.waitstatus_to_exitcode(exit_status)
+        killed = code == -signal.SIGKILL and (kills is None or out_of_memory_kills() > kills)
+        status = "out_of_memory" if code == EXIT_MEMORY or killed else "error" if code else "ok"
+    return {"status": status, "exit_code": code, "seconds": seconds, "output": output.text()}
+
+
+def watch(child: int, reader: int, deadline: float, output: "Output") -> "int | None":
+    """Collect output until the child ends; its wait status, or None if it ran past the deadline."""
+    ended = os.pidfd_open(child)
+    sources = [reader, ended, sys.stdin.fileno()]
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            ready = select.select(sources, [], [], left)[0]
+            if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
+                os._exit(0)
+            if reader in ready and not output.read(reader):
+                sources.remove(reader)
+            if ended in ready:
+                return os.waitpid(child, 0)[1]
+        return None
+    finally:
+        os.close(ended)
+
+
+def end_all_others() -> None:
+    """Kill and reap every other process of this PID namespace, however fast it forks."""
+    while True:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+
+
+def wipe(folder: str) -> None:
+    """Delete what is in a scratch folder, with whatever permissions it was left."""
+    for path, folders, _ in os.walk(folder):
+        for name in folders:
+            if not os.path.islink(os.path.join(path, name)):
+                os.chmod(os.path.join(path, name), 0o700)
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def out_of_memory_kills() -> "int | None":
+    """The kernel's count of out-of-memory kills in this cgroup; None where it cannot be read."""
+    for file in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError), open(file) as lines:
+            counts = dict(line.split() for line in lines)
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return None
+
+
+class Output:
+    """The head and the tail of a stream of any length."""
+
+    def __init__(self) -> None:
+        self.head, self.tail, self.dropped = b"", b"", 0
+
+    def read(self, descriptor: int) -> bool:
+        """Take what is there; False at the end of the stream."""
+        data = os.read(descriptor, 65536)
+        room = HEAD_BYTES - len(self.head)
+        self.head += data[:room]
+        kept = self.tail + data[room:]
+        self.tail = kept[-TAIL_BYTES:]
+        self.dropped += len(kept) - len(self.tail)
+        return bool(data)
+
+    def drain(self, descriptor: int) -> None:
+        while select.select([descriptor], [], [], 0)[0] and self.read(descriptor):
+            pass
+
+    def text(self) -> str:
+        gap = f"\n[… {self.dropped} bytes left out …]\n".encode() if self.dropped else b""
+        return (self.head + gap + self.tail).decode(errors="replace")
+
+
+def experiment(request: dict, writer: int) -> None:
+    """In the forked child: become the script. Never returns."""
+    code = 1
+    try:
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDONLY)
+        for source, target in ((null, 0), (writer, 1), (writer, 2)):
+            os.dup2(source, target)
+        os.closerange(3, 1024)
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")  # where memory runs out, the experiment dies and not the runner
+        limit(request)
+        os.environ.update(request["env"])
+        os.chdir("/workspace")
+        fresh_random_state()
+        sys.argv = list(request["argv"])
+        sys.path.insert(0, "/workspace")
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False)
+        code = run_script(request["argv"][0])
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_script(script: str) -> int:
+    try:
+        runpy.run_path(script, run_name="__main__")
+        gc.collect()  # closes, and so writes out, files that the script left open
+        return 0
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return (stop.code or 0) & 0xFF
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        frames = error.__traceback__
+        while frames and frames.tb_frame.f_code.co_filename != script:
+            frames = frames.tb_next
+        traceback.print_exception(type(error), error, frames)
+        return EXIT_MEMORY if isinstance(error, MemoryError) else 1
+
+
+def limit(request: dict) -> None:
+    used = resource.getpagesize() * int(open("/proc/self/statm").read().split()[5])
+    data = used + (request["memory_mb"] << 20)
+    for kind, most in (
+        (resource.RLIMIT_DATA, data),
+        (resource.RLIMIT_FSIZE, request["disk_mb"] << 20),
+        (resource.RLIMIT_NPROC, request["processes"]),
+        (resource.RLIMIT_NOFILE, 512),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))
+
+
+def fresh_random_state() -> None:
+    """Forks of one runner would otherwise all draw the same numbers."""
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+
+
+if __name__ == "__main__":
+    main()

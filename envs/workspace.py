@@ -1,0 +1,82 @@
+"""Workspaces and their snapshots: what an experiment finds in its working folder.
+
+A snapshot holds only the files that differ from the task's own (the edited script, files the agent wrote); what a run
+leaves behind is discarded. Data is never copied: a workspace has links into the read-only task folder, so restoring
+costs the size of what differs. Invariants: snapshots are content-addressed and immutable; emptying or filling a
+workspace follows no link that an experiment left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from envs.records import Task
+
+MOUNTED_TASK = "/task"
+"""Where every sandbox shows `task.env_dir`, read-only."""
+
+
+class SnapshotStore:
+    """Files by content, in a folder that every actor of a run can reach."""
+
+    def __init__(self, folder: Path):
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, files: Mapping[str, str]) -> str:
+        """Store path → text and return the snapshot's id; equal content has an equal id and is stored once."""
+        content = msgspec.json.encode(dict(sorted(files.items())))
+        snapshot = hashlib.sha256(content).hexdigest()[:24]
+        file = self._folder / f"{snapshot}.json"
+        if not file.exists():
+            partial = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
+            partial.write_bytes(content)
+            partial.replace(file)
+        return snapshot
+
+    def get(self, snapshot: str) -> dict[str, str]:
+        """Path → text of a snapshot.
+
+        Raises:
+            FileNotFoundError: the store has no such snapshot.
+        """
+        return msgspec.json.decode((self._folder / f"{snapshot}.json").read_bytes(), type=dict[str, str])
+
+
+def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
+    """Make `workspace` the task's folder with `files` (relative path → text) laid over it."""
+    empty(workspace)
+    owner = os.stat(workspace)
+    _link(task.env_dir, Path(MOUNTED_TASK), workspace, {Path(name) for name in files}, owner)
+    for name, text in files.items():
+        file = workspace / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        os.chown(file, owner.st_uid, owner.st_gid)
+
+
+def _link(source: Path, shown: Path, target: Path, own: set[Path], owner: os.stat_result) -> None:
+    """Link what is in `source`; a folder in which an own file lies becomes a real folder of links."""
+    for entry in os.scandir(source):
+        below = {Path(*path.parts[1:]) for path in own if path.parts[0] == entry.name}
+        if not below:
+            (target / entry.name).symlink_to(shown / entry.name)
+        elif entry.is_dir():
+            (target / entry.name).mkdir()
+            os.chown(target / entry.name, owner.st_uid, owner.st_gid)
+            _link(Path(entry.path), shown / entry.name, target / entry.name, below, owner)
+
+
+def empty(workspace: Path) -> None:
+    """Delete all that is in a workspace, links themselves and not what they point to."""
+    for entry in os.scandir(workspace):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
