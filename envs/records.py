@@ -107,8 +107,8 @@ class State:
     """Score of the current workspace; None if its last run failed or it never ran."""
     reference: float | None = None
     """Last valid score on the way here: m_before of the next action."""
-    undo: tuple[str, ...] = ()
-    """Snapshots before each edit so far, newest last."""
+    undo: tuple[tuple[str, float | None], ...] = ()
+    """(snapshot, score) before each edit so far, newest last."""
     kind: str = "initial"
     """`initial`, `middle`, `plateau` or `error`."""
 

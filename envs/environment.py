@@ -1,0 +1,147 @@
+"""The environment: applies one action to a state, runs the script, grades what it wrote.
+
+Invariants: a step depends only on the state, the action and the sandbox, never on an earlier step; a failure of the
+sandbox is retried once in a fresh one and is then `INFRA_FAILURE`, never an outcome of the action; text that a script
+printed is escaped and bounded before anyone reads it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from envs import actions
+from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
+from envs.grading import GradeError, grade
+from envs.records import Durations, Outcome, State, Step, StepResult, Task
+from envs.sandbox import SandboxFailure, SandboxPool
+from envs.workspace import SnapshotStore, restore
+
+LOG_CHARACTERS = 600
+"""Of a run's output, what the history keeps: its end, where Python writes the error."""
+RUN_STATUS = {"error": Outcome.SCRIPT_ERROR, "timeout": Outcome.TIMEOUT, "out_of_memory": Outcome.OUT_OF_MEMORY}
+
+
+class Environment:
+    """Runs actions on the states of `tasks`; methods block and may be called from many threads."""
+
+    def __init__(self, tasks: Mapping[str, Task], sandboxes: SandboxPool, snapshots: SnapshotStore):
+        self.tasks = dict(tasks)
+        self._sandboxes = sandboxes
+        self._snapshots = snapshots
+
+    def initial_state(self, task_id: str) -> State:
+        """Where every episode of the task begins: the unchanged script with its measured score m_init."""
+        m_init = self.tasks[task_id].m_init
+        return State(f"{task_id}/initial", task_id, self._snapshots.put({}), score=m_init, reference=m_init)
+
+    def files(self, state: State) -> dict[str, str]:
+        """The files that the agent may read and change: the script and what it wrote, path → text."""
+        task = self.tasks[state.task_id]
+        return {task.script: (task.env_dir / task.script).read_text(), **self._snapshots.get(state.snapshot)}
+
+    def baseline(self, task_id: str) -> StepResult:
+        """Run and grade the unchanged script."""
+        return self._execute(self.initial_state(task_id), "execute", "")
+
+    def step(self, state: State, text: str) -> StepResult:
+        """Apply the action in `text` (what the policy wrote) to `state`."""
+        task, files = self.tasks[state.task_id], self.files(state)
+        try:
+            action = actions.parse(text, task)
+            match action:
+                case Edit() | Write():
+                    changed = actions.apply(action, files, task)
+                    return self._execute(self._edited(state, changed), action.kind, text)
+                case Execute():
+                    return self._execute(state, action.kind, text)
+                case Inspect():
+                    return _neutral(state, action.kind, text, actions.inspect(action, files, task))
+                case Undo():
+                    return _neutral(self._undone(state), action.kind, text, "the last edit was undone")
+                case FinalAnswer():
+                    return _neutral(state, action.kind, text, "the episode is over")
+        except InvalidAction as reason:
+            observation = f"invalid action: {reason}"
+            after = _after(state, text, observation)
+            return StepResult(
+                "invalid", Outcome.INVALID, state.reference, None, observation, str(reason), Durations(), after
+            )
+
+    def close(self) -> None:
+        self._sandboxes.close()
+
+    def _edited(self, state: State, changed: Mapping[str, str]) -> State:
+        snapshot = self._snapshots.put({**self._snapshots.get(state.snapshot), **changed})
+        return replace(state, snapshot=snapshot, undo=(*state.undo, (state.snapshot, state.score)), score=None)
+
+    def _undone(self, state: State) -> State:
+        if not state.undo:
+            raise InvalidAction("there is no edit to undo")
+        *earlier, (snapshot, score) = state.undo
+        return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=score or state.reference)
+
+    def _execute(self, state: State, kind: str, text: str) -> StepResult:
+        """Run the script of `state` (edited already) and grade it."""
+        try:
+            outcome, score, log, durations = self._run(state)
+        except SandboxFailure:
+            try:
+                outcome, score, log, durations = self._run(state)
+            except SandboxFailure as failure:
+                outcome, score, log, durations = Outcome.INFRA_FAILURE, None, str(failure), Durations()
+        if outcome is Outcome.EDITED and kind == "execute":
+            outcome = Outcome.NEUTRAL
+        task = self.tasks[state.task_id]
+        tail = readable(log)
+        observation = f"{task.metric} = {score:.5g}" if score is not None else f"{outcome}: {tail}"
+        reference = state.reference if score is None else score
+        after = replace(_after(state, text, observation), score=score, reference=reference)
+        return StepResult(kind, outcome, state.reference, score, observation, tail, durations, after)
+
+    def _run(self, state: State) -> tuple[Outcome, float | None, str, Durations]:
+        task = self.tasks[state.task_id]
+        times = [time.monotonic()]
+        with self._sandboxes.acquire(task) as sandbox:
+            times.append(time.monotonic())
+            try:
+                restore(task, self.files(state), sandbox.workspace)
+            except OSError as error:
+                raise SandboxFailure(f"the workspace {sandbox.workspace} cannot be written: {error}") from error
+            times.append(time.monotonic())
+            result = sandbox.run([task.script], task.limits)
+            times.append(time.monotonic())
+            outcome, score, log = RUN_STATUS.get(result.status), None, result.output
+            if outcome is None:
+                outcome, score, log = _graded(task, sandbox.workspace, log)
+            times.append(time.monotonic())
+        queue, restored, _, graded = (after - before for before, after in zip(times, times[1:]))
+        if outcome is Outcome.TIMEOUT:
+            log += f"\nstopped after {task.limits.seconds:g} s"
+        return outcome, score, log, Durations(queue, restored, result.seconds, graded)
+
+
+def _graded(task: Task, workspace: Path, log: str) -> tuple[Outcome, float | None, str]:
+    try:
+        return Outcome.EDITED, grade(task, workspace), log
+    except GradeError as reason:
+        return Outcome.SCRIPT_ERROR, None, f"{log}\n{reason}"
+
+
+def _neutral(state: State, kind: str, text: str, observation: str) -> StepResult:
+    after = _after(state, text, observation)
+    return StepResult(kind, Outcome.NEUTRAL, state.reference, None, observation, "", Durations(), after)
+
+
+def _after(state: State, text: str, observation: str) -> State:
+    """The state after an action, with a new id."""
+    return replace(state, id=uuid.uuid4().hex[:16], history=(*state.history, Step(text, observation)))
+
+
+def readable(log: str) -> str:
+    """The end of a script's output, with control characters (terminal escapes among them) shown as escapes."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in log.strip())
+    return shown if len(shown) <= LOG_CHARACTERS else "…" + shown[-LOG_CHARACTERS:]

@@ -1,0 +1,12 @@
+import pandas as pd
+from sklearn.naive_bayes import GaussianNB
+
+train = pd.read_csv("train.csv")
+test = pd.read_csv("test.csv")
+X, y = train.drop(columns=["id", "target"]), train["target"]
+
+model = GaussianNB()
+model.fit(X, y)
+
+prediction = model.predict_proba(test.drop(columns=["id"]))[:, 1]
+pd.DataFrame({"id": test["id"], "prediction": prediction}).to_csv("submission.csv", index=False)

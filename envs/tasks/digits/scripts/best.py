@@ -1,0 +1,12 @@
+import pandas as pd
+from sklearn.svm import SVC
+
+train = pd.read_csv("train.csv")
+test = pd.read_csv("test.csv")
+X, y = train.drop(columns=["id", "target"]), train["target"]
+
+model = SVC(C=10, gamma=0.001)
+model.fit(X, y)
+
+prediction = model.predict(test.drop(columns=["id"]))
+pd.DataFrame({"id": test["id"], "prediction": prediction}).to_csv("submission.csv", index=False)

@@ -1,0 +1,67 @@
+"""What an outcome is worth: the agentic ML reward of arXiv 2505.23723, in both published versions. Pure.
+
+With scores oriented so that larger is better, gain = m_after − m_before and range = m_best − m_init:
+
+| case | v1 (2025) | v2 (2026) |
+|---|---|---|
+| invalid action, or the script fails | 0 | −1 |
+| valid action that edits nothing, out of memory, time-out | 0.5 | 0 |
+| successful edit | sigmoid(steepness · gain / range) | gain / range |
+
+(The table was read from secondary sources.) v1's steepness is 100 in the paper, where it saturates at about 5 % of the
+range. Where the range is not positive, since the start is as good as the best known score, |m_init| (or 1) takes its
+place, so that gains still count. An edit that repairs a script whose start never ran is compared with m_init.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from envs.records import Direction, Outcome
+
+FAILED = frozenset({Outcome.INVALID, Outcome.SCRIPT_ERROR})
+NEUTRAL = frozenset({Outcome.NEUTRAL, Outcome.OUT_OF_MEMORY, Outcome.TIMEOUT})
+CONSTANTS = {"v1": {"failure": 0.0, "neutral": 0.5}, "v2": {"failure": -1.0, "neutral": 0.0}}
+PAPER_STEEPNESS = 100.0
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward and the named terms that add up to it."""
+
+    value: float
+    parts: dict[str, float]
+
+
+def reward(
+    outcome: Outcome, score_before: float | None, score_after: float | None, m_init: float, m_best: float,
+    direction: Direction, version: str = "v1", steepness: float = PAPER_STEEPNESS,
+) -> Reward:
+    """Reward of one action; scores are in the task's own metric, `None` where there is none.
+
+    v1 lies in [0, 1]; v2 is −1 for failures and otherwise unbounded.
+
+    Raises:
+        ValueError: for an infrastructure failure, which has no reward and must be masked, or an edit without a score.
+    """  # fmt: skip
+    if outcome is Outcome.INFRA_FAILURE:
+        raise ValueError("an infrastructure failure has no reward: mask the transition")
+    constants = CONSTANTS[version]
+    if outcome in FAILED:
+        return Reward(constants["failure"], {"failure": constants["failure"]})
+    if outcome in NEUTRAL:
+        return Reward(constants["neutral"], {"neutral": constants["neutral"]})
+    if score_after is None:
+        raise ValueError("a graded edit needs score_after")
+    before = m_init if score_before is None else score_before
+    gain = direction.sign * (score_after - before)
+    span = direction.sign * (m_best - m_init)
+    relative = gain / (span if span > 0 else abs(m_init) or 1.0)
+    value = sigmoid(steepness * relative) if version == "v1" else relative
+    return Reward(value, {"improvement": value})
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^−x), without overflow."""
+    return 0.5 * (1.0 + math.tanh(0.5 * x))
