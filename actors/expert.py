@@ -1,195 +1,186 @@
 """The built-in expert: proposes randomly chosen improvements of a script, written as the policy would write them.
 
-It reads the script's syntax tree, finds the line that builds the model, and replaces it by another model, other
-settings, or the same model behind preprocessing. It needs no teacher model. Invariants: pure, and the same for the
-same random generator; in a state whose last run failed it repairs or takes back, never builds on the failure.
+It reads the script's syntax tree, finds the statement that builds the model (the variable whose `fit` is called), and
+replaces it by an idea of `actors.ideas`. It needs no teacher model. Invariants: pure, and the same for the same random
+generator; every edit brings its imports along; in a state whose last run failed it repairs or takes back, never
+builds on the failure.
 """
 
 from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from actors import ideas
+from actors.ideas import Idea
 from envs.records import State, Task
 
-CLASSIFICATION_METRICS = frozenset({"accuracy", "log loss", "AUC", "F1", "QWK", "MAP@3"})
-MAX_WRAPPED = 100
-"""Characters of a model expression that is still put behind one more preprocessing step."""
-
-Settings = Callable[[random.Random], str]
-
-
-@dataclass(frozen=True)
-class Model:
-    """An estimator of scikit-learn: `{}` in its name stands for Classifier or Regressor."""
-
-    module: str
-    name: str
-    settings: Settings
-    label: str
-    tasks: str = "cr"
-    """`c` classification, `r` regression, `p` classification without probabilities."""
-
-
-def _one(name: str, *values: object) -> Settings:
-    return lambda rng: f"{name}={rng.choice(values)}"
-
-
-def _all(*settings: Settings) -> Settings:
-    return lambda rng: ", ".join(setting(rng) for setting in settings)
-
-
-TREES = _one("n_estimators", 50, 100, 150, 200, 300)
-DEPTH = _one("max_depth", 2, 3, 4, 6, 8, 12)
-LEAF = _one("min_samples_leaf", 1, 2, 3, 5, 8)
-RATE = _one("learning_rate", 0.02, 0.05, 0.1, 0.2)
-
-MODELS = (
-    Model("ensemble", "RandomForest{}", _all(TREES, LEAF), "a random forest"),
-    Model("ensemble", "ExtraTrees{}", _all(TREES, LEAF), "extremely randomised trees"),
-    Model("ensemble", "GradientBoosting{}", _all(_one("n_estimators", 50, 80, 120), RATE, DEPTH), "gradient boosting"),
-    Model("ensemble", "AdaBoost{}", _all(TREES, RATE), "AdaBoost"),
-    Model("ensemble", "Bagging{}", TREES, "bagged trees"),
-    Model("neighbors", "KNeighbors{}", _one("n_neighbors", 1, 3, 5, 7, 10, 15, 25), "nearest neighbours"),
-    Model("tree", "DecisionTree{}", _all(DEPTH, LEAF), "a single tree"),
-    Model("neural_network", "MLP{}", _all(_one("hidden_layer_sizes", "(32,)", "(64,)", "(32, 32)"),
-          _one("max_iter", 200, 400)), "a neural network"),
-    Model("linear_model", "LogisticRegression", _all(_one("C", 0.01, 0.1, 0.5, 1, 5, 20), _one("max_iter", 1000, 3000)),
-          "logistic regression", "c"),
-    Model("discriminant_analysis", "LinearDiscriminantAnalysis", lambda rng: "", "discriminant analysis", "c"),
-    Model("discriminant_analysis", "QuadraticDiscriminantAnalysis", _one("reg_param", 0.0, 0.1, 0.3),
-          "quadratic discriminants", "c"),
-    Model("naive_bayes", "GaussianNB", _one("var_smoothing", 1e-9, 1e-5, 1e-2), "naive Bayes", "c"),
-    Model("svm", "SVC", _all(_one("C", 0.1, 1, 3, 10), _one("gamma", '"scale"', 0.001, 0.01, 0.1)),
-          "a support vector machine", "p"),
-    Model("linear_model", "RidgeClassifier", _one("alpha", 0.1, 1.0, 10.0), "ridge classification", "p"),
-    Model("svm", "SVR", _all(_one("C", 0.1, 1, 10, 50), _one("epsilon", 0.01, 0.1, 1.0)), "support vectors", "r"),
-    Model("linear_model", "Ridge", _one("alpha", 0.01, 0.1, 1.0, 10.0, 50.0), "ridge regression", "r"),
-    Model("linear_model", "Lasso", _one("alpha", 0.001, 0.01, 0.1, 1.0), "the lasso", "r"),
-    Model("linear_model", "ElasticNet", _all(_one("alpha", 0.01, 0.1, 1.0), _one("l1_ratio", 0.2, 0.5, 0.8)),
-          "an elastic net", "r"),
-    Model("linear_model", "HuberRegressor", _one("epsilon", 1.1, 1.35, 2.0), "robust regression", "r"),
-    Model("linear_model", "BayesianRidge", lambda rng: "", "Bayesian ridge", "r"),
-)  # fmt: skip
-
-STEPS = (
-    ("preprocessing", "StandardScaler", lambda rng: "", "standardised features"),
-    ("preprocessing", "MinMaxScaler", lambda rng: "", "features scaled to [0, 1]"),
-    ("preprocessing", "RobustScaler", lambda rng: "", "robustly scaled features"),
-    ("preprocessing", "PowerTransformer", lambda rng: "", "power-transformed features"),
-    ("preprocessing", "QuantileTransformer", _one("n_quantiles", 20, 50), "quantile features"),
-    ("preprocessing", "PolynomialFeatures", lambda rng: "2, interaction_only=True", "feature products"),
-    ("decomposition", "PCA", _one("n_components", 0.8, 0.9, 0.95, 0.99), "principal components"),
-    ("feature_selection", "SelectKBest", _one("k", 2, 3, '"all"'), "selected features"),
-)
-USUAL_STEPS = STEPS[:4]
-
-
-@dataclass(frozen=True)
-class Idea:
-    """What the model line becomes."""
-
-    thought: str
-    imports: tuple[str, ...]
-    expression: str
+CLASSIFICATION_METRIC = re.compile(r"accuracy|auc|log.?loss|f1|kappa|qwk|map@|precision|recall|brier|gini", re.I)
+MAX_CHARACTERS = 410
+"""Of an action: about 120 tokens at most, so that it fits a short response."""
+TRIES = 20
+UNDO_RATE = 0.25
+"""How often an edit that broke the script or made the score worse is taken back."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The lines that build the model, with the imports right above them."""
+    """The lines of a script that build its model."""
 
     text: str
-    imports: tuple[str, ...]
-    expression: str
+    """Whole lines: imports that only the model needs, if they stand right above it, and the assignment."""
+    assignment: str
+    indent: str
+    variable: str
+    model: Idea | None
+    """What is assigned, with the imports it needs; None where the script does not parse."""
 
 
 def propose(task: Task, state: State, files: Mapping[str, str], rng: random.Random, mistakes: float) -> str:
     """Text of the expert's next action.
 
-    mistakes: probability of an action that is broken on purpose, so that error states come about.
+    mistakes: probability of an edit that is broken on purpose, so that error states come about.
     """
-    script = files[task.script]
+    target = find_model(files[task.script])
     failed = state.score is None and bool(state.history)
-    target = find_model(script)
-    if target is None or (failed and state.undo and rng.random() < 0.3):
-        return "Thought: the last edit broke the script, take it back\nAction: Undo\n"
-    wrap = not failed and len(target.expression) <= MAX_WRAPPED and rng.random() < 0.2
-    idea = wrapped(target, rng) if wrap else new_model(task, script, rng)
-    if failed:
-        idea = Idea(f"the script fails, use {idea.thought}", idea.imports, idea.expression)
-    action = write(target, idea)
-    return broken(action, target, rng) if rng.random() < mistakes else action
+    if target is None or ((failed or _worse(task, state)) and rng.random() < UNDO_RATE):
+        return _without_edit(state)
+    kind = kind_of(task, files[task.script])
+    for _ in range(TRIES):
+        idea = _repair(target, kind, rng) if failed else _idea(target, kind, rng)
+        action = write(target, idea, whole=failed)
+        if len(action) <= MAX_CHARACTERS and idea.expression != (target.model and target.model.expression):
+            return broken(action, idea, rng) if rng.random() < mistakes else action
+    return _without_edit(state)
+
+
+def kind_of(task: Task, script: str) -> str:
+    """`regression`, `classification`, or `probability` where the script asks for probabilities."""
+    if "predict_proba" in script:
+        return ideas.PROBABILITY
+    return ideas.CLASSIFICATION if CLASSIFICATION_METRIC.search(task.metric) else ideas.REGRESSION
 
 
 def find_model(script: str) -> Target | None:
-    """Where the script assigns `model`; None if it does not, or does not parse."""
+    """Where the script assigns the variable whose `fit` it calls; None if there is no such place, or more than one.
+
+    A script that does not parse is searched by its lines.
+    """
+    if not (fitted := re.search(r"^[ \t]*(\w+)\.fit\(", script, re.MULTILINE)):
+        return None
+    variable, lines = fitted[1], script.splitlines()
     try:
         tree = ast.parse(script)
     except SyntaxError:
+        spans = [(i, i + 1, None) for i, line in enumerate(lines) if re.match(rf"\s*{variable} = ", line)]
+    else:
+        spans = [
+            (node.lineno - 1, node.end_lineno, _model(tree, node.value))
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == variable
+        ]
+    if len(spans) != 1:
         return None
-    lines = script.splitlines()
-    for place, node in enumerate(tree.body):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "model":
-            start = node.lineno
-            while place and _is_import(tree.body[place - 1]) and tree.body[place - 1].end_lineno == start - 1:
-                place -= 1
-                start = tree.body[place].lineno
-            imports = tuple(lines[start - 1 : node.lineno - 1])
-            return Target("\n".join(lines[start - 1 : node.end_lineno]), imports, ast.unparse(node.value))
-    return None
+    start, end, model = spans[0]
+    top = start
+    while top and _only_used_in(lines[top - 1], lines, top, end):
+        top -= 1
+    indent = re.match(r"\s*", lines[start])[0]
+    return Target("\n".join(lines[top:end]), "\n".join(lines[start:end]), indent, variable, model)
 
 
-def _is_import(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom | ast.Import)
+def write(target: Target, idea: Idea, whole: bool) -> str:
+    """The action that puts the idea in the place of the target.
+
+    whole: replace imports that are no longer needed even where that makes the action too long.
+    """
+    new = "\n".join(target.indent + line for line in (*idea.imports, f"{target.variable} = {idea.expression}"))
+    action = _edit(f"try {idea.thought}", target.text, new)
+    short = _edit(f"try {idea.thought}", target.assignment, new)
+    return action if whole or len(action) <= MAX_CHARACTERS else short
 
 
-def new_model(task: Task, script: str, rng: random.Random) -> Idea:
-    """A model of the right kind with random settings, half of the time behind a usual preprocessing step."""
-    kinds = "r"
-    if task.metric in CLASSIFICATION_METRICS:
-        kinds = "c" if "predict_proba" in script else "cp"
-    model = rng.choice([m for m in MODELS if set(m.tasks) & set(kinds)])
-    name = model.name.format("Regressor" if kinds == "r" else "Classifier")
-    idea = Idea(model.label, (f"from sklearn.{model.module} import {name}",), f"{name}({model.settings(rng)})")
-    return _behind(idea, rng.choice(USUAL_STEPS), rng) if rng.random() < 0.5 else idea
+def broken(action: str, idea: Idea, rng: random.Random) -> str:
+    """The same action with one of the mistakes that people make."""
+    start, search, rest = action.partition("SEARCH\n")
+    old, marker, new = rest.partition("=======\n")
+    head = start + search + old
+    name = re.match(r"\w+", idea.expression)[0]
+    match rng.randrange(5):
+        case 0:  # the search text is not in the file
+            return start + search + old.replace("(", "(verbose=0, ", 1) + marker + new
+        case 1:  # imported from a module that does not have it
+            return head + marker + re.sub(r"from sklearn\.\w+ import", "from sklearn.models import", new, count=1)
+        case 2:  # a parenthesis is missing
+            return head + marker + new.replace(")\n>>>", "\n>>>", 1)
+        case 3:  # no such setting
+            return head + marker + new.replace(f"{name}(", f"{name}(strength=2, ", 1)
+        case _:  # no such action
+            return action.replace("Action: Edit", "Action: Change", 1)
 
 
-def wrapped(target: Target, rng: random.Random) -> Idea:
-    """The present model behind one more preprocessing step."""
-    return _behind(Idea("the same model", target.imports, target.expression), rng.choice(STEPS), rng)
+def _idea(target: Target, kind: str, rng: random.Random) -> Idea:
+    """Another model, or the present one changed."""
+    present = target.model
+    match rng.choices(["new", "step", "retune", "wrap", "average"], [12, 4, 3, 1, 2])[0]:
+        case "step":
+            return ideas.preprocessed(present, rng)
+        case "retune" if retuned := ideas.retuned(present, rng):
+            return retuned
+        case "wrap":
+            return ideas.wrapped(present, kind, rng)
+        case "average":
+            return ideas.averaged(present, kind, rng)
+    return ideas.new_model(kind, rng, scaled=0.5)
 
 
-def _behind(idea: Idea, step: tuple[str, str, Settings, str], rng: random.Random) -> Idea:
-    module, name, settings, label = step
-    imports = (*idea.imports, "from sklearn.pipeline import make_pipeline", f"from sklearn.{module} import {name}")
-    expression = f"make_pipeline({name}({settings(rng)}), {idea.expression})"
-    return Idea(f"{idea.thought} on {label}", tuple(dict.fromkeys(imports)), expression)
+def _repair(target: Target, kind: str, rng: random.Random) -> Idea:
+    """The present model with an import it lacked, or another model."""
+    if target.model:
+        named = [node.id for node in ast.walk(ast.parse(target.model.expression)) if isinstance(node, ast.Name)]
+        imported = {line.rpartition(" ")[2] for line in target.model.imports}
+        missing = {name: ideas.known_import(name) for name in named if name not in imported}
+        if missing and all(missing.values()):
+            imports = (*target.model.imports, *dict.fromkeys(missing.values()))
+            return Idea(f"the same with its import of {', '.join(missing)}", imports, target.model.expression)
+    idea = ideas.new_model(kind, rng, scaled=0.3)
+    return Idea(f"{idea.thought} since the script fails", idea.imports, idea.expression)
 
 
-def write(target: Target, idea: Idea) -> str:
-    """The action text that puts the idea in the place of the target."""
-    new = "\n".join([*idea.imports, f"model = {idea.expression}"])
-    return _edit(f"try {idea.thought}", target.text, new)
+def _without_edit(state: State) -> str:
+    if state.undo:
+        return "Thought: the last edit did not help, take it back\nAction: Undo\n"
+    return "Thought: read the script again\nAction: Inspect\n"
+
+
+def _worse(task: Task, state: State) -> bool:
+    before = state.undo[-1][1] if state.undo else None
+    return None not in (before, state.score) and task.direction.sign * (state.score - before) < 0
+
+
+def _model(tree: ast.Module, value: ast.expr) -> Idea:
+    """A model as an idea: its expression, and the imports in the script of the names in it."""
+    names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+    imports = tuple(
+        f"from {node.module} import {alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name in names
+    )
+    return Idea("the same model", tuple(dict.fromkeys(imports)), ast.unparse(value))
+
+
+def _only_used_in(line: str, lines: list[str], top: int, end: int) -> bool:
+    """Whether `line` is an import from scikit-learn of names that occur in no line outside [top, end) but imports."""
+    if not (found := re.match(r"\s*from sklearn[.\w]* import ([\w, ]+)$", line)):
+        return False
+    rest = [other for i, other in enumerate(lines) if not top <= i < end and " import " not in other]
+    return not any(re.search(rf"\b{name}\b", other) for name in found[1].split(", ") for other in rest)
 
 
 def _edit(thought: str, search: str, replacement: str) -> str:
-    return (
-        f"Thought: {thought}\nAction: Edit\n<<<<<<< SEARCH\n{search}\n=======\n{replacement}\n>>>>>>> REPLACE\n"
-    )
-
-
-def broken(action: str, target: Target, rng: random.Random) -> str:
-    """The same action with one of the mistakes that people make."""
-    head, _, new = action.partition("=======\n")
-    match rng.randrange(4):
-        case 0:  # the search text is not in the file
-            return action.replace(f"SEARCH\n{target.text}", f"SEARCH\n{target.text.replace('model', 'clf', 1)}", 1)
-        case 1:  # an import is missing
-            kept = [line for line in new.splitlines(keepends=True) if not line.startswith("from ")]
-            return f"{head}=======\n{''.join(kept)}"
-        case 2:  # a parenthesis is missing
-            return f"{head}=======\n" + new.replace(")\n", "\n", 1)
-        case _:  # there is no such setting
-            return f"{head}=======\n" + new.replace("model = ", "model = dict(depth=3) | ", 1)
+    return f"Thought: {thought}\nAction: Edit\n<<<<<<< SEARCH\n{search}\n=======\n{replacement}\n>>>>>>> REPLACE\n"

@@ -35,9 +35,6 @@ class ActorPool:
         }
         self._collecting: dict[ray.ObjectRef, str] = {}
 
-    def __len__(self) -> int:
-        return len(self._actors)
-
     def _get(self, refs: dict[str, ray.ObjectRef], asked: str) -> dict[str, Any]:
         """Results by actor name, awaited together for at most the deadline."""
         late = ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)[1]
@@ -92,6 +89,13 @@ class ActorPool:
         """Raise the error of a collecting actor that has failed; called while waiting for its groups."""
         for ref in ray.wait(list(self._collecting), num_returns=len(self._collecting), timeout=0)[0]:
             self._result(self._collecting[ref], ref, "collect")
+
+    def activity(self) -> dict[str, int]:
+        """How many actors answer, and what they do together; an actor that is slow to answer is not counted."""
+        asked = [actor.status.remote() for actor in self._actors.values()]
+        answered = ray.get(ray.wait(asked, num_returns=len(asked), timeout=1.0)[0])
+        experiments = sum(status["experiments"] for status in answered)
+        return {"actors_alive": len(answered), "actors_total": len(asked), "experiments": experiments}
 
     def finish(self) -> None:
         """Wait until every collecting loop has ended, after the stream was closed."""

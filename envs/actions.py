@@ -5,8 +5,8 @@
     File: train.py (optional; the task's script unless given)
 
 Edit is followed by one or more search/replace blocks, Write by the whole file in a ``` fence, and Inspect by an
-optional `Lines: 10-40`. Invariants: parsing and applying are pure; what is not exactly an action is `InvalidAction`,
-whose message tells the policy what to do instead; no path leaves the workspace.
+optional `Lines: 10-40`. Invariants: parsing and applying are pure; what is not exactly one action is `InvalidAction`,
+whose message tells the policy what to do; no path leaves the workspace or hides one of the task's files.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ from typing import ClassVar
 
 from envs.records import Task
 
-MAX_FILE_CHARACTERS = 40_000
-MAX_INSPECTED_LINES = 100
+MAX_FILE_BYTES = 40_000
+MAX_FILES = 20
+"""Editable files of one state: the script and what the agent wrote."""
+MAX_INSPECTED_LINES = 60
+MAX_INSPECTED_WIDTH = 160
+SUBMISSION = "submission.csv"
+"""Written by the script, never by the agent."""
 
-HEADER = re.compile(r"^[ \t]*Action:[ \t]*(?P<name>[A-Za-z ]+?)[ \t]*$", re.MULTILINE)
-ARGUMENT = r"^[ \t]*{}:[ \t]*(?P<value>\S.*?)[ \t]*$"
+HEADER = re.compile(r"^[ \t]*Action:[ \t]*(?P<name>\S.*?)[ \t]*$", re.MULTILINE)
+PAYLOAD = re.compile(r"^(?:<{5,9} SEARCH|```)", re.MULTILINE)
+ARGUMENT = re.compile(r"[ \t]*(?P<name>File|Lines):[ \t]*(?P<value>\S.*?)[ \t]*")
 BLOCK = re.compile(
-    r"^<{5,9} SEARCH[ \t]*\n(?P<search>.*?)^={5,9}[ \t]*\n(?P<replace>.*?)^>{5,9} REPLACE[ \t]*$",
-    re.MULTILINE | re.DOTALL,
+    r"^<{5,9} SEARCH[ \t]*\n(?P<search>(?:.*\n)*?)={5,9}[ \t]*\n(?P<replace>(?:.*\n)*?)>{5,9} REPLACE[ \t]*$",
+    re.MULTILINE,
 )
-FENCE = re.compile(r"^```[\w]*[ \t]*\n(?P<content>.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```\w*[ \t]*\n(?P<content>(?:.*\n)*?)```[ \t]*$", re.MULTILINE)
+PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+MAX_PATH_PARTS = 4
 
 
 class InvalidAction(ValueError):
@@ -37,12 +45,12 @@ class InvalidAction(ValueError):
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace text in a file: each block's search text must occur exactly once."""
+    """Replace lines of a file: each block's search lines must occur exactly once."""
 
     kind: ClassVar[str] = "edit"
     path: str
     blocks: tuple[tuple[str, str], ...]
-    """(search, replace) in the order of application."""
+    """(search, replace), whole lines, in the order of application."""
 
 
 @dataclass(frozen=True)
@@ -96,100 +104,148 @@ def parse(text: str, task: Task) -> Action:
     Raises:
         InvalidAction: there is not exactly one action, or an argument is missing or refused.
     """
-    headers = list(HEADER.finditer(text))
+    text = text.replace("\r\n", "\n")
+    first = PAYLOAD.search(text)
+    head, payload = (text[: first.start()], text[first.start() :]) if first else (text, "")
+    headers = list(HEADER.finditer(head))
     if len(headers) != 1:
-        raise InvalidAction(f"write exactly one line `Action: NAME`; there are {len(headers)}")
-    body = text[headers[0].end() :]
-    path = _path(_argument("File", body) or task.script)
-    match headers[0]["name"].lower():
+        raise InvalidAction(f"write one line `Action: NAME` before anything else; there are {len(headers)}")
+    name = headers[0]["name"].lower()
+    arguments = _arguments(head[headers[0].end() :])
+    path = _path(arguments.get("File", task.script))
+    match name:
         case "edit":
-            if not (blocks := tuple((b["search"], b["replace"]) for b in BLOCK.finditer(body))):
-                raise InvalidAction("Edit needs a block <<<<<<< SEARCH … ======= … >>>>>>> REPLACE")
-            return Edit(path, blocks)
+            found = _all(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
+            return Edit(path, tuple((block["search"], block["replace"]) for block in found))
         case "write":
-            if not (fence := FENCE.search(body)):
-                raise InvalidAction("Write needs the whole file between ``` lines")
-            return Write(path, fence["content"])
+            found = _all(FENCE, payload, "Write needs the whole file between two ``` lines and nothing else")
+            if len(found) > 1:
+                raise InvalidAction("Write takes one file: there are two ``` blocks")
+            return Write(path, found[0]["content"])
+    if payload:
+        raise InvalidAction(f"{headers[0]['name']} takes no block: use Edit to change lines or Write for a whole file")
+    match name:
         case "execute":
             return Execute()
         case "inspect":
-            return Inspect(path, *_lines(_argument("Lines", body)))
+            return Inspect(path, *_lines(arguments.get("Lines")))
         case "undo":
             return Undo()
         case "final answer":
             return FinalAnswer()
-        case name:
-            raise InvalidAction(f"there is no action {name!r}: use Edit, Write, Execute, Inspect, Undo or Final Answer")
+    raise InvalidAction(f"there is no action {name[:40]!r}: use Edit, Write, Execute, Inspect, Undo or Final Answer")
 
 
 def apply(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[str, str]:
     """The changed files, path → new text.
 
+    files: the editable files, path → text.
+
     Raises:
-        InvalidAction: the file may not be changed, a search text does not occur exactly once, or nothing changes.
+        InvalidAction: the file may not be changed, search lines do not occur exactly once, or nothing changes.
     """
-    if action.path in task.read_only or (action.path not in files and (task.env_dir / action.path).exists()):
-        raise InvalidAction(f"{action.path} is read-only")
-    if isinstance(action, Write):
-        new = action.content
-    else:
-        new = _readable(action.path, files)
-        for search, replacement in action.blocks:
-            if (count := new.count(search) if search.strip() else 0) != 1:
-                raise InvalidAction(f"the SEARCH text occurs {count} times in {action.path}; it must occur exactly once")
-            new = new.replace(search, replacement)
-    if new == files.get(action.path):
-        raise InvalidAction(f"the action leaves {action.path} as it is")
-    if len(new) > MAX_FILE_CHARACTERS:
-        raise InvalidAction(f"{action.path} would have {len(new)} characters; at most {MAX_FILE_CHARACTERS} are allowed")
-    return {action.path: new}
+    path = action.path
+    _check_writable(path, files, task)
+    new = action.content if isinstance(action, Write) else _edited(action, files)
+    if new == files.get(path):
+        raise InvalidAction(f"this leaves {path} as it is: change something")
+    try:
+        size = len(new.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidAction(f"{path} would not be valid text") from error
+    if size > MAX_FILE_BYTES:
+        raise InvalidAction(f"{path} would have {size} bytes; at most {MAX_FILE_BYTES} are allowed")
+    return {path: new}
 
 
 def inspect(action: Inspect, files: Mapping[str, str], task: Task) -> str:
-    """The asked-for lines with their numbers, of an editable file or the head of a task's data file.
+    """The asked-for lines with their numbers, of an editable file or of one of the task's; long lines are cut.
 
     Raises:
         InvalidAction: there is no such file, or no such lines.
     """
     if action.path in files:
-        lines = files[action.path].splitlines()
+        lines = _rows(files[action.path])
     elif (file := task.env_dir / action.path).is_file():
         with file.open(errors="replace") as opened:
-            lines = [line.rstrip("\n") for _, line in zip(range(action.end), opened)]
+            lines = [line.rstrip("\n") for _, line in zip(range(action.end), opened, strict=False)]
     else:
         raise InvalidAction(f"there is no file {action.path}")
-    shown = [f"{number}: {line}" for number, line in enumerate(lines, 1) if action.start <= number <= action.end]
+    shown = [
+        f"{number}: {line[:MAX_INSPECTED_WIDTH]}"
+        for number, line in enumerate(lines, 1)
+        if action.start <= number <= action.end
+    ]
     if not shown:
         raise InvalidAction(f"{action.path} has no lines {action.start}-{action.end}")
     return "\n".join(shown)
 
 
-def _readable(path: str, files: Mapping[str, str]) -> str:
-    if path not in files:
-        raise InvalidAction(f"there is no file {path} to edit; its text must have been written before")
-    return files[path]
+def _edited(action: Edit, files: Mapping[str, str]) -> str:
+    """Text of the file after the edit. Lines are matched whole, but for blanks at their ends."""
+    if action.path not in files:
+        raise InvalidAction(f"there is no file {action.path} to edit: use Write to make it")
+    lines = _rows(files[action.path])
+    for search, replacement in action.blocks:
+        wanted = [line.rstrip() for line in _rows(search)]
+        if not any(wanted):
+            raise InvalidAction("the SEARCH lines are empty: copy the lines to replace")
+        bare = [line.rstrip() for line in lines]
+        places = [i for i in range(len(bare)) if bare[i : i + len(wanted)] == wanted]
+        if not places:
+            raise InvalidAction(f"the SEARCH lines are not in {action.path}: copy them exactly")
+        if len(places) > 1:
+            raise InvalidAction(f"the SEARCH lines occur {len(places)} times in {action.path}: add one that differs")
+        lines[places[0] : places[0] + len(wanted)] = _rows(replacement)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _argument(name: str, body: str) -> str | None:
-    """Value of a `Name: value` line above the first block or fence."""
-    head = re.split(r"^(?:<{5,9} SEARCH|```)", body, maxsplit=1, flags=re.MULTILINE)[0]
-    found = re.search(ARGUMENT.format(name), head, re.MULTILINE)
-    return found["value"] if found else None
+def _rows(text: str) -> list[str]:
+    """Lines as Python counts them: split at newlines only."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _check_writable(path: str, files: Mapping[str, str], task: Task) -> None:
+    names = {*files, *task.read_only, task.script}
+    if path in task.read_only:
+        raise InvalidAction(f"{path} is read-only: change {task.script}")
+    if path == SUBMISSION:
+        raise InvalidAction(f"{SUBMISSION} is written by running {task.script}: change the script")
+    if any(path.startswith(f"{name}/") or name.startswith(f"{path}/") for name in names):
+        raise InvalidAction(f"{path} clashes with another file or folder: use another name")
+    if path not in files and len(files) >= MAX_FILES:
+        raise InvalidAction(f"there are {len(files)} files already: change one of them")
+
+
+def _all(pattern: re.Pattern[str], payload: str, complaint: str) -> list[re.Match[str]]:
+    """Every match, if the payload is nothing but matches and blank lines."""
+    found = list(pattern.finditer(payload))
+    if not found or pattern.sub("", payload).strip():
+        raise InvalidAction(complaint)
+    return found
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """The `File:` and `Lines:` lines between the action's name and its blocks."""
+    arguments = {}
+    for line in filter(str.strip, text.splitlines()):
+        if not (found := ARGUMENT.fullmatch(line)) or found["name"] in arguments:
+            raise InvalidAction(f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}")
+        arguments[found["name"]] = found["value"]
+    return arguments
 
 
 def _path(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
-        raise InvalidAction(f"the path {name!r} must be relative and stay in the working folder")
-    return str(path)
+    parts = PurePosixPath(name).parts
+    if not 1 <= len(parts) <= MAX_PATH_PARTS or not all(PATH_PART.fullmatch(part) for part in parts):
+        raise InvalidAction(f"{name[:60]!r} is no path in the working folder: write one like {'data/notes.txt'!r}")
+    return "/".join(parts)
 
 
 def _lines(given: str | None) -> tuple[int, int]:
     if given is None:
         return 1, MAX_INSPECTED_LINES
-    if not (found := re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", given)):
-        raise InvalidAction(f"Lines must be like 10-40, not {given!r}")
+    if not (found := re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", given)) or not 1 <= int(found[1]) <= int(found[2]):
+        raise InvalidAction(f"Lines must be like 10-40, not {given[:40]!r}")
     start, end = int(found[1]), int(found[2])
-    if not 1 <= start <= end:
-        raise InvalidAction(f"Lines {given} is no range")
     return start, min(end, start + MAX_INSPECTED_LINES - 1)

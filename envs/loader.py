@@ -19,18 +19,23 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from filelock import FileLock
-from omegaconf import OmegaConf
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from envs import splits
 from envs.records import Direction, Limits, Task
 
 BUILTIN = Path(__file__).parent / "tasks"
 SPLITS = ("held_in", "held_out")
+PREPARE_SECONDS = 3600.0
+"""Deadline of a prepare.py, and of waiting for another process that runs it."""
 
 
 class TaskError(ValueError):
@@ -73,7 +78,7 @@ def load(name_or_folder: str | Path) -> Task:
     about = _about(source / "task.yaml")
     for needed in (f"env/{about.script}", "scripts/research_problem.txt", "scripts/eval.py"):
         if not (source / needed).is_file():
-            raise TaskError(f"task {source.name}: {source / needed} is missing; envs/README.md shows the folder's format")
+            raise TaskError(f"{source / needed} is missing: envs/README.md shows the format of a task folder")
     prepared = _prepare(source)
     env = prepared / "env"
     present = [str(path.relative_to(env)) for path in env.rglob("*") if path.is_file()]
@@ -95,65 +100,103 @@ def load(name_or_folder: str | Path) -> Task:
 
 
 def _find(name_or_folder: str | Path) -> Path:
-    for folder in (BUILTIN / str(name_or_folder), Path(name_or_folder)):
-        if folder.is_dir():
-            return folder.resolve()
-    near = difflib.get_close_matches(str(name_or_folder), builtin_tasks(), n=1)
+    name = str(name_or_folder)
+    if name in builtin_tasks():
+        return BUILTIN / name
+    if name and Path(name).is_dir():
+        return Path(name).resolve()
+    near = difflib.get_close_matches(name, builtin_tasks(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise TaskError(f"there is no task {name_or_folder!s}: {hint}known are {', '.join(builtin_tasks())}, or give a folder")
+    raise TaskError(f"there is no task {name!r}: {hint}Give a folder or one of {', '.join(builtin_tasks())}")
 
 
 def _about(file: Path) -> TaskFile:
-    if not file.is_file():
-        raise TaskError(f"{file} is missing: it states metric, direction, best, best_from, origin and licence")
+    """The checked content of task.yaml."""
     try:
         given = OmegaConf.load(file)
-        known = {item.name for item in fields(TaskFile)}
-        for key in given:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                raise TaskError(f"{file}: unknown key {key!r}" + (f"; did you mean {near[0]}?" if near else ""))
-        if "direction" in given:
-            given.direction = str(given.direction).upper()
+        if not isinstance(given, DictConfig):
+            raise TaskError(f"{file} must be a mapping of keys to values")
+        for path, kind in _unknown(given, TaskFile):
+            near = difflib.get_close_matches(path.rpartition(".")[2], [item.name for item in fields(kind)], n=1)
+            raise TaskError(f"{file}: there is no key {path!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if missing := [
+            item.name
+            for item in fields(TaskFile)
+            if item.default is item.default_factory is MISSING and item.name not in given
+        ]:
+            raise TaskError(f"{file}: {', '.join(missing)} missing")
+        if given.direction not in list(Direction):
+            raise TaskError(f"{file}: direction must be one of {', '.join(Direction)}, not {given.direction!r}")
+        given.direction = given.direction.upper()  # OmegaConf knows an enum by its names
         about: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskFile), given))
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        if isinstance(error, TaskError):
-            raise
-        raise TaskError(f"{file}: {str(error).splitlines()[0]}") from error
+    except FileNotFoundError as error:
+        raise TaskError(f"{file} is missing: envs/README.md shows what it states") from error
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file}: {' '.join(str(error).split())}") from error
     if about.split not in SPLITS:
         raise TaskError(f"{file}: split must be one of {', '.join(SPLITS)}, not {about.split!r}")
     return about
 
 
+def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Dotted keys that the dataclass `kind`, which they would belong to, does not have."""
+    hints = get_type_hints(kind)
+    for key, value in given.items():
+        if key not in hints:
+            yield f"{prefix}{key}", kind
+        elif is_dataclass(hints[key]) and isinstance(value, Mapping):
+            yield from _unknown(value, hints[key], f"{prefix}{key}.")
+
+
 def _prepare(source: Path) -> Path:
     """The prepared copy of `source` in the cache."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
     cache = Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent")) / "tasks"
-    prepared = cache / f"{source.name}-{digest.hexdigest()[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{prepared}.lock"):
-        if not prepared.exists():
-            partial = prepared.with_name(f".{prepared.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
-            if (partial / "scripts" / "prepare.py").exists():
-                _run_prepare(source.name, partial / "scripts")
-            for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            partial.rename(prepared)
+    prepared = cache / f"{source.name}-{_content_hash(source)}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{prepared}.lock", timeout=PREPARE_SECONDS):
+            if not prepared.exists():
+                partial = prepared.with_name(f"{prepared.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
+                if (partial / "scripts" / "prepare.py").exists():
+                    _run_prepare(source, partial / "scripts")
+                for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
+                    path.chmod(0o755 if path.is_dir() else 0o644)
+                partial.rename(prepared)
+    except Timeout as error:
+        raise TaskError(
+            f"{prepared}.lock: another process has prepared this task for {PREPARE_SECONDS:.0f} s"
+        ) from error
+    except OSError as error:
+        raise TaskError(
+            f"task {source.name} cannot be prepared in {cache} (set MLAGENT_CACHE to move it): {error}"
+        ) from error
     return prepared
 
 
-def _run_prepare(name: str, scripts: Path) -> None:
-    project = {"PYTHONPATH": str(Path(__file__).parent.parent)}  # prepare.py may use envs.splits
-    done = subprocess.run(
-        [sys.executable, "prepare.py"], cwd=scripts, env={**os.environ, **project}, capture_output=True, text=True
-    )
+def _content_hash(source: Path) -> str:
+    """Hash of a folder's files, and of the module that prepare.py scripts split data with."""
+    digest = hashlib.sha256(Path(splits.__file__).read_bytes())
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run_prepare(source: Path, scripts: Path) -> None:
+    """Run prepare.py in the copy, able to import `envs.splits`."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    script = source / "scripts" / "prepare.py"
+    try:
+        done = subprocess.run(
+            [sys.executable, "prepare.py"], cwd=scripts, env=environment, capture_output=True, text=True,
+            timeout=PREPARE_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TaskError(f"{script} ran longer than {PREPARE_SECONDS:.0f} s") from error
     if done.returncode:
-        raise TaskError(f"task {name}: scripts/prepare.py failed:\n{(done.stdout + done.stderr)[-2000:]}")
+        raise TaskError(f"{script} failed; correct it:\n{(done.stdout + done.stderr)[-2000:].strip()}")
 
 
 def _matches(name: str, globs: list[str]) -> bool:

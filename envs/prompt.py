@@ -1,7 +1,7 @@
 """The prompt: what the policy is told about a state, within a budget of tokens.
 
 Invariant: what does not fit is left out in a fixed order: the oldest history first, then the middle of the newest
-observation, then the problem's text; the script is never cut.
+observation, then the problem's text, then the newest history; the script is never cut.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ MAX_STEPS = 3
 """History entries shown at most."""
 MIN_OBSERVATION = 80
 """Characters of the newest observation that are kept as long as the problem's text can give way."""
+MAX_THOUGHT = 120
+"""Characters shown of what a past action was about."""
 
 
 class PromptError(ValueError):
@@ -36,53 +38,69 @@ def messages(
 ) -> list[dict[str, str]]:
     """Chat messages (`role`, `content`) that ask for the next action.
 
-    count: tokens of a text; budget: most tokens of all contents together.
+    files: the editable files, path → text; the script is shown, of others the names.
+    count: tokens of a text; budget: most tokens of all contents together, the chat template's own not counted.
 
     Raises:
         PromptError: the script and the instructions alone are over the budget.
     """
     steps, problem = list(state.history[-MAX_STEPS:]), task.problem
-    observation = steps[-1].observation if steps else ""
 
     def content() -> str:
-        return _content(task, state, files, problem, [*steps[:-1], Step(steps[-1].action, observation)] if steps else [])
+        return _content(task, state, files, problem, steps)
 
     def fits() -> bool:
         return count(SYSTEM) + count(content()) <= budget
 
     while not fits() and len(steps) > 1:
         steps.pop(0)
-    while not fits() and len(observation) > MIN_OBSERVATION:
-        observation = _shorter(observation)
+    while not fits() and steps and len(steps[0].observation) > MIN_OBSERVATION:
+        steps = [Step(steps[0].action, _shorter(steps[0].observation))]
     while not fits() and problem:
         problem = problem[: len(problem) // 2]
     if not fits():
+        steps = []
+    if not fits():
         raise PromptError(
             f"task {task.id}: its script and the instructions take {count(SYSTEM) + count(content())} tokens, over the "
-            f"budget of {budget}: raise model.context or shorten {task.script}"
+            f"budget of {budget}: raise the budget or shorten {task.script}"
         )
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content()}]
 
 
 def _content(task: Task, state: State, files: Mapping[str, str], problem: str, steps: Sequence[Step]) -> str:
-    score = "none" if state.reference is None else f"{state.reference:.5g}"
+    others = ", ".join(name for name in files if name != task.script)
     parts = [
-        f"{problem}\nMetric: {task.metric} ({GOAL[task.direction.sign]}), now {score}.",
-        *(f"{name}:\n```\n{text}```" for name, text in files.items()),
+        problem,
+        f"Metric: {task.metric} ({GOAL[task.direction.sign]}). {_scores(task, state)}",
+        f"{task.script}:\n```\n{files[task.script]}```",
+        f"Other files: {others}" if others else "",
         *(f"Tried: {_gist(step.action)}\nResult: {step.observation}" for step in steps),
         FORMAT,
     ]
-    return "\n".join(parts)
+    return "\n".join(filter(None, parts))
+
+
+def _scores(task: Task, state: State) -> str:
+    """Where the state stands, and where it started if that differs."""
+    if state.score is not None:
+        now = f"Now {state.score:.5g}"
+    elif state.reference is not None:
+        now = f"Now the script fails, before it was {state.reference:.5g}"
+    else:
+        now = "Not measured yet"
+    start = f", at the start {task.m_init:.5g}" if task.m_init is not None and task.m_init != state.reference else ""
+    return f"{now}{start}."
 
 
 def _gist(action: str) -> str:
     """The thought of a past action, or its first line."""
     lines = [line.strip() for line in action.strip().splitlines()] or [""]
     thoughts = [line.removeprefix("Thought:").strip() for line in lines if line.startswith("Thought:")]
-    return (thoughts or lines)[0][:120]
+    return (thoughts or lines)[0][:MAX_THOUGHT]
 
 
 def _shorter(text: str) -> str:
     """`text` without its middle, about a quarter shorter."""
     keep = max(MIN_OBSERVATION, len(text) * 3 // 4) // 2
-    return text[:keep] + "…" + text[-keep + 1 :]
+    return f"{text[: keep - 1]}…{text[-keep:]}"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 
-def write_split(frame: pd.DataFrame, target: str, test_share: float = 0.4, seed: int = 0) -> None:
+def write_split(frame: pd.DataFrame, target: str, test_share: float = 0.5, seed: int = 0) -> None:
     """From scripts/: write ../env/train.csv (id, features, target), ../env/test.csv (without target) and answers.csv.
 
     frame: features and the column `target`, which is named `target` in what is written.

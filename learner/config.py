@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from omegaconf import MISSING, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from learner.config_rules import impossible
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -24,9 +29,12 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key and what to do."""
 
 
-def key(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
-    """A config field with its line of help; `choices` closes the set of values."""
-    metadata = {"help": help, "choices": tuple(choices)}
+def key(default: Any, help: str, choices: Sequence[str] = (), positive: bool = False, maximum: float = math.inf) -> Any:
+    """A config field with its line of help; `choices` closes the set of values.
+
+    A number is at least 0, or above 0 where it is `positive`, and at most `maximum`.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "positive": positive, "maximum": maximum}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -48,86 +56,102 @@ class RunConfig:
 class ModelConfig:
     path: str = key("builtin:smollm2-135m", "Model folder, hub id, or builtin:smollm2-135m (needs no model hub).")
     dtype: str = key("bfloat16", "Compute type of engine and learner.", ["bfloat16", "float32"])
-    context: int = key(1536, "Tokens of prompt and response together.")
-    response: int = key(128, "Most tokens of one response.")
+    context: int = key(1536, "Tokens of prompt and response together.", positive=True)
+    response: int = key(128, "Most tokens of one response.", positive=True)
 
 
 @dataclass
 class TasksConfig:
-    held_in: list[str] = key(["iris", "wine", "diabetes", "digits"], "Tasks trained on: names or folders.")
-    held_out: list[str] = key(["breast_cancer", "linnerud"], "Tasks only evaluated: names or folders.")
+    held_in: list[str] = key(["wine", "wine_alcohol", "diabetes", "digits"], "Tasks trained on: names or folders.")
+    held_out: list[str] = key(["breast_cancer", "iris_petal"], "Tasks only evaluated: names or folders.")
 
 
 @dataclass
 class SandboxConfig:
-    backend: str = key("auto", "Where experiments run; auto takes docker where an engine answers.", ["auto", "docker", "process"])
-    slots: int = key(2, "Experiments at once on one actor.")
+    backend: str = key(
+        "auto", "Where experiments run; auto takes docker where an engine answers.", ["auto", "docker", "process"]
+    )
+    slots: int = key(2, "Experiments at once on one actor.", positive=True)
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
 
 
 @dataclass
 class RewardConfig:
-    version: str = key("v1", "Published reward: v1 (2025, sigmoid) or v2 (2026, linear with -1 for errors).", ["v1", "v2"])
-    steepness: float = key(100.0, "v1: factor on gain/range inside the sigmoid (100 in the paper; lower saturates later).")
+    version: str = key(
+        "v1", "Published reward: v1 (2025, sigmoid) or v2 (2026, linear with -1 for errors).", ["v1", "v2"]
+    )
+    steepness: float = key(
+        100.0, "v1: factor on gain/range inside the sigmoid (100 in the paper; lower saturates later).", positive=True
+    )
 
 
 @dataclass
 class ExpertConfig:
-    trajectories: int = key(12, "Trajectories of the built-in expert per held-in task.")
-    steps: int = key(5, "Actions per trajectory.")
-    mistakes: float = key(0.1, "Share of actions that are deliberately broken, so that error states enter the pool.")
+    trajectories: int = key(12, "Trajectories of the built-in expert per held-in task.", positive=True)
+    steps: int = key(5, "Actions per trajectory.", positive=True)
+    mistakes: float = key(
+        0.1, "Share of actions that are deliberately broken, so that error states enter the pool.", maximum=1
+    )
 
 
 @dataclass
 class SftConfig:
     epochs: int = key(1, "Passes over the selected expert actions; 0 skips fine-tuning.")
-    learning_rate: float = key(1e-4, "Peak learning rate (linear warm-up, cosine decay).")
-    batch: int = key(8, "Examples per optimiser step.")
+    learning_rate: float = key(1e-4, "Peak learning rate (linear warm-up, cosine decay).", positive=True)
+    batch: int = key(8, "Examples per optimiser step.", positive=True)
 
 
 @dataclass
 class RlConfig:
     steps: int = key(10, "Learner steps.")
-    states: int = key(4, "States (groups) per learner step.")
-    actions: int = key(16, "Actions K sampled per state; their mean reward is the baseline (GRPO).")
-    learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).")
-    clip: float = key(0.2, "PPO clip range of the ratio to the behaviour policy.")
+    states: int = key(4, "States (groups) per learner step.", positive=True)
+    actions: int = key(16, "Actions K sampled per state; their mean reward is the baseline (GRPO).", positive=True)
+    learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)
+    clip: float = key(0.2, "PPO clip range of the ratio to the behaviour policy.", positive=True)
     max_staleness: int = key(1, "Most versions between sampling and training; 0 is synchronous.")
-    temperature: float = key(1.0, "Sampling temperature of training and evaluation.")
-    gap_warn: float = key(0.05, "Mean |log-prob gap| between engine and learner above which the run warns.")
-    gap_stop: float = key(0.5, "Mean |log-prob gap| above which the run stops.")
+    temperature: float = key(1.0, "Sampling temperature of training and evaluation.", positive=True)
+    gap_warn: float = key(
+        0.05, "Mean |log-prob gap| between engine and learner above which the run warns.", positive=True
+    )
+    gap_stop: float = key(0.5, "Mean |log-prob gap| above which the run stops.", positive=True)
 
 
 @dataclass
 class LearnerConfig:
-    ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).")
+    ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).", positive=True)
     gpus: float = key(0.0, "GPUs per rank; 0 trains on the CPU.")
     cpus: float = key(1.0, "CPU cores per rank.")
-    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.")
-    row_tokens: int = key(2048, "Token budget of one packed row (a prompt with all its responses must fit).")
-    grad_clip: float = key(1.0, "Largest gradient norm.")
+    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
+    row_tokens: int = key(
+        2048,
+        "Most tokens of one packed row, at least model.context (a larger group is split over rows).",
+        positive=True,
+    )
+    grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
 
 
 @dataclass
 class ActorsConfig:
-    count: int = key(1, "Actors, each one vLLM engine with its own sandboxes.")
+    count: int = key(1, "Actors, each one vLLM engine with its own sandboxes.", positive=True)
     gpus: float = key(0.0, "GPUs per actor; 0 serves on the CPU.")
     cpus: float = key(1.0, "CPU cores per actor.")
-    sequences: int = key(64, "Sequences an engine decodes at once.")
-    kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.")
-    deadline: float = key(300.0, "Seconds a request to an actor may take before the actor is called dead.")
+    sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
+    kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
+    deadline: float = key(
+        300.0, "Seconds a request to an actor may take before the actor is called dead.", positive=True
+    )
 
 
 @dataclass
 class EvalConfig:
-    attempts: int = key(16, "Attempts per task and stage, from the initial state.")
+    attempts: int = key(16, "Attempts per task and stage, from the initial state.", positive=True)
     seed: int = key(1234, "Seed of attempt i is seed + i at every stage.")
 
 
 @dataclass
 class CheckpointConfig:
-    every: int = key(5, "Learner steps between checkpoints.")
-    keep: int = key(2, "Checkpoints kept; older ones are deleted.")
+    every: int = key(5, "Learner steps between checkpoints.", positive=True)
+    keep: int = key(2, "Checkpoints kept; older ones are deleted.", positive=True)
 
 
 @dataclass
@@ -146,8 +170,108 @@ class Config:
     checkpoint: CheckpointConfig = section(CheckpointConfig, "What a restart continues from.")
 
 
-def fields() -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every `section.key` with its dataclass field."""
+def fields() -> Iterator[tuple[str, dataclasses.Field, type]]:
+    """Every `section.key` with its dataclass field and its type."""
     for part in dataclasses.fields(Config):
+        types = get_type_hints(part.default_factory)
         for item in dataclasses.fields(part.default_factory):
-            yield f"{part.name}.{item.name}", item
+            yield f"{part.name}.{item.name}", item, types[item.name]
+
+
+def load(arguments: Sequence[str]) -> Config:
+    """The configuration of a command line, read-only; `--help` prints every key instead and exits.
+
+    Raises:
+        ConfigError: an argument, key, value or combination of values cannot be used.
+    """
+    if {"-h", "--help"} & set(arguments):
+        from learner.config_help import show  # rich is not needed otherwise
+
+        show()
+        sys.exit(0)
+    cfg = OmegaConf.structured(Config)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument}: arguments are config=NAME|PATH or key=value; --help lists the keys")
+        if name == "config":
+            for inner, setting in _flatten(_read(value)):
+                _set(cfg, inner, setting, f"{value}: ")
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name != "config":
+            _set(cfg, name, value)
+    if reason := impossible(cfg):
+        raise ConfigError(reason)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The content of the config file of that name or path."""
+    file = CONFIGS / f"{name}.yaml"
+    if not file.is_file():
+        file = Path(name)
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"config={name}: there is no such file, and no config of that name; known are {known}")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a config file: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} is not a config file: its top level must be sections, such as `rl:`")
+    return tree
+
+
+def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield prefix.rstrip("."), tree
+        return
+    for name, value in tree.items():
+        yield from _flatten(value, f"{prefix}{name}.")
+
+
+def _set(cfg: Config, name: str, value: Any, where: str = "") -> None:
+    """Set a key from a YAML value or from the text of an argument."""
+    known = {name: (item, kind) for name, item, kind in fields()}
+    if name not in known:
+        last = f".{name.rpartition('.')[2]}"
+        near = [key for key in known if key.endswith(last) or key.startswith(f"{name}.")][:3]
+        near = near or difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+        raise ConfigError(f"{where}unknown key {name}: {hint}")
+    item, kind = known[name]
+    if get_args(kind) and isinstance(value, str):
+        value = _parse_list(value)
+    if kind is int and isinstance(value, float):
+        value = str(value)  # OmegaConf would cut off the fraction
+    try:
+        OmegaConf.update(cfg, name, value)
+    except OmegaConfBaseException as error:
+        example = ", such as [a,b]" if get_args(kind) else ""
+        raise ConfigError(f"{where}{name}={value}: expected {type_name(kind)}{example}") from error
+    _check_value(f"{where}{name}", OmegaConf.select(cfg, name), item)
+
+
+def _parse_list(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def type_name(kind: type) -> str:
+    """`int`, `float`, `bool`, `str` or `list[str]`."""
+    return str(kind) if get_args(kind) else kind.__name__
+
+
+def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
+    rules = item.metadata
+    if rules["choices"] and value not in rules["choices"]:
+        raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not (value > 0 if rules["positive"] else value >= 0):
+            raise ConfigError(f"{name}={value} must be {'above' if rules['positive'] else 'at least'} 0")
+        if not value <= rules["maximum"]:
+            raise ConfigError(f"{name}={value} must be at most {rules['maximum']}")

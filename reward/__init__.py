@@ -35,8 +35,14 @@ class Reward:
 
 
 def reward(
-    outcome: Outcome, score_before: float | None, score_after: float | None, m_init: float, m_best: float,
-    direction: Direction, version: str = "v1", steepness: float = PAPER_STEEPNESS,
+    outcome: Outcome,
+    score_before: float | None,
+    score_after: float | None,
+    m_init: float,
+    m_best: float,
+    direction: Direction,
+    version: str = "v1",
+    steepness: float = PAPER_STEEPNESS,
 ) -> Reward:
     """Reward of one action; scores are in the task's own metric, `None` where there is none.
 

@@ -5,7 +5,7 @@ train = pd.read_csv("train.csv")
 test = pd.read_csv("test.csv")
 X, y = train.drop(columns=["id", "target"]), train["target"]
 
-model = DecisionTreeClassifier(max_depth=5, random_state=0)
+model = DecisionTreeClassifier(random_state=0)
 model.fit(X, y)
 
 prediction = model.predict(test.drop(columns=["id"]))

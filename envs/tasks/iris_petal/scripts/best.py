@@ -5,7 +5,7 @@ train = pd.read_csv("train.csv")
 test = pd.read_csv("test.csv")
 X, y = train.drop(columns=["id", "target"]), train["target"]
 
-model = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=4, random_state=0)
+model = ExtraTreesRegressor(n_estimators=300, min_samples_leaf=3, random_state=0)
 model.fit(X, y)
 
 prediction = model.predict(test.drop(columns=["id"]))

@@ -2,5 +2,4 @@ from sklearn.datasets import load_iris
 
 from envs.splits import write_split
 
-bunch = load_iris(as_frame=True)
-write_split(bunch.data, "petal width (cm)")
+write_split(load_iris(as_frame=True).data, "petal width (cm)")

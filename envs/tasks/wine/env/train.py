@@ -5,8 +5,8 @@ train = pd.read_csv("train.csv")
 test = pd.read_csv("test.csv")
 X, y = train.drop(columns=["id", "target"]), train["target"]
 
-model = KNeighborsClassifier(n_neighbors=1)
+model = KNeighborsClassifier(n_neighbors=15)
 model.fit(X, y)
 
-prediction = model.predict(test.drop(columns=["id"]))
-pd.DataFrame({"id": test["id"], "prediction": prediction}).to_csv("submission.csv", index=False)
+prediction = model.predict_proba(test.drop(columns=["id"]))
+pd.DataFrame(prediction, columns=model.classes_, index=test["id"]).to_csv("submission.csv")

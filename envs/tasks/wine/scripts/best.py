@@ -1,14 +1,14 @@
 import pandas as pd
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 train = pd.read_csv("train.csv")
 test = pd.read_csv("test.csv")
 X, y = train.drop(columns=["id", "target"]), train["target"]
 
-model = make_pipeline(StandardScaler(), SVC(C=1.0))
+model = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis(reg_param=0.1))
 model.fit(X, y)
 
-prediction = model.predict(test.drop(columns=["id"]))
-pd.DataFrame({"id": test["id"], "prediction": prediction}).to_csv("submission.csv", index=False)
+prediction = model.predict_proba(test.drop(columns=["id"]))
+pd.DataFrame(prediction, columns=model.classes_, index=test["id"]).to_csv("submission.csv")

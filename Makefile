@@ -1,0 +1,26 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-fast lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+setup: ## install what is missing: system packages (as root), .venv
+	@cluster/setup.sh
+
+train: setup ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="key=value ..." overrides the quickstart
+	@.venv/bin/python -m cluster.quickstart $(ARGS)
+
+test: ## everything CI runs; with a Docker Engine where one can be had
+	@cluster/setup.sh tests
+	@cluster/with_docker.sh .venv/bin/python -m pytest
+
+test-fast: setup ## the unit tests
+	@.venv/bin/python -m pytest tests/unit
+
+lint: setup ## ruff
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+clean: ## delete .venv and caches; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,216 @@
+"""One actor: a policy in a vLLM engine and an environment with its sandboxes, doing many steps at once.
+
+Runs as a Ray async actor. Invariants: a response's experiment starts as soon as it is sampled, so generation and
+experiments overlap within and between groups; every ticket is answered by exactly one `put` or `fail`; a dead engine
+ends the actor's loop with an error that names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+
+from actors import expert
+from actors.policy import Policy, PolicyError, Sample
+from envs import prompt
+from envs.environment import Environment
+from envs.records import Outcome, State, StepResult, Task, Transition
+from envs.sandbox import SandboxPool
+from envs.workspace import SnapshotStore
+from reward import Reward, reward
+
+Result = TypeVar("Result")
+
+
+class Actor:
+    """Serves the policy and runs its experiments on one node; all methods are coroutines of one event loop."""
+
+    def __init__(
+        self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int
+    ):
+        self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
+        self._tasks = {task.id: task for task in tasks}
+        self._model_dir = model_dir
+        self._policy = Policy(model_dir, cfg, version)
+        self._threads = ThreadPoolExecutor(cfg.sandbox.slots, thread_name_prefix="experiment")
+        self._experiments = 0
+
+    async def start(self) -> dict[str, Any]:
+        """Start engine and sandboxes; returns what they are (sandbox, host, pid, engine_seconds)."""
+        from transformers import AutoTokenizer
+
+        started = time.monotonic()
+        self._tokenizer = AutoTokenizer.from_pretrained(self._model_dir)
+        sandboxes, _ = await asyncio.gather(asyncio.to_thread(self._sandboxes), self._policy.start())
+        self._environment = Environment(self._tasks, sandboxes, SnapshotStore(self._run_dir / "snapshots"))
+        return {
+            "sandbox": sandboxes.name, "host": socket.gethostname(), "pid": os.getpid(),
+            "engine_seconds": time.monotonic() - started,
+        }  # fmt: skip
+
+    def _sandboxes(self) -> SandboxPool:
+        sandbox = self._cfg.sandbox
+        return SandboxPool(sandbox.backend, sandbox.slots, sandbox.image)
+
+    async def baselines(self) -> dict[str, StepResult]:
+        """The result of every task's unchanged script."""
+        results = await asyncio.gather(*(self._run(self._environment.baseline, name) for name in self._tasks))
+        return dict(zip(self._tasks, results, strict=True))
+
+    async def set_baselines(self, m_init: dict[str, float]) -> None:
+        for name, score in m_init.items():
+            self._tasks[name] = dataclasses.replace(self._tasks[name], m_init=score)
+        self._environment.tasks = self._tasks
+
+    async def explore(
+        self, task_id: str, seed: int, steps: int, mistakes: float
+    ) -> list[tuple[State, str, StepResult]]:
+        """A trajectory of the built-in expert: (state, action text, result) of each step."""
+
+        def trajectory() -> list[tuple[State, str, StepResult]]:
+            rng, path = random.Random(f"{task_id}/{seed}"), []
+            state = self._environment.initial_state(task_id)
+            for _ in range(steps):
+                files = self._environment.files(state)
+                text = expert.propose(self._tasks[task_id], state, files, rng, mistakes)
+                path.append((state, text, self._environment.step(state, text)))
+                state = path[-1][2].state
+            return path
+
+        return await self._run(trajectory)
+
+    async def encode(self, pairs: Sequence[tuple[State, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(prompt ids, response ids) of each (state, action text), int32, as they would be sampled."""
+        end = self._tokenizer.eos_token_id
+        responses = [self._tokenizer(text, add_special_tokens=False)["input_ids"] + [end] for _, text in pairs]
+        return [
+            (self._prompt(state), np.array(response, dtype=np.int32))
+            for (state, _), response in zip(pairs, responses, strict=True)
+        ]
+
+    async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
+        """One transition per seed from `state`.
+
+        Raises:
+            PolicyError: the engine has died.
+        """
+        prompt_ids, cfg = self._prompt(state), self._cfg
+        samples = self._policy.sample(prompt_ids, seeds, cfg.rl.temperature, cfg.model.response)
+        steps = [asyncio.create_task(self._transition(state, group_id, prompt_ids, s)) async for s in samples]
+        return sorted(await asyncio.gather(*steps), key=lambda transition: transition.id)
+
+    async def evaluate(self, task_id: str, attempts: int, seed: int) -> list[Transition]:
+        """Attempts from the task's initial state with seeds `seed`, `seed` + 1, …"""
+        state = self._environment.initial_state(task_id)
+        return await self.attempt(state, range(seed, seed + attempts), f"evaluate/{task_id}")
+
+    async def collect(self, stream: Any) -> None:
+        """Sample groups until the stream admits no more; enough at once to fill the engine, and one more.
+
+        Raises:
+            PolicyError: the engine has died; its groups were given back to the stream.
+        """
+        loops = math.ceil(self._cfg.actors.sequences / self._cfg.rl.actions) + 1
+        await asyncio.gather(*(self._collect(stream) for _ in range(loops)))
+
+    async def _collect(self, stream: Any) -> None:
+        while ticket := await stream.admit.remote(self._id):
+            try:
+                transitions = await self.attempt(ticket.state, ticket.seeds, ticket.group_id)
+            except PolicyError as error:
+                await stream.fail.remote(ticket.group_id, str(error))
+                raise
+            except Exception as error:  # one group's defect must not end the others; the stream counts its tries
+                await stream.fail.remote(ticket.group_id, f"{type(error).__name__}: {error}")
+            else:
+                await stream.put.remote(ticket.group_id, transitions)
+
+    async def receive(self, version: int, buckets: Sequence[ray.ObjectRef]) -> float:
+        """Serve new weights; returns the seconds it took."""
+        started = time.monotonic()
+        await self._policy.update_weights(await asyncio.gather(*buckets), version)
+        return time.monotonic() - started
+
+    async def status(self) -> dict[str, int]:
+        return {
+            "generating": self._policy.running, "experiments": self._experiments, "tokens": self._policy.tokens,
+            "version": self._policy.version,
+        }  # fmt: skip
+
+    async def close(self) -> None:
+        """End the engine and the sandboxes."""
+        self._policy.close()
+        if environment := getattr(self, "_environment", None):
+            environment.close()
+
+    def _prompt(self, state: State) -> np.ndarray:
+        """int32 [P]: the state's prompt in the model's chat template."""
+
+        def count(text: str) -> int:
+            return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        task, model = self._tasks[state.task_id], self._cfg.model
+        overhead = len(self._render([{"role": "system", "content": ""}, {"role": "user", "content": ""}]))
+        budget = model.context - model.response - overhead
+        files = self._environment.files(state)
+        return np.array(self._render(prompt.messages(task, state, files, count, budget)), dtype=np.int32)
+
+    def _render(self, messages: list[dict[str, str]]) -> list[int]:
+        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    async def _transition(self, state: State, group_id: str, prompt_ids: np.ndarray, sample: Sample) -> Transition:
+        result = await self._run(self._environment.step, state, sample.text)
+        worth = self._reward(self._tasks[state.task_id], result)
+        return Transition(
+            id=f"{group_id}/{sample.index:03d}",
+            group_id=group_id,
+            state_id=state.id,
+            task_id=state.task_id,
+            actor_id=self._id,
+            prompt_ids=prompt_ids,
+            response_ids=sample.response_ids,
+            behaviour_logprobs=sample.logprobs,
+            version_spans=sample.version_spans,
+            text=sample.text,
+            action=result.action,
+            outcome=result.outcome,
+            reward=worth.value,
+            reward_parts=worth.parts,
+            score_before=result.score_before,
+            score_after=result.score_after,
+            log_tail=result.log_tail,
+            durations=result.durations,
+            generate_seconds=sample.seconds,
+        )
+
+    def _reward(self, task: Task, result: StepResult) -> Reward:
+        if result.outcome is Outcome.INFRA_FAILURE:
+            return Reward(0.0, {})  # masked wherever rewards are used
+        return reward(
+            result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
+            self._cfg.reward.version, self._cfg.reward.steepness,
+        )  # fmt: skip
+
+    async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Run blocking environment work on one of as many threads as there are sandboxes."""
+
+        def counted() -> Result:
+            self._experiments += 1
+            try:
+                return function(*args)
+            finally:
+                self._experiments -= 1
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, counted)

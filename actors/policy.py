@@ -1,0 +1,217 @@
+"""The policy as a vLLM engine: samples responses with their log-probs and takes new weights while it serves.
+
+Invariants: every token's log-prob is of the distribution it was sampled from, and its weight version is known; an
+update is atomic and keeps the requests in flight; a prompt submitted after an update shares no cached state with
+older weights; damaged weights are refused and the old version serves on; no call waits without a deadline; the
+engine's processes never outlive this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.weights import Bucket
+
+
+class PolicyError(RuntimeError):
+    """The engine does not start, or refused new weights; the message says which and what to do."""
+
+
+class PolicyDead(PolicyError):
+    """The engine has died or hangs: its actor must be replaced; the message names the actor."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response."""
+
+    response_ids: np.ndarray
+    """int32 [R], the end token included when it was sampled."""
+    logprobs: np.ndarray
+    """float32 [R]: log-probability of each token at the temperature it was sampled with."""
+    version_spans: tuple[tuple[int, int, int], ...]
+    """(weight version, start, end) over the response, end exclusive."""
+    text: str
+    """The response without its end token."""
+    seconds: float
+
+
+class Policy:
+    """One `AsyncLLM` engine; all methods are coroutines of one event loop."""
+
+    def __init__(self, name: str, model_dir: str, cfg: Any, version: int):
+        """name: whose engine this is, for messages; version: of the weights in `model_dir`."""
+        self.name, self.version = name, version
+        self.running = 0
+        self.tokens = 0
+        self.engine_pids: list[int] = []
+        self._model_dir, self._cfg = model_dir, cfg
+        self._updating = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the engine's processes.
+
+        Raises:
+            PolicyError: they do not start.
+        """
+        _set_environment(self._cfg)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(self._cfg, self._model_dir)))
+        except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
+            raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {error}") from error
+        async with self._alive("start"):
+            for pids in await self._engine.collective_rpc("die_with", args=(os.getpid(),)):
+                self.engine_pids += pids
+            await self._engine.update_weight_version(str(self.version))
+
+    async def sample(
+        self, prompt_ids: Sequence[int], seed: int, temperature: float, max_tokens: int, end_token: int
+    ) -> Sample:
+        """One response; the same arguments and weights give the same response, up to how vLLM batches it.
+
+        end_token: the token that ends a response.
+
+        Raises:
+            PolicyDead: the engine has died, or does not answer within `actors.deadline`.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        settings = SamplingParams(
+            temperature=temperature, seed=seed, max_tokens=max_tokens, stop_token_ids=[end_token], logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        # The salt keeps prompts apart whose cached keys and values are of other weights: running requests hold cache
+        # blocks, so that vLLM could clear the cache only by computing all of them again.
+        prompt = TokensPrompt(prompt_token_ids=[int(token) for token in prompt_ids], cache_salt=str(self.version))
+        started = time.monotonic()
+        async with self._alive("a response"):
+            with self._counted():
+                async for output in self._engine.generate(prompt, settings, request_id=uuid.uuid4().hex):
+                    pass
+        (completion,) = output.outputs
+        ids = np.array(completion.token_ids, dtype=np.int32)
+        self.tokens += len(ids)
+        logprobs = [of[token].logprob for token, of in zip(completion.token_ids, completion.logprobs, strict=True)]
+        spans = tuple((int(span.version), span.start, span.end) for span in completion.weight_versions)
+        seconds = time.monotonic() - started
+        return Sample(ids, np.array(logprobs, dtype=np.float32), spans, completion.text, seconds)
+
+    async def update_weights(self, buckets: Sequence[Bucket], version: int) -> None:
+        """Serve new weights from the next token on; requests in flight go on under them.
+
+        Raises:
+            PolicyError: a bucket is damaged; the old version is served on.
+            PolicyDead: the engine has died, hangs, or failed half-way (it is then ended, as its weights are mixed).
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        async with self._updating, self._alive(f"weight version {version}"):
+            with contextlib.ExitStack() as files:
+                updates = [files.enter_context(_handed_over(bucket)) for bucket in buckets]
+                await self._verify(updates, version)
+                try:
+                    await self._engine.pause_generation(mode="keep", clear_cache=False)
+                    await self._engine.start_weight_update()
+                    for update in updates:
+                        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+                    await self._engine.finish_weight_update(str(version))
+                    await self._engine.resume_generation()
+                except BaseException as error:
+                    self.close()
+                    raise PolicyDead(f"{self.name}: its engine failed to load weight version {version}: {error}") from error
+            self.version = version
+
+    async def _verify(self, updates: Sequence[dict[str, Any]], version: int) -> None:
+        for number, update in enumerate(updates):
+            for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
+                if wrong:
+                    raise PolicyError(f"{self.name}: bucket {number} of weight version {version} is damaged: {wrong}")
+
+    @contextlib.asynccontextmanager
+    async def _alive(self, awaited: str) -> AsyncIterator[None]:
+        """Turn the engine's death, and waiting longer than the deadline, into PolicyDead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        deadline = self._cfg.actors.deadline
+        try:
+            async with asyncio.timeout(deadline):
+                yield
+        except EngineDeadError as error:
+            raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
+        except TimeoutError as error:
+            raise PolicyDead(
+                f"{self.name}: its vLLM engine did not finish {awaited} in {deadline:g} s (actors.deadline)"
+            ) from error
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        if engine := getattr(self, "_engine", None):
+            engine.shutdown()
+
+
+def _engine_arguments(cfg: Any, model_dir: str) -> dict[str, Any]:
+    """What the engine is built with; arguments of `AsyncEngineArgs`."""
+    from vllm.config.weight_transfer import WeightTransferConfig
+
+    return {
+        "model": model_dir,
+        "dtype": cfg.model.dtype,
+        "max_model_len": cfg.model.context,
+        "max_num_seqs": cfg.actors.sequences,
+        "max_num_batched_tokens": max(2048, cfg.model.context),
+        "tensor_parallel_size": max(1, int(cfg.actors.gpus)),
+        "enable_chunked_prefill": cfg.actors.gpus > 0,  # on the CPU vLLM cannot rewind the seed of a half-read prompt
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",  # a model's own top-p or top-k would change the sampling distribution
+        "weight_transfer_config": WeightTransferConfig(backend="object_store"),
+        "worker_extension_cls": "actors.weights_engine.WorkerExtension",
+        "disable_log_stats": True,
+    }
+
+
+@contextlib.contextmanager
+def _handed_over(bucket: Bucket) -> Iterator[dict[str, Any]]:
+    """Put a bucket's bytes where the engine's processes find them; yields what they need to load it.
+
+    A memory file needs no room in /dev/shm, which is small in containers, and is gone when this process is.
+    """
+    with os.fdopen(os.memfd_create("weights"), "wb") as file:
+        bucket.data.tofile(file)
+        file.flush()
+        meta = [[item.name, item.dtype, list(item.shape), item.offset] for item in bucket.meta]
+        yield {"path": f"/proc/{os.getpid()}/fd/{file.fileno()}", "checksum": bucket.checksum, "meta": meta}
+
+
+def _set_environment(cfg: Any) -> None:
+    """What vLLM reads from the environment; its own processes inherit it."""
+    os.environ |= {
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.actors.kv_cache_gb))),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
+        "OMP_NUM_THREADS": str(max(1, int(cfg.actors.cpus))),
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(cfg.actors.deadline)),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }

@@ -1,0 +1,107 @@
+"""vLLM's side of the `object_store` weight-transfer backend; lives in the engine's worker processes.
+
+They are no part of Ray, so the actor fetches the buckets and leaves each in a memory file that the workers map; the
+tensors are loaded layer by layer, as vLLM's NCCL backend does. Importing this module (named by `worker_extension_cls`)
+registers the backend. Invariants: `verify_weights` runs before an update begins, so damaged bytes never reach the
+model; a worker does not outlive its actor, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from actors.weights import TensorMeta, checksum, unpack
+
+BACKEND = "object_store"
+
+
+@dataclass
+class ObjectStoreInit(WeightTransferInitInfo):
+    """Nothing needs to be set up."""
+
+
+@dataclass
+class ObjectStoreUpdate(WeightTransferUpdateInfo):
+    """One bucket."""
+
+    path: str
+    """Memory file that holds its bytes."""
+    checksum: str
+    meta: list[list[Any]]
+    """(name, dtype, shape, offset) of each tensor."""
+
+
+class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
+    """Loads buckets from memory files of the same machine."""
+
+    init_info_cls = ObjectStoreInit
+    update_info_cls = ObjectStoreUpdate
+
+    def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class then synchronises an accelerator, which a CPU engine does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
+        meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in update_info.meta]
+        data = torch.from_numpy(_mapped(update_info.path))
+        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in unpack(meta, data))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        pass
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its worker, called by `collective_rpc`."""
+
+    def verify_weights(self, update_info: dict[str, Any]) -> str | None:
+        """What is wrong with a bucket; None if its bytes are those that were packed."""
+        found = checksum(_mapped(update_info["path"]))
+        wanted = update_info["checksum"]
+        return None if found == wanted else f"its checksum is {found[:12]}…, not {wanted[:12]}…"
+
+    def die_with(self, actor_pid: int) -> list[int]:
+        """End the engine's processes as soon as the actor's process has ended; returns their pids."""
+        engine = [os.getpid()] if os.getppid() == actor_pid else [os.getppid(), os.getpid()]
+        actor = os.pidfd_open(actor_pid)
+
+        def watch() -> None:
+            select.select([actor], [], [])
+            for pid in engine:
+                os.kill(pid, signal.SIGKILL)
+
+        threading.Thread(target=watch, daemon=True).start()
+        return engine
+
+
+def _mapped(path: str) -> np.ndarray:
+    """uint8 [bytes] of a file, not copied; writable only so that torch takes it."""
+    return np.memmap(path, dtype=np.uint8, mode="c")
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightTransferEngine)

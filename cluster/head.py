@@ -1,0 +1,73 @@
+"""A Ray head on this machine for one launcher: loopback only, token authentication on, gone when the launcher is.
+
+Invariants: its ports, temporary folder and token are its own, so it meets no other Ray on the machine; however the
+launcher ends (even killed), the kernel tells the head to end, and every Ray process ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+STOP_SECONDS = 20
+
+
+class HeadError(RuntimeError):
+    """The head does not start; the message has its output."""
+
+
+class Head:
+    """Context manager; inside it, this process's Ray clients authenticate with the head's token."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="mlagent-ray-"))
+        self.token_file = self._folder / "auth_token"
+        self._output = self._folder / "head.log"
+
+    def __enter__(self) -> Head:
+        self.token_file.touch(mode=0o600)
+        self.token_file.write_text(secrets.token_hex(32))
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        gcs, dashboard, client, agent = _free_ports(4)
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        command = [
+            "setpriv", "--pdeathsig", "TERM", str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
+            "--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
+            f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
+            f"--temp-dir={self._folder}",
+        ]  # fmt: skip
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(  # its own session: Ctrl-C is for the launcher alone
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        return self
+
+    def check(self) -> None:
+        """Raises HeadError if the head has ended."""
+        if self._process.poll() is not None:
+            raise HeadError(f"the Ray head ended with code {self._process.returncode}:\n{self._output.read_text()}")
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of this machine that nothing listens on, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports

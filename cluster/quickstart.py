@@ -1,0 +1,125 @@
+"""`make train`: submits a training run through the Ray Jobs API, shows it to its end, and stops what it started.
+
+The cluster is that of RAY_ADDRESS, or a head started here for this run. Ctrl-C stops the job, waits until its actors,
+engines and containers have ended, and then stops the head. The exit code is the job's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.head import Head, HeadError
+from learner.config import ConfigError, load
+from learner.progress import follow
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+    from cluster.job import Job
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 120
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: the job's; 1 where the cluster fails, 2 where the configuration is refused."""
+    if not any(argument.startswith("config=") for argument in arguments):
+        arguments = ["config=quickstart", *arguments]
+    try:
+        cfg = load(arguments)
+    except ConfigError as error:
+        return fail(error, 2)
+    runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    from cluster.job import Job, JobError
+
+    try:
+        with cluster() as (client, runtime_env):
+            command = ["python", "learner/main.py", *arguments, f"run.dir={runs}"]
+            job = Job(client, entrypoint(command, in_place="working_dir" not in runtime_env), runtime_env)
+            code = attend(job, runs / cfg.run.name)
+    except (HeadError, JobError, ConnectionError) as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    if code == 0:
+        show_results(runs / cfg.run.name)
+    return code
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[tuple[JobSubmissionClient, dict[str, Any]]]:
+    """The cluster to use, and the runtime environment that jobs need there."""
+    if os.environ.get("RAY_ADDRESS"):
+        from ray.job_submission import JobSubmissionClient
+
+        yield JobSubmissionClient(), {"working_dir": str(ROOT)}  # without what .gitignore and .rayignore name
+        return
+    print("starting Ray on this machine …", flush=True)
+    with Head() as head:
+        client = connect(head)
+        print(f"dashboard {head.dashboard} (its token: cat {head.token_file})", flush=True)
+        yield client, {}
+
+
+def connect(head: Head) -> JobSubmissionClient:
+    """A client of the head, as soon as its Jobs API answers.
+
+    Raises:
+        HeadError: it ended, or does not answer in time.
+    """
+    from ray.job_submission import JobSubmissionClient  # after the head's token is in the environment
+
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        head.check()
+        try:
+            return JobSubmissionClient(head.dashboard)
+        except ConnectionError as error:
+            if time.monotonic() > deadline:
+                raise HeadError(f"the Ray head at {head.dashboard} does not answer: {error}") from error
+            time.sleep(0.5)
+
+
+def entrypoint(command: Sequence[str], in_place: bool) -> str:
+    """The shell line of a job: with this environment's Python wherever that is installed, else with the cluster's."""
+    here = f"cd {shlex.quote(str(ROOT))} && " if in_place else ""
+    path = f'{shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+    return f"{here}export PATH={path} && exec {shlex.join(command)}"
+
+
+def attend(job: Job, run_dir: Path) -> int:
+    """Show the job to its end and return its exit code; Ctrl-C stops it, a second one stops waiting for that."""
+    try:
+        follow(run_dir, job.log_ended, job)
+    except KeyboardInterrupt:
+        print("stopping the run: its actors, engines and containers end first …", flush=True)
+        job.stop()
+        follow(run_dir, job.log_ended, job)
+    return job.exit_code()
+
+
+def show_results(run_dir: Path) -> None:
+    """Where the report and the newest model are, where this machine can see them."""
+    models = sorted(run_dir.glob("checkpoints/step_*/hf"), key=lambda path: path.stat().st_mtime)
+    for name, path in (("report", run_dir / "report.html"), ("model", models[-1] if models else None)):
+        if path and path.exists():
+            print(f"{name:8}{path}")
+
+
+def fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

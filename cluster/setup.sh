@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Sets up this machine for `make train`, or with `tests` for `make test`: system packages, and .venv with the
+# versions of requirements-cpu.txt. Does nothing when nothing has changed; names the command where it may not install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '• %s\n' "$*"; }
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+has() { command -v "$1" >/dev/null; }
+
+# The interpreter: PYTHON, or the first of these that is of a version we support.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+HAS_VENV_AND_HEADERS='
+import ensurepip, pathlib, sys, sysconfig
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
+
+# Names of the Debian packages of a supported Python.
+python_packages() {
+    case "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" in
+        bookworm | noble) echo python3 python3-venv python3-dev ;;
+        jammy) echo python3.11 python3.11-venv python3.11-dev ;;
+        *) fail "Python 3.11 or 3.12 is needed, and this system's packages have neither: make PYTHON=/path/to/python3.11" ;;
+    esac
+}
+
+# Prints the Debian packages that are missing.
+missing_packages() {
+    local python
+    python=$(find_python)
+    if [ -z "$python" ] || ! "$python" -c "$HAS_VENV_AND_HEADERS" 2>/dev/null; then
+        python_packages
+    fi
+    has bwrap || echo bubblewrap # the process sandbox
+    has g++ || echo g++          # PyTorch and DeepSpeed compile CPU kernels, with Python's headers
+    /sbin/ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1 # vLLM
+}
+
+# Prints those that only the Docker tests need.
+missing_docker_packages() {
+    has docker || echo docker.io
+    has iptables || echo iptables
+    has debootstrap || echo debootstrap # the sandbox image where no registry is reachable
+}
+
+install_packages() {
+    local log
+    log=$(mktemp)
+    export DEBIAN_FRONTEND=noninteractive
+    say "installing $*"
+    if ! apt-get install -qq -y --no-install-recommends "$@" >"$log" 2>&1; then
+        apt-get update -qq >>"$log" 2>&1 || true
+        if ! apt-get install -qq -y --no-install-recommends "$@" >>"$log" 2>&1; then
+            cat "$log" >&2
+            return 1
+        fi
+    fi
+    rm "$log"
+}
+
+system_packages() {
+    local missing may_install=
+    if [ "$(id -u)" = 0 ] && has apt-get; then may_install=yes; fi
+    missing=$(missing_packages | xargs)
+    if [ -n "$missing" ]; then
+        [ "$may_install" ] || fail "these packages are missing; run  sudo apt-get install -y $missing  and then make again"
+        # shellcheck disable=SC2086
+        install_packages $missing || fail "apt-get could not install $missing (see above)"
+    fi
+    [ "${1:-}" = tests ] || return 0
+    missing=$(missing_docker_packages | xargs)
+    [ -n "$missing" ] || return 0
+    # shellcheck disable=SC2086
+    if [ -z "$may_install" ] || ! install_packages $missing; then
+        say "the Docker tests will be skipped: they need  sudo apt-get install -y $missing"
+    fi
+}
+
+virtual_environment() {
+    local stamp python
+    stamp=.venv/.ready-$( (pwd && cat requirements-cpu.txt pyproject.toml cluster/setup.sh) | sha256sum | cut -c1-16)
+    [ ! -e "$stamp" ] || return 0
+    python=$(find_python)
+    rm -f .venv/.ready-*
+    .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    local pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
+    say "installing the Python packages of requirements-cpu.txt into .venv (4 GB; a few minutes, once)"
+    if ! "${pip[@]}" install --no-deps 'torch==2.13.0+cpu' 2>/dev/null; then
+        say "no pip index has torch's CPU build, so the larger CUDA build comes (PIP_EXTRA_INDEX_URL may name one)"
+        "${pip[@]}" install 'torch==2.13.0'
+    fi
+    "${pip[@]}" install --no-deps -r requirements-cpu.txt
+    "${pip[@]}" install --no-deps --no-build-isolation --editable .
+    touch "$stamp"
+    say "set up in $SECONDS s"
+}
+
+system_packages "$@"
+virtual_environment

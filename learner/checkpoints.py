@@ -1,0 +1,44 @@
+"""Model folders on disk, and errors that say which folder could not be written.
+
+Invariants: `hf/` loads with plain `AutoModelForCausalLM.from_pretrained`, tokenizer included; the caller makes a
+checkpoint appear whole by writing to a temporary folder and renaming it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+HUGGING_FACE = "hf"
+NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.gguf", "*.pt", "*.pth")
+"""Weight files of the starting model; the rest of its folder (tokenizer, chat template) belongs to the trained one."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written or read; the message names the folder."""
+
+
+def write_hugging_face(folder: Path, model: PreTrainedModel, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Write `weights` (named as in `model`) with the model's config, and the other files of `source`, into `folder`."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
+    model.save_pretrained(folder, state_dict=dict(weights))
+
+
+@contextlib.contextmanager
+def naming(folder: Path, verb: str) -> Iterator[None]:
+    """Turn a failed write or read under `folder` into CheckpointError("cannot <verb> checkpoint …").
+
+    PyTorch reports a full disk as a RuntimeError and safetensors as an error of its own, so every kind is caught.
+    """
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        raise CheckpointError(
+            f"cannot {verb} checkpoint {folder} ({free / 2**20:.0f} MiB free on its disk): {error}"
+        ) from error

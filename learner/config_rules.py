@@ -1,0 +1,43 @@
+"""What is valid key by key and cannot work together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from learner.config import Config
+
+
+def impossible(cfg: Config) -> str | None:
+    """Why this configuration cannot be run, naming the keys; None if it can."""
+    model, tasks, rl, rows = cfg.model, cfg.tasks, cfg.rl, cfg.learner.row_tokens
+    names = [*tasks.held_in, *tasks.held_out]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not cfg.run.name or Path(cfg.run.name).name != cfg.run.name:
+        return f"run.name={cfg.run.name} must be a plain folder name"
+    if _in_job_folder() and not Path(cfg.run.dir).is_absolute():
+        return (
+            f"run.dir={cfg.run.dir} is relative, and the working directory of a Ray job is deleted when it ends: "
+            "give an absolute folder that all nodes share"
+        )
+    if not model.path:
+        return "model.path is empty"
+    if model.response >= model.context:
+        return f"model.response={model.response} must be below model.context={model.context}: it is a part of it"
+    if rows < model.context:
+        return f"learner.row_tokens={rows} must be at least model.context={model.context}: a row holds a whole example"
+    if not tasks.held_in:
+        return "tasks.held_in is empty: there is nothing to train on"
+    if twice:
+        return f"tasks.held_in and tasks.held_out name {', '.join(twice)} twice"
+    if rl.actions < 2:
+        return f"rl.actions={rl.actions} must be at least 2: the mean reward of a group is its baseline"
+    if rl.gap_stop <= rl.gap_warn:
+        return f"rl.gap_stop={rl.gap_stop} must be above rl.gap_warn={rl.gap_warn}"
+    return None
+
+
+def _in_job_folder() -> bool:
+    """Whether this is a Ray job that runs in Ray's own copy of the working directory."""
+    return "runtime_resources" in Path.cwd().parts

@@ -1,0 +1,183 @@
+"""The learner as the driver sees it: a handle over one DeepSpeed process per rank.
+
+Invariants: a batch's losses and gradients do not depend on how it is split over rows or ranks; a step on which no
+reward varies changes nothing; every wait for a rank ends, at the latest after `DEADLINE`, with an error that names it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from envs.records import Transition
+from learner import batching, policy_batch, schedules
+from learner.batching import Example, Group
+from learner.config import Config
+from learner.policy_batch import PolicyBatch
+from learner.rank import LearnerRank, combine
+
+DEADLINE = 1800.0
+"""Seconds that all ranks may take for one call."""
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+"""glibc otherwise gives each large activation back to the kernel and faults its pages in again: a quarter of a step."""
+
+
+STEP_FIGURES = (
+    "loss", "grad_norm", "ratio_mean", "clip_fraction", "entropy",
+    "logprob_gap_mean", "logprob_gap_max", "logprob_gap_on_current",
+)  # fmt: skip
+
+
+class LearnerError(RuntimeError):
+    """The learner cannot go on; the message names the rank and what it was doing."""
+
+
+class Learner:
+    """Trains the policy. Calls block; not thread-safe."""
+
+    def __init__(self, cfg: Config, model_dir: Path) -> None:
+        """Start `learner.ranks` processes and load the model of `model_dir` in each; Ray must be initialised."""
+        self.cfg = cfg
+        self.rl_steps = 0
+        on_cpu = {"DS_ACCELERATOR": "cpu"} if cfg.learner.gpus == 0 else {}
+        remote = ray.remote(LearnerRank).options(
+            num_cpus=cfg.learner.cpus,
+            num_gpus=cfg.learner.gpus,
+            runtime_env={"env_vars": KEEP_FREED_MEMORY | on_cpu},
+        )
+        self._ranks = [remote.remote(cfg, Path(model_dir), rank) for rank in range(cfg.learner.ranks)]
+        try:
+            [(host, port)] = self._wait("address", [self._ranks[0].address.remote()])
+            self._everyone("join", host, port, DEADLINE)
+        except BaseException:
+            self.close()
+            raise
+
+    def finetune(self, examples: Sequence[Example]) -> Iterator[dict[str, float]]:
+        """`sft.epochs` passes over the examples in a seeded order; yields the metrics of each optimiser step.
+
+        The optimiser's moments are forgotten at the end. Raises LearnerError, BatchingError.
+        """
+        sft = self.cfg.sft
+        if not examples:
+            raise LearnerError("nothing to fine-tune on: the experts left no action worth imitating")
+        rng = np.random.default_rng(self.cfg.run.seed)
+        order = np.concatenate([rng.permutation(len(examples)) for _ in range(sft.epochs)])
+        starts = range(0, len(order), sft.batch)
+        for step, start in enumerate(starts):
+            began = time.monotonic()
+            batch = [examples[index] for index in order[start : start + sft.batch]]
+            tokens = sum(len(example.response_ids) for example in batch)
+            rate = schedules.warmup_cosine(step, len(starts), sft.learning_rate)
+            groups = [Group(example.prompt_ids, (example.response_ids,)) for example in batch]
+            rows = batching.pack(groups, self.cfg.learner.row_tokens)
+            shards = _take(rows, batching.shard(rows, len(self._ranks)))
+            results = self._each("finetune_step", shards, tokens, rate)
+            processed = sum(len(row.input_ids) for row in rows)
+            yield {
+                "step": step + 1,
+                "total": len(starts),
+                "loss": sum(loss for loss, _ in results),
+                "grad_norm": results[0][1],
+                "learning_rate": rate,
+                "tokens_per_s": processed / (time.monotonic() - began),
+            }
+        self._everyone("reset_optimizer")
+
+    def train(self, groups: Sequence[Sequence[Transition]], version: int) -> dict[str, Any]:
+        """One optimiser step on groups of transitions that share a prompt; returns its metrics.
+
+        version: the weight version being trained; tokens sampled under it have the same weights here, so the
+        log-prob gap is measured on them unless there are none (`logprob_gap_on_current` says). `advantages` maps
+        transition ids to advantages, without those of infrastructure failures. Where no reward varies within any
+        group no step is taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
+        """
+        began = time.monotonic()
+        batch = policy_batch.build(groups, version, self.cfg.learner.row_tokens)
+        rate = schedules.warmup_constant(self.rl_steps, self.cfg.rl.learning_rate)
+        self.rl_steps += 1
+        figures = self._policy_step(batch, rate) if batch.rows else dict.fromkeys(STEP_FIGURES)
+        seconds = time.monotonic() - began
+        processed = sum(len(policy_row.row.input_ids) for policy_row in batch.rows)
+        return figures | {
+            "advantages": batch.advantages,
+            "equal_groups": batch.equal_groups,
+            "masked": batch.masked,
+            "learning_rate": rate,
+            "train_tokens": batch.tokens,
+            "train_seconds": seconds,
+            "train_tokens_per_s": processed / seconds,
+        }
+
+    def _policy_step(self, batch: PolicyBatch, rate: float) -> dict[str, Any]:
+        shards = batching.shard([policy_row.row for policy_row in batch.rows], len(self._ranks))
+        sums = combine(self._each("policy_step", _take(batch.rows, shards), batch.tokens, rate))
+        computed = sum(len(policy_row.behaviour) for policy_row in batch.rows)
+        on_current = sums.current > 0
+        figures = (
+            sums.loss,
+            sums.grad_norm,
+            sums.ratio / computed,
+            sums.clipped / computed,
+            sums.entropy / computed,
+            sums.gap_current / sums.current if on_current else sums.gap / computed,
+            sums.gap_current_max if on_current else sums.gap_max,
+            on_current,
+        )
+        return dict(zip(STEP_FIGURES, figures, strict=True))
+
+    def publish(self, bucket_bytes: int) -> list[ray.ObjectRef]:
+        """The weights in the object store, as buckets of about `bucket_bytes` that `actors.weights` unpacks."""
+        return self._everyone("publish", bucket_bytes)[0]
+
+    def save(self, folder: Path) -> None:
+        """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""
+        self._everyone("save", Path(folder), {"rl_steps": self.rl_steps})
+
+    def load(self, folder: Path) -> None:
+        """Continue from a folder that `save` wrote, with the same number of ranks and ZeRO stage."""
+        self.rl_steps = self._everyone("load", Path(folder))[0]["rl_steps"]
+
+    def close(self) -> None:
+        """End all ranks."""
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    def _everyone(self, method: str, *args: Any) -> list[Any]:
+        """Call `method` on all ranks at once with the same arguments; their answers in rank order."""
+        return self._wait(method, [getattr(rank, method).remote(*args) for rank in self._ranks])
+
+    def _each(self, method: str, shards: Sequence[Any], *args: Any) -> list[Any]:
+        """As `_everyone`, but each rank gets its own shard as first argument."""
+        calls = zip(self._ranks, shards, strict=True)
+        return self._wait(method, [getattr(rank, method).remote(shard, *args) for rank, shard in calls])
+
+    def _wait(self, method: str, refs: list[ray.ObjectRef]) -> list[Any]:
+        """All answers, or LearnerError as soon as one rank fails: the others then wait for it in a collective."""
+        pending, end = list(refs), time.monotonic() + DEADLINE
+        while pending:
+            done, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
+            if not done:
+                late = ", ".join(str(refs.index(ref)) for ref in pending)
+                raise LearnerError(f"learner rank {late} did not answer {method} within {DEADLINE:.0f} s")
+            try:
+                ray.get(done[0])
+            except RayTaskError as error:
+                raise LearnerError(f"learner rank {refs.index(done[0])} failed in {method}: {error.cause}") from error
+            except RayError as error:
+                raise LearnerError(f"learner rank {refs.index(done[0])} died in {method}: {error}") from error
+        return ray.get(refs)
+
+
+def _take(rows: Sequence[Any], shards: Sequence[Sequence[int | None]]) -> list[list[Any]]:
+    return [[None if index is None else rows[index] for index in shard] for shard in shards]

@@ -1,0 +1,65 @@
+"""Train a language model to improve ML scripts: `python learner/main.py key=value …` (`--help` lists every key).
+
+The whole algorithm is `train` below. Actors and learner work at the same time: while this loop trains on one batch,
+the actors sample and run the experiments of the next (learner/stream.py bounds how far they may run ahead).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from learner.config import Config, ConfigError, load
+
+if TYPE_CHECKING:
+    from learner.training import Training
+
+
+def train(run: Training) -> None:
+    """Exploration-enriched fine-tuning, then step-wise RL (arXiv 2505.23723), evaluated before, between and after."""
+    if not run.resumed:
+        run.evaluate("base")
+        examples = run.explore()  # the expert's good actions; the states it passed through become the state pool
+        run.finetune(examples)
+        run.publish()
+        run.evaluate("sft")
+        run.checkpoint()
+
+    for groups in run.batches():  # K actions of each drawn state, executed and rewarded; oldest first
+        metrics = run.learner.train(groups, run.version)  # clipped policy gradient on group-normalised advantages
+        run.publish()  # actors go on under the new weights; requests in flight are kept
+        run.record(groups, metrics)
+
+    run.evaluate("rl")
+    run.report()
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
+    try:
+        cfg: Config = load(arguments)
+    except ConfigError as error:
+        return fail(error, 2)
+
+    from learner.training import FAILURES, Training  # heavy imports, kept out of --help
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
+    try:
+        with Training(cfg) as run:
+            train(run)
+    except FAILURES as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        print(f"interrupted: run.resume=true run.name={cfg.run.name} continues from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,162 @@
+"""A Hugging Face causal LM that maps a packed row to the log-probs of its response tokens.
+
+Two parts differ from the stock model. Attention follows the row's segments (prompt, then independent branches), so
+that its cost is that of the visible pairs only. The output head returns log-probs and entropies chunk by chunk and
+recomputes them in the backward pass, so that [tokens × vocabulary] is never held. Invariants: parameter names are
+those of the Hugging Face model; values equal those of running each prompt + response on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+
+from learner.batching import Row, Segment
+
+CHUNK = 256
+"""Tokens whose logits are held at once: the fastest of 64, 128, 256 and 512 with a vocabulary of 49,152 on a CPU."""
+
+
+class UnsupportedModelError(ValueError):
+    """A model whose forward pass the packed rows would change."""
+
+
+class PolicyModel(nn.Module):
+    """The trained policy. `model` is the Hugging Face model, with its output head replaced by `LogProbHead`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        _check_supported(model)
+        model.set_output_embeddings(LogProbHead(model.get_output_embeddings().weight))
+        self.model = model
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype) -> PolicyModel:
+        """The model saved in `folder`, its weights in `dtype`."""
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
+        model.config.use_cache = False
+        return cls(model)
+
+    def forward(self, row: Row, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies of the row's N response tokens, both float32 [N]; only log-probs carry gradient.
+
+        temperature: divides the logits; that of sampling gives the log-probs of the distribution sampled from.
+        """
+        device = self.model.get_input_embeddings().weight.device
+        hidden = self.model.get_decoder()(
+            input_ids=torch.tensor(row.input_ids, device=device)[None],
+            position_ids=torch.tensor(row.position_ids, device=device)[None],
+            use_cache=False,
+            segments=row.segments,
+        ).last_hidden_state[0]
+        losses = torch.tensor(row.loss_positions, device=device)
+        targets = torch.tensor(row.target_ids, device=device, dtype=torch.int64)
+        return self.model.get_output_embeddings()(hidden.index_select(0, losses), targets, temperature)
+
+
+class LogProbHead(nn.Module):
+    """The output projection fused with log-softmax; owns its weight, so that ZeRO-3 gathers it around the call."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """hidden: [N, D]; targets: int64 [N]. Returns log-probs and entropies, both float32 [N]."""
+        return _TokenLogProbs.apply(hidden, self.weight, targets, temperature)
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """log softmax(hidden · weightᵀ / temperature)[target] and the entropy, CHUNK tokens at a time."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        normaliser, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        for part in _chunks(len(targets)):
+            logits = F.linear(hidden[part], weight).float().div_(temperature)
+            normaliser[part] = torch.logsumexp(logits, dim=-1)
+            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser[part]
+            probabilities = torch.exp(logits - normaliser[part, None])
+            entropy[part] = normaliser[part] - torch.linalg.vecdot(probabilities, logits)
+        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, grad_logprobs: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets, normaliser = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for part in _chunks(len(targets)):
+            grad = F.linear(hidden[part], weight).float().div_(ctx.temperature)
+            grad.sub_(normaliser[part, None]).exp_().neg_()
+            grad.scatter_add_(1, targets[part, None], torch.ones_like(grad[:, :1]))
+            grad = grad.mul_((grad_logprobs[part] / ctx.temperature)[:, None]).to(hidden.dtype)
+            grad_hidden[part] = grad @ weight
+            grad_weight += grad.T @ hidden[part]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def _chunks(length: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    *,
+    segments: Sequence[Segment],
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention of a packed row: causal in each prompt; each branch sees its prompt but the last token, and itself.
+
+    query: [1, H, T, D]; key, value: [1, G, T, D] with H a multiple of G. Returns [1, T, H, D].
+    """
+    lengths = [length for segment in segments for length in (segment.prompt, *segment.branches)]
+    # split has a backward pass of one concatenation; slicing would pad every slice's gradient to the row.
+    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
+        )
+
+    outputs = []
+    for segment in segments:
+        q, prompt_key, prompt_value = next(parts)
+        outputs.append(attend(q, prompt_key, prompt_value, None))
+        shared = segment.prompt - 1
+        prompt_key, prompt_value = prompt_key[:, :, :shared], prompt_value[:, :, :shared]
+        for length in segment.branches:
+            q, k, v = next(parts)
+            mask = torch.ones(length, shared + length, dtype=torch.bool, device=q.device).tril(shared)
+            outputs.append(
+                attend(q, torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2), mask)
+            )
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+ATTENTION = "segments"
+AttentionInterface.register(ATTENTION, segment_attention)
+
+
+def _check_supported(model: PreTrainedModel) -> None:
+    config = model.config
+    name = config.architectures[0] if config.architectures else type(model).__name__
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        raise UnsupportedModelError(f"{name}: layers without full attention cannot be trained on shared prompts")
+    head = model.get_output_embeddings()
+    if getattr(config, "final_logit_softcapping", None) or getattr(head, "bias", None) is not None:
+        raise UnsupportedModelError(f"{name}: output heads with a bias or capped logits are not supported")

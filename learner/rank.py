@@ -1,0 +1,230 @@
+"""One learner process: a DeepSpeed engine over the policy model, driven by `learner.engine.Learner`.
+
+Invariants: every rank gets the same sequence of calls with equally many rows, since each backward pass and gather may
+be a collective; gradients are sums over all ranks' rows; nothing here knows about Ray scheduling or batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from actors.weights import pack as pack_weights
+from learner import batching, checkpoints, losses
+from learner.batching import Row
+from learner.config import Config
+from learner.policy_batch import PolicyRow
+from learner.policy_model import PolicyModel
+
+BETAS = (0.9, 0.95)
+STATE = "state"
+"""Name of DeepSpeed's part of a checkpoint."""
+FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
+"""Run, with a loss of zero, by a rank that has fewer rows than another."""
+
+
+@dataclass(frozen=True)
+class PolicySums:
+    """What one rank adds to the metrics of a policy step; sums over its tokens unless said otherwise."""
+
+    loss: float = 0.0
+    ratio: float = 0.0
+    clipped: float = 0.0
+    entropy: float = 0.0
+    gap: float = 0.0
+    gap_max: float = 0.0
+    gap_current: float = 0.0
+    gap_current_max: float = 0.0
+    current: int = 0
+    """Tokens sampled under the current weights."""
+    grad_norm: float = 0.0
+    """Norm over all ranks, before clipping."""
+
+
+class LearnerRank:
+    """Lives in a process of its own. `join` comes first, on all ranks at once."""
+
+    def __init__(self, cfg: Config, model_dir: Path, rank: int) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        torch.set_num_threads(max(1, int(cfg.learner.cpus)))
+        self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
+
+    def address(self) -> tuple[str, int]:
+        """This host and a free port on it, for the process group."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, host: str, port: int, deadline: float) -> None:
+        """Enter the process group of all ranks and build the engine."""
+        learner = self.cfg.learner
+        on_gpu = learner.gpus > 0
+        os.environ |= {
+            "MASTER_ADDR": host, "MASTER_PORT": str(port), "RANK": str(self.rank),
+            "WORLD_SIZE": str(learner.ranks), "LOCAL_RANK": "0",
+        }  # fmt: skip
+        # Only DeepSpeed's inference kernels use this operator; building it takes half a minute and a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
+        dtype = getattr(torch, self.cfg.model.dtype)
+        self.policy = PolicyModel.load(self.model_dir, dtype)
+        self.policy.train()
+        self.engine, *_ = deepspeed.initialize(
+            model=self.policy,
+            model_parameters=[parameter for parameter in self.policy.parameters() if parameter.requires_grad],
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True),
+            config=engine_config(self.cfg),
+        )
+        self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
+
+    def finetune_step(self, rows: Sequence[Row | None], tokens: int, rate: float) -> tuple[float, float]:
+        """One optimiser step on the cross-entropy; returns this rank's part of the loss, and the gradient norm.
+
+        tokens: response tokens of the batch over all ranks. None stands for a filler row.
+        """
+        total = 0.0
+
+        def loss(row: Row) -> Tensor:
+            nonlocal total
+            value = losses.cross_entropy(self.engine(row)[0], tokens)
+            total += value.item()
+            return value
+
+        norm = self._step(rows, loss, rate)
+        return total, norm
+
+    def policy_step(self, rows: Sequence[PolicyRow | None], tokens: int, rate: float) -> PolicySums:
+        """One optimiser step on the clipped policy loss; arguments as for `finetune_step`."""
+        sums: list[PolicySums] = []
+
+        def loss(row: PolicyRow) -> Tensor:
+            logprobs, entropy = self.engine(row.row, self.cfg.rl.temperature)
+            behaviour, advantages, current = (
+                torch.tensor(array, device=logprobs.device) for array in (row.behaviour, row.advantages, row.current)
+            )
+            result = losses.ppo_clip_loss(logprobs, behaviour, advantages, self.cfg.rl.clip, tokens)
+            gap = losses.logprob_gap(logprobs, behaviour)
+            sums.append(
+                PolicySums(
+                    loss=result.loss.item(),
+                    ratio=result.ratio_sum.item(),
+                    clipped=result.clipped_sum.item(),
+                    entropy=entropy.sum().item(),
+                    gap=gap.sum().item(),
+                    gap_max=gap.max().item(),
+                    gap_current=(gap * current).sum().item(),
+                    gap_current_max=(gap * current).max().item(),
+                    current=int(current.sum()),
+                )
+            )
+            return result.loss
+
+        norm = self._step(rows, loss, rate)
+        return combine([*sums, PolicySums(grad_norm=norm)])
+
+    def _step(self, rows: Sequence[Any], loss: Callable[[Any], Tensor], rate: float) -> float:
+        """Backward through the loss of each row, then one optimiser step at `rate`; returns the gradient norm."""
+        for group in self.engine.basic_optimizer.param_groups:
+            group["lr"] = rate
+        for index, row in enumerate(rows):
+            self.engine.set_gradient_accumulation_boundary(index == len(rows) - 1)
+            part = self.engine(FILLER)[0].sum() * 0.0 if row is None else loss(row)
+            # DeepSpeed averages gradients over ranks; the losses are parts of one sum.
+            self.engine.backward(part * self.cfg.learner.ranks, scale_wrt_gas=False)
+        norm = None
+        if self.engine.zero_optimization_stage() == 0:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+
+    def reset_optimizer(self) -> None:
+        """Forget the moments: what follows optimises another loss."""
+        for state in self.engine.basic_optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def publish(self, bucket_bytes: int) -> list[ray.ObjectRef]:
+        """The weights as packed buckets in the object store; only rank 0 packs, the others take part in gathers."""
+        weights = self._named_weights(bucket_bytes)
+        if self.rank:
+            for _ in weights:
+                pass
+            return []
+        return [ray.put(bucket) for bucket in pack_weights(weights, bucket_bytes)]
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""
+        with checkpoints.naming(folder, "write"):
+            self.engine.save_checkpoint(str(folder), tag=STATE, client_state=state)
+            weights = {name: tensor.cpu() for name, tensor in self._named_weights(1 << 30)}
+            if self.rank == 0:
+                target = folder / checkpoints.HUGGING_FACE
+                checkpoints.write_hugging_face(target, self.policy.model, weights, self.model_dir)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Take over the state that `save` wrote; returns its `state`. Raises CheckpointError."""
+        with checkpoints.naming(folder, "read"):
+            _, state = self.engine.load_checkpoint(str(folder), tag=STATE)
+        return state
+
+    def _named_weights(self, gather_bytes: int) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, tensor) of every parameter; a tied output head is not repeated.
+
+        Under ZeRO-3 about `gather_bytes` are gathered at once and copied, and all ranks have left the gather before
+        anything is yielded: a consumer that stops early cannot leave other ranks waiting in it.
+        """
+        named = self.policy.model.named_parameters()
+        if self.engine.zero_optimization_stage() < 3:
+            yield from ((name, parameter.detach()) for name, parameter in named)
+            return
+        for part in _parts(named, gather_bytes):
+            with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
+                copies = [(name, parameter.detach().clone()) for name, parameter in part]
+            yield from copies
+
+
+def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tuple[str, Tensor]]]:
+    part, used = [], 0
+    for name, parameter in named:
+        part.append((name, parameter))
+        used += parameter.ds_numel * parameter.element_size()
+        if used >= size:
+            yield part
+            part, used = [], 0
+    if part:
+        yield part
+
+
+def combine(parts: Sequence[PolicySums]) -> PolicySums:
+    """Sums added, maxima taken; the gradient norm is the same on every rank."""
+    maxima = {"gap_max", "gap_current_max", "grad_norm"}
+    names = [field.name for field in dataclasses.fields(PolicySums)]
+    return PolicySums(**{name: (max if name in maxima else sum)(getattr(p, name) for p in parts) for name in names})
+
+
+def engine_config(cfg: Config) -> dict[str, Any]:
+    """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_clipping": cfg.learner.grad_clip,
+        "zero_optimization": {"stage": cfg.learner.zero_stage, "overlap_comm": False},
+        "steps_per_print": None,
+    }
+    if cfg.model.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        if cfg.learner.zero_stage > 0:  # stage 0 can only accumulate gradients in the model's type
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

@@ -1,0 +1,104 @@
+"""A run's folder: who owns it, what it was started with, and the checkpoints a restart continues from.
+
+Invariants: a new run never overwrites an old one (the old folder is moved aside); one process owns a run at a time;
+a checkpoint is complete or absent (it is written beside its place and renamed).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import numpy as np
+from omegaconf import OmegaConf
+
+from learner.config import Config
+from learner.stream import Cursor
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used; the message names it and what to do."""
+
+
+class Run:
+    """`<run.dir>/<run.name>`, locked for this process."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self.dir = Path(cfg.run.dir).resolve() / cfg.run.name
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Run:
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = self._own()
+        if self.cfg.run.resume:
+            self._require_same_recipe()
+        elif (self.dir / "config.yaml").exists():
+            started = time.strftime("%Y%m%d-%H%M%S", time.localtime((self.dir / "config.yaml").stat().st_mtime))
+            aside = self.dir.with_name(f"{self.dir.name}.{started}")
+            self.dir.rename(aside)
+            print(f"an earlier run {self.dir.name} was moved to {aside}", flush=True)
+            self.dir.mkdir()
+            self._lock = self._own()
+        OmegaConf.save(self.cfg, self.dir / "config.yaml")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.close()
+
+    def _own(self) -> IO[str]:
+        lock = (self.dir / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{self.dir} is in use by another process: wait for it or choose another run.name") from error
+        return lock
+
+    def _require_same_recipe(self) -> None:
+        """A resumed run keeps its model and tasks; everything else may be changed."""
+        file = self.dir / "config.yaml"
+        if not file.exists():
+            raise RunError(f"run.resume=true, but {self.dir} holds no run (no config.yaml): leave run.resume out")
+        before = OmegaConf.load(file)
+        for section, names in {"model": ["path"], "tasks": ["held_in", "held_out"]}.items():
+            for name in names:
+                if before[section][name] != self.cfg[section][name]:
+                    raise RunError(f"{section}.{name} differs from {file}: a resumed run keeps its model and tasks")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+
+    def save(self, cursor: Cursor, learner: Any) -> Path:
+        """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor; delete what is too old."""
+        final = self.dir / "checkpoints" / f"step_{cursor.step}"
+        partial = final.with_name(f".partial-{final.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        learner.save(partial)
+        (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor, enc_hook=_encode_array))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
+            shutil.rmtree(old)
+        return final
+
+    def restore(self, checkpoint: Path, learner: Any) -> Cursor:
+        """Load the learner's state from a checkpoint and return where the stream goes on."""
+        learner.load(checkpoint)
+        data = (checkpoint / "cursor.msgpack").read_bytes()
+        return msgspec.msgpack.decode(data, type=Cursor, dec_hook=_decode_array)
+
+
+def _encode_array(array: np.ndarray) -> tuple[str, bytes]:
+    return array.dtype.str, array.tobytes()
+
+
+def _decode_array(_: type, encoded: tuple[str, bytes]) -> np.ndarray:
+    return np.frombuffer(encoded[1], dtype=encoded[0])

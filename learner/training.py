@@ -1,0 +1,248 @@
+"""One training run with everything that works for it: tasks, actors, learner, stream, journal and progress view.
+
+`learner/main.py` is the algorithm; this module is its verbs. Invariants: all parts are started here and ended here,
+in reverse order, whatever happens; weight version = learner steps + 1 (version 0 is the model as given, 1 the
+fine-tuned one); results are written as soon as they exist, so a failure loses nothing finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from actors.model import ModelError, resolve
+from actors.pool import ActorError, ActorPool
+from envs.loader import TaskError, load
+from envs.records import Outcome, Transition
+from envs.sandbox import SandboxFailure
+from learner import evaluation, report, transitions, warmstart
+from learner.batching import Example
+from learner.config import Config
+from learner.engine import Learner, LearnerError
+from learner.journal import Journal, step_metrics
+from learner.progress import Progress
+from learner.run import Run, RunError
+from learner.states import StatePool, StatePoolError
+from learner.stream import Cursor, Stream, StreamError
+
+FAILURES = (
+    TaskError, ModelError, SandboxFailure, ActorError, LearnerError, RunError, StatePoolError, StreamError, OSError,
+)
+"""Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
+
+BUCKET_BYTES = 64 << 20
+
+
+class Training:
+    """Context manager: enters with every part running and measured, leaves with every part ended."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Training:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        cfg, enter = self.cfg, self._stack.enter_context
+        tasks = [load(name) for name in [*cfg.tasks.held_in, *cfg.tasks.held_out]]
+        held_in = len(cfg.tasks.held_in)
+        self.tasks = {
+            task.id: dataclasses.replace(task, split="held_in" if i < held_in else "held_out")
+            for i, task in enumerate(tasks)
+        }
+        self.model_dir = resolve(cfg.model.path)
+        self.run = enter(Run(cfg))
+        self.progress = enter(Progress(self.run.dir))
+        self.progress.stage("start", 3)
+        connect(cfg)
+        self._stack.callback(ray.shutdown)
+        checkpoints = self.run.checkpoints if cfg.run.resume else []
+        self.resumed = bool(checkpoints)
+        self.version, self.cursor = 0, Cursor()
+        self.actors = ActorPool(cfg, list(self.tasks.values()), str(self.model_dir), str(self.run.dir), self.version)
+        self._stack.callback(self.actors.close)
+        self.learner = Learner(cfg, self.model_dir)
+        self._stack.callback(self.learner.close)
+        actors = self.actors.everyone("start")
+        for name, about in actors.items():
+            self.progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
+        self.progress.advance()
+        self._measure_baselines()
+        self.journal = enter(Journal(self.run.dir))
+        self.journal.describe(actors)
+        self.evaluation = evaluation.Evaluation(self.run.dir, self.tasks)
+        if self.resumed:
+            self.cursor = self.run.restore(checkpoints[-1], self.learner)
+            self.journal.truncate_after(self.cursor.step)
+            transitions.truncate_after(self.run.dir, self.cursor.step)
+            self.publish()
+            self.progress.say(f"resumed from {checkpoints[-1]}")
+
+    def _measure_baselines(self) -> None:
+        """m_init of every task, on the sandbox in use.
+
+        Raises:
+            TaskError: an unchanged script fails; the message carries the end of its log.
+        """
+        for task_id, result in self.actors.first("baselines").items():
+            if result.score_after is None:
+                raise TaskError(
+                    f"task {task_id}: its unchanged script ended as {result.outcome}; fix it with "
+                    f"`python -m envs check {task_id}`. End of its log:\n{result.log_tail}"
+                )
+            self.tasks[task_id] = dataclasses.replace(self.tasks[task_id], m_init=result.score_after)
+        self.actors.everyone("set_baselines", {task_id: task.m_init for task_id, task in self.tasks.items()})
+        self.progress.advance()
+
+    def evaluate(self, stage: str) -> None:
+        """Sample every task from its initial state, with the same seeds at every stage; print and write the table."""
+        attempts, seed = self.cfg.evaluation.attempts, self.cfg.evaluation.seed
+        self.progress.stage(f"evaluate {stage}", len(self.tasks))
+        found: list[Transition] = []
+        for _, result in self.actors.spread("evaluate", [(name, attempts, seed) for name in self.tasks], each=2):
+            found += result
+            self.progress.advance()
+        self.evaluation.add(stage, found)
+        self.progress.show(self.evaluation.table())
+
+    def explore(self) -> list[Example]:
+        """Run the expert on the held-in tasks; keep its trajectories and states; return what is worth imitating."""
+        expert, held_in = self.cfg.experts, self._held_in()
+        calls = [
+            (task_id, self.cfg.run.seed * 1000 + number, expert.steps, expert.mistakes)
+            for number in range(expert.trajectories)
+            for task_id in held_in
+        ]
+        self.progress.stage("expert", len(calls))
+        done = {}
+        for index, trajectory in self.actors.spread("explore", calls, each=self.cfg.sandbox.slots + 1):
+            done[index] = trajectory
+            self.progress.advance()
+        trajectories = [done[index] for index in sorted(done)]
+        warmstart.save(trajectories, self.run.dir / "trajectories.parquet")
+        pool = StatePool(warmstart.states(trajectories, self.tasks), self.cfg.run.seed)
+        pool.save(self._pool_file)
+        chosen = warmstart.worth_imitating(trajectories, self.tasks)
+        self.progress.say(f"state pool: {pool.kinds()}; {len(chosen)} expert actions worth imitating")
+        return [Example(*ids) for ids in self.actors.first("encode", chosen)]
+
+    def finetune(self, examples: list[Example]) -> None:
+        self.progress.stage("fine-tune", 0)
+        for metrics in self.learner.finetune(examples):
+            self.progress.advance(**metrics)
+
+    def publish(self) -> None:
+        """Give the learner's weights to every actor; returns when all serve them."""
+        self.version += 1
+        started = time.monotonic()
+        self.actors.everyone("receive", self.version, self.learner.publish(BUCKET_BYTES))
+        self._publish_seconds = time.monotonic() - started
+
+    def batches(self) -> Iterator[list[list[Transition]]]:
+        """Start the actors' loops and yield the groups of each learner step; ends the loops after the last."""
+        rl, run = self.cfg.rl, self.cfg.run
+        pool = StatePool.load(self._pool_file, run.seed, self._held_in())
+        self.progress.stage("reinforce", rl.steps, done=self.cursor.step)
+        self._stream = ray.remote(num_cpus=0)(Stream).options(name=f"{run.name}/stream", max_concurrency=1000).remote(
+            pool, run.seed, rl.steps, rl.states, rl.actions, rl.max_staleness, self.cursor
+        )
+        self.actors.collect(self._stream)
+        for _ in range(self.cursor.step, rl.steps):
+            self._step_started = time.monotonic()
+            groups = self._wait(self._stream.batch.remote())
+            self._wait_seconds = time.monotonic() - self._step_started
+            yield groups
+        ray.get(self._stream.close.remote())
+        self.actors.finish()
+
+    def record(self, groups: list[list[Transition]], metrics: dict[str, Any]) -> None:
+        """Keep what one learner step trained on and what came of it, and let the stream go on.
+
+        Raises:
+            SandboxFailure: not one experiment of the step ran.
+        """
+        members = [transition for group in groups for transition in group]
+        if all(t.outcome is Outcome.INFRA_FAILURE for t in members):
+            raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].log_tail}")
+        ray.get(self._stream.advance.remote())
+        self.cursor = ray.get(self._stream.cursor.remote())
+        step = self.cursor.step
+        self._check_gap(step, metrics["logprob_gap_mean"])
+        transitions.write(self.run.dir, step, groups, metrics.pop("advantages"))
+        row = step_metrics(groups, self.version - 1, metrics, time.monotonic() - self._step_started)
+        row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
+        self.journal.append(row)
+        self.progress.advance(**row)
+        if step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps:
+            self.checkpoint()
+
+    def _check_gap(self, step: int, gap: float | None) -> None:
+        """Engine and learner must agree on the log-probs of the same tokens under the same weights.
+
+        Raises:
+            LearnerError: they are further apart than `rl.gap_stop`.
+        """
+        if gap is not None and gap > self.cfg.rl.gap_stop:
+            raise LearnerError(f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner > rl.gap_stop")
+        if gap is not None and gap > self.cfg.rl.gap_warn:
+            self.progress.say(f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner > rl.gap_warn")
+
+    def checkpoint(self) -> None:
+        folder = self.run.save(self.cursor, self.learner)
+        self.progress.say(f"checkpoint {folder}")
+
+    def report(self) -> None:
+        self.progress.say(f"report {report.write_report(self.run.dir)}")
+
+    def _wait(self, ref: ray.ObjectRef) -> Any:
+        """The stream's answer, watching the actors meanwhile.
+
+        Raises:
+            ActorError: an actor failed, or none delivered within the deadline.
+        """
+        deadline = time.monotonic() + self.cfg.actors.deadline
+        while not ray.wait([ref], timeout=1.0)[0]:
+            self.actors.check()
+            self.progress.update(**self.actors.activity())
+            if time.monotonic() > deadline:
+                raise ActorError(f"no batch was complete after {self.cfg.actors.deadline:.0f} s (actors.deadline)")
+        return ray.get(ref)
+
+    def _held_in(self) -> list[str]:
+        return [task_id for task_id, task in self.tasks.items() if task.split == "held_in"]
+
+    @property
+    def _pool_file(self) -> Any:
+        return self.run.dir / "states.json"
+
+
+def connect(cfg: Config) -> None:
+    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine.
+
+    Raises:
+        ActorError: the cluster is too small for what the configuration asks.
+    """
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
+    have = ray.cluster_resources()
+    for resource, option in {"CPU": "cpus", "GPU": "gpus"}.items():
+        need = cfg.actors.count * cfg.actors[option] + cfg.learner.ranks * cfg.learner[option]
+        if need > have.get(resource, 0):
+            raise ActorError(
+                f"the cluster has {have.get(resource, 0):g} {resource}s, but actors.count × actors.{option} + "
+                f"learner.ranks × learner.{option} = {need:g}: lower one of them or add nodes"
+            )

@@ -1,0 +1,93 @@
+"""Transitions on disk: `<run>/transitions/part-NNNNN.parquet`, one file per learner step.
+
+Invariants: a file is complete or absent (it is written beside its place and renamed); writing a step again replaces
+its file, so a resumed run doubles nothing; the schema is fixed, whatever values a step happens to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from envs.records import Transition
+
+_SPAN = pa.struct([("version", pa.int32()), ("start", pa.int32()), ("end", pa.int32())])
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("id", pa.string()),
+        ("group_id", pa.string()),
+        ("state_id", pa.string()),
+        ("task_id", pa.string()),
+        ("actor_id", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+        ("behaviour_logprobs", pa.list_(pa.float32())),
+        ("version_spans", pa.list_(_SPAN)),
+        ("text", pa.string()),
+        ("action", pa.string()),
+        ("outcome", pa.string()),
+        ("reward", pa.float64()),
+        ("reward_parts", pa.map_(pa.string(), pa.float64())),
+        ("score_before", pa.float64()),
+        ("score_after", pa.float64()),
+        ("advantage", pa.float64()),
+        ("log_tail", pa.string()),
+        ("generate_seconds", pa.float64()),
+        ("queue_seconds", pa.float64()),
+        ("restore_seconds", pa.float64()),
+        ("execute_seconds", pa.float64()),
+        ("grade_seconds", pa.float64()),
+    ]
+)
+"""`step` is the learner step (1, 2, …) that trained on the row; `advantage` is null where none was given."""
+
+
+def write(
+    run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], advantages: Mapping[str, float] | None = None
+) -> Path:
+    """Write the groups that learner step `step` trained on, and return the file.
+
+    advantages: the learner's advantage of each transition, by transition id.
+    """
+    rows = [_row(transition, step, advantages or {}) for group in groups for transition in group]
+    file = _file(run_dir, step)
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
+    partial.replace(file)
+    return file
+
+
+def read(run_dir: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Every row in order of learner steps, as plain Python values; only `columns` where given."""
+    for file in sorted(Path(run_dir).glob("transitions/part-*.parquet")):
+        yield from pq.ParquetFile(file).read(columns=columns and list(columns)).to_pylist(maps_as_pydicts="strict")
+
+
+def truncate_after(run_dir: Path, step: int) -> None:
+    """Delete the files of steps after `step`: the run continues from a checkpoint of that step."""
+    for file in Path(run_dir).glob("transitions/part-*.parquet"):
+        if file > _file(run_dir, step):
+            file.unlink()
+
+
+def _file(run_dir: Path, step: int) -> Path:
+    return Path(run_dir) / "transitions" / f"part-{step:05d}.parquet"
+
+
+def _row(transition: Transition, step: int, advantages: Mapping[str, float]) -> dict[str, Any]:
+    row = {name: getattr(transition, name) for name in SCHEMA.names if hasattr(transition, name)}
+    row["step"] = step
+    row["outcome"] = str(transition.outcome)
+    row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
+    row["advantage"] = advantages.get(transition.id)
+    for part, seconds in asdict(transition.durations).items():
+        row[f"{part}_seconds"] = seconds
+    return row

@@ -1,0 +1,194 @@
+"""The learner over Ray and DeepSpeed on CPU ranks, with a tiny model: what every ZeRO stage and rank count must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from actors.weights import unpack
+from envs.records import Outcome, Transition
+from learner.batching import BatchingError, Example
+from learner.config import Config
+from learner.engine import Learner, LearnerError
+
+VERSION = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=199, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32") -> Learner:
+    cfg = Config()
+    cfg.model.dtype, cfg.rl.learning_rate, cfg.sft.learning_rate = dtype, 3e-3, 1e-2
+    cfg.sft.batch, cfg.sft.epochs = 4, 10
+    cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
+    return Learner(cfg, model_dir)
+
+
+@pytest.fixture
+def start(model_dir):
+    learners = []
+
+    def starter(*args) -> Learner:
+        learners.append(build(model_dir, *args))
+        return learners[-1]
+
+    yield starter
+    for learner in learners:
+        learner.close()
+
+
+@pytest.fixture(scope="module")
+def shared(model_dir):
+    """One learner for the tests that do not mind what it trained on before."""
+    learner = build(model_dir, 1, 1, "bfloat16")
+    yield learner
+    learner.close()
+
+
+@pytest.fixture(scope="module")
+def one_rank(model_dir):
+    """Weights and metrics after one step on a single rank."""
+    learner = build(model_dir)
+    metrics = learner.train(batch(), VERSION)
+    yield weights(learner), metrics
+    learner.close()
+
+
+def transition(rng, group: int, member: int, prompt: np.ndarray, reward: float, **fields) -> Transition:
+    length = int(rng.integers(3, 12))
+    return Transition(
+        id=f"{group}.{member}", group_id=str(group), state_id="s", task_id="t", actor_id="a", prompt_ids=prompt,
+        response_ids=rng.integers(0, 199, length).astype(np.int32),
+        behaviour_logprobs=np.full(length, -5.3, np.float32), version_spans=((VERSION - 1, 0, 2), (VERSION, 2, length)),
+        text="", action="edit", outcome=fields.get("outcome", Outcome.EDITED), reward=reward, reward_parts={},
+        score_before=None, score_after=None, log_tail="",
+    )  # fmt: skip
+
+
+def batch(seed: int = 0, rewards=((0, 1, 2, 3), (1, 0, 0, 1), (5, 5, 5, 5))) -> list[list[Transition]]:
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, 199, 9).astype(np.int32) for _ in rewards]
+    return [
+        [transition(rng, i, j, prompts[i], float(reward)) for j, reward in enumerate(group)]
+        for i, group in enumerate(rewards)
+    ]
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    """What actors would receive."""
+    buckets = ray.get(learner.publish(bucket_bytes=20_000))
+    assert len(buckets) > 1
+    return {name: tensor for bucket in buckets for name, tensor in unpack(bucket.meta, torch.tensor(bucket.data))}
+
+
+def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float) -> None:
+    assert got.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_give_the_parameters_of_one(start, one_rank, stage):
+    """After one step at learning rate 1e-3; Adam's first step turns rounding of a gradient into 1e-5 of a weight."""
+    learner = start(2, stage)
+    metrics = learner.train(batch(), VERSION)
+    expected_weights, expected = one_rank
+    assert_same(weights(learner), expected_weights, atol=2e-5)
+    for name in ("loss", "grad_norm", "ratio_mean", "entropy", "logprob_gap_mean", "logprob_gap_max", "train_tokens"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_metrics_of_a_step_and_what_it_leaves_out(shared):
+    groups = batch()
+    rng = np.random.default_rng(9)
+    failed = transition(rng, 0, 9, groups[0][0].prompt_ids, float("nan"), outcome=Outcome.INFRA_FAILURE)
+    metrics = shared.train([groups[0] + [failed], *groups[1:]], VERSION)
+    assert metrics["masked"] == 1
+    assert metrics["equal_groups"] == 1
+    assert metrics["train_tokens"] == sum(len(t.response_ids) for group in groups for t in group)
+    assert metrics["advantages"].keys() == {t.id for group in groups for t in group}
+    assert metrics["advantages"]["0.3"] > metrics["advantages"]["0.2"] > 0 == metrics["advantages"]["2.0"]
+    assert metrics["logprob_gap_on_current"] is True
+    assert 0 < metrics["logprob_gap_mean"] < metrics["logprob_gap_max"]
+    assert 0 < metrics["entropy"] < np.log(199)
+
+
+def test_a_batch_without_signal_changes_nothing(shared):
+    before = weights(shared)
+    metrics = shared.train(batch(rewards=((1, 1), (0, 0))), VERSION)
+    assert metrics["equal_groups"] == 2
+    assert metrics["loss"] is None
+    assert_same(weights(shared), before, atol=0)
+
+
+def test_repeated_steps_raise_the_likelihood_of_what_was_rewarded(shared):
+    steps = [shared.train(batch(7), VERSION) for _ in range(8)]
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.05
+    assert steps[-1]["clip_fraction"] > 0
+
+
+def test_finetuning_learns_the_examples(shared):
+    rng = np.random.default_rng(0)
+    examples = [
+        Example(rng.integers(0, 199, 8).astype(np.int32), rng.integers(0, 199, 6).astype(np.int32)) for _ in range(6)
+    ]
+    steps = list(shared.finetune(examples))
+    assert [step["step"] for step in steps] == list(range(1, 16))
+    assert {step["total"] for step in steps} == {15}
+    assert steps[0]["loss"] == pytest.approx(np.log(199), rel=0.1)
+    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 1), (2, 3)])
+def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage):
+    first = start(ranks, stage, "bfloat16")
+    first.train(batch(0), VERSION)
+    first.save(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto").state_dict()
+    assert_same({name: saved[name] for name in weights(first)}, weights(first), atol=0)
+    assert (tmp_path / "hf/tokenizer.json").exists()
+    first.train(batch(1), VERSION)
+    expected = weights(first)
+    first.close()
+    resumed = start(ranks, stage, "bfloat16")
+    resumed.load(tmp_path)
+    resumed.train(batch(1), VERSION)
+    assert_same(weights(resumed), expected, atol=0)
+
+
+def test_errors_name_what_failed(start, tmp_path):
+    learner = start()
+    long = transition(np.random.default_rng(0), 0, 0, np.zeros(64, np.int32), 1.0)
+    with pytest.raises(BatchingError, match="do not fit a row of 64"):
+        learner.train([[long, *batch()[0]]], VERSION)
+    with pytest.raises(LearnerError, match=f"rank 0 failed in load: cannot read checkpoint {tmp_path / 'nothing'}"):
+        learner.load(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(LearnerError, match=f"rank 0 failed in save: cannot write checkpoint {tmp_path / 'file'}"):
+        learner.save(tmp_path / "file")
+    ray.kill(learner._ranks[0])
+    with pytest.raises(LearnerError, match="rank 0 died in policy_step"):
+        learner.train(batch(), VERSION)

@@ -1,0 +1,77 @@
+"""Packed rows: layout, completeness, splitting, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from learner.batching import BatchingError, Group, Segment, pack, shard
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def group(rng: np.random.Generator, prompt: int, *responses: int) -> Group:
+    return Group(
+        rng.integers(0, 99, prompt).astype(np.int32),
+        tuple(rng.integers(0, 99, length).astype(np.int32) for length in responses),
+    )
+
+
+def test_layout_of_one_group():
+    [row] = pack([Group(ids(1, 2, 3), (ids(4, 5), ids(6)))], row_tokens=6)
+    assert row.input_ids.tolist() == [1, 2, 3, 3, 4, 3]
+    assert row.position_ids.tolist() == [0, 1, 2, 2, 3, 2]
+    assert row.segments == (Segment(3, (2, 1)),)
+    assert row.loss_positions.tolist() == [3, 4, 5]
+    assert row.target_ids.tolist() == [4, 5, 6]
+    assert row.token_index.tolist() == [0, 1, 2]
+
+
+def test_every_response_token_is_trained_exactly_once_within_the_budget():
+    rng = np.random.default_rng(0)
+    groups = [
+        group(rng, int(prompt), *rng.integers(1, 12, 5)) for prompt in rng.integers(1, 20, 12)
+    ]
+    responses = np.concatenate([response for g in groups for response in g.responses])
+    rows = pack(groups, row_tokens=40)
+    index = np.concatenate([row.token_index for row in rows])
+    targets = np.concatenate([row.target_ids for row in rows])
+    assert sorted(index) == list(range(len(responses)))
+    assert (targets == responses[index]).all()
+    for row in rows:
+        assert len(row.input_ids) == sum(segment.prompt + sum(segment.branches) for segment in row.segments) <= 40
+
+
+def test_a_large_group_is_split_and_repeats_its_prompt():
+    rows = pack([Group(ids(1, 2, 3, 4), (ids(5, 6, 7),) * 4)], row_tokens=10)
+    assert [row.segments for row in rows] == [(Segment(4, (3, 3)),)] * 2
+    assert [row.token_index.tolist() for row in rows] == [list(range(6)), list(range(6, 12))]
+
+
+def test_small_groups_share_a_row():
+    rng = np.random.default_rng(0)
+    assert len(pack([group(rng, 4, 3, 3) for _ in range(4)], row_tokens=20)) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (Group(ids(1, 2), (ids(1), ids())), "group 1, response 1 is empty"),
+        (Group(ids(), (ids(1),)), "group 1 has an empty prompt"),
+        (Group(ids(*range(9)), (ids(1, 2),)), "9 and a response of 2 tokens do not fit a row of 10.*row_tokens"),
+    ],
+)
+def test_what_no_row_can_hold_is_refused(bad, message):
+    with pytest.raises(BatchingError, match=message):
+        pack([Group(ids(1), (ids(2),)), bad], row_tokens=10)
+
+
+def test_shards_are_balanced_and_equally_many():
+    rng = np.random.default_rng(0)
+    rows = [pack([group(rng, 1, length)], 100)[0] for length in (60, 10, 20, 30, 50)]
+    shards = shard(rows, 2)
+    assert sorted(index for part in shards for index in part if index is not None) == [0, 1, 2, 3, 4]
+    assert {len(part) for part in shards} == {3}
+    assert [sum(len(rows[i].input_ids) for i in part if i is not None) for part in shards] == [93, 82]

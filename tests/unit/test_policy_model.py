@@ -1,0 +1,87 @@
+"""The packed forward and backward pass equals running each prompt + response on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from learner import policy_model
+from learner.batching import Group, pack
+from learner.policy_model import PolicyModel, UnsupportedModelError
+
+SHAPE = {
+    "vocab_size": 199, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
+}  # fmt: skip
+TEMPERATURE = 0.7
+MODELS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
+}
+
+
+def build(config, attention: str):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def groups() -> list[Group]:
+    rng = np.random.default_rng(0)
+    return [
+        Group(
+            rng.integers(0, 199, prompt).astype(np.int32),
+            tuple(rng.integers(0, 199, length).astype(np.int32) for length in lengths),
+        )
+        for prompt, lengths in ((11, (7, 1, 9)), (1, (5, 2)), (23, (3, 4, 8)))
+    ]
+
+
+def plain(config) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Log-probs and entropies of all response tokens in batch order, and gradients of a weighted sum of log-probs."""
+    model = build(config, "eager")
+    logprobs, entropies = [], []
+    for group in groups():
+        for response in group.responses:
+            ids = torch.from_numpy(np.concatenate([group.prompt_ids, response])).long()
+            logits = model(ids[None]).logits[0, len(group.prompt_ids) - 1 : -1] / TEMPERATURE
+            distribution = torch.distributions.Categorical(logits=logits)
+            logprobs.append(distribution.log_prob(torch.from_numpy(response).long()))
+            entropies.append(distribution.entropy())
+    logprobs = torch.cat(logprobs)
+    (logprobs * weights(len(logprobs))).sum().backward()
+    return logprobs.detach(), torch.cat(entropies).detach(), {n: p.grad for n, p in model.named_parameters()}
+
+
+def weights(length: int) -> torch.Tensor:
+    return torch.linspace(-1, 1, length)
+
+
+@pytest.mark.parametrize("row_tokens", [200, 32])
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_rows_equal_single_sequences(name, row_tokens, monkeypatch):
+    monkeypatch.setattr(policy_model, "CHUNK", 5)
+    expected_logprobs, expected_entropies, expected_grads = plain(MODELS[name])
+    model = PolicyModel(build(MODELS[name], policy_model.ATTENTION))
+    logprobs, entropies = torch.empty_like(expected_logprobs), torch.empty_like(expected_entropies)
+    rows = pack(groups(), row_tokens)
+    for row in rows:
+        index = torch.from_numpy(row.token_index).long()
+        got, entropies[index] = model(row, TEMPERATURE)
+        (got * weights(len(logprobs))[index]).sum().backward()
+        logprobs[index] = got.detach()
+    assert (len(rows) == 1) == (row_tokens == 200)
+    torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropies, expected_entropies, rtol=1e-5, atol=1e-5)
+    grads = {parameter_name: p.grad for parameter_name, p in model.model.named_parameters()}
+    assert grads.keys() == expected_grads.keys()
+    for parameter_name, expected in expected_grads.items():
+        error = (grads[parameter_name] - expected).norm() / expected.norm()
+        assert error < 1e-5, f"{parameter_name}: relative error {error}"
+
+
+def test_models_whose_attention_the_rows_would_change_are_refused():
+    config = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    with pytest.raises(UnsupportedModelError, match="full attention"):
+        PolicyModel(build(config, policy_model.ATTENTION))

@@ -1,0 +1,91 @@
+"""A run's folder: never overwritten, owned once, checkpoints complete or absent."""
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from envs.records import Outcome, Transition
+from learner.config import Config
+from learner.run import Run, RunError
+from learner.stream import Cursor
+
+
+class DiskLearner:
+    """Stands for the DeepSpeed learner at the process border: saves a file, or fails half-way."""
+
+    def __init__(self, full: bool = False):
+        self.full = full
+
+    def save(self, folder):
+        (folder / "weights").write_text("half")
+        if self.full:
+            raise OSError(28, "No space left on device", str(folder))
+
+    def load(self, folder):
+        assert (folder / "weights").exists()
+
+
+def config(tmp_path, **changes):
+    cfg = OmegaConf.structured(Config)
+    cfg.run.dir, cfg.run.name = str(tmp_path), "r"
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def transition(name: str) -> Transition:
+    return Transition(
+        id=name, group_id="g", state_id="s", task_id="t", actor_id="a",
+        prompt_ids=np.arange(3, dtype=np.int32), response_ids=np.arange(2, dtype=np.int32),
+        behaviour_logprobs=np.array([-0.5, -1.5], dtype=np.float32), version_spans=((1, 0, 2),),
+        text="x", action="edit", outcome=Outcome.EDITED, reward=0.5, reward_parts={"gain": 0.5},
+        score_before=0.1, score_after=None, log_tail="",
+    )
+
+
+def test_an_earlier_run_is_moved_aside_not_overwritten(tmp_path):
+    with Run(config(tmp_path)) as run:
+        (run.dir / "evaluation.json").write_text("{}")
+    with Run(config(tmp_path)) as run:
+        assert not (run.dir / "evaluation.json").exists()
+    assert [p.parent.name for p in tmp_path.glob("*/evaluation.json")] != ["r"]
+    assert len(list(tmp_path.glob("r.*/evaluation.json"))) == 1
+
+
+def test_a_run_has_one_owner(tmp_path):
+    with Run(config(tmp_path)), pytest.raises(RunError, match="in use"), Run(config(tmp_path)):
+        pass
+
+
+def test_resume_needs_a_run_and_the_same_tasks(tmp_path):
+    with pytest.raises(RunError, match="holds no run"), Run(config(tmp_path, **{"run.resume": True})):
+        pass
+    with Run(config(tmp_path)):
+        pass
+    with pytest.raises(RunError, match="tasks.held_in"), Run(
+        config(tmp_path, **{"run.resume": True, "tasks.held_in": ["wine"]})
+    ):
+        pass
+
+
+def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
+    cursor = Cursor(3, 9, (7,), {8: [transition("a"), transition("b")]})
+    with Run(config(tmp_path, **{"checkpoint.keep": 2})) as run:
+        for step in (1, 2):
+            run.save(Cursor(step), DiskLearner())
+        run.save(cursor, DiskLearner())
+        assert [p.name for p in run.checkpoints] == ["step_2", "step_3"]
+        restored = run.restore(run.checkpoints[-1], DiskLearner())
+    assert (restored.step, restored.next_index, restored.unfinished) == (3, 9, (7,))
+    for one, two in zip(restored.ready[8], cursor.ready[8], strict=True):
+        assert (one.id, one.outcome, one.version_spans, one.score_after) == (two.id, two.outcome, ((1, 0, 2),), None)
+        np.testing.assert_array_equal(one.behaviour_logprobs, two.behaviour_logprobs)
+        assert one.response_ids.dtype == np.int32
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    with Run(config(tmp_path)) as run:
+        run.save(Cursor(1), DiskLearner())
+        with pytest.raises(OSError, match="No space left"):
+            run.save(Cursor(2), DiskLearner(full=True))
+        assert [p.name for p in run.checkpoints] == ["step_1"]
