@@ -23,7 +23,7 @@ import numpy as np
 import ray
 
 from actors import expert
-from actors.policy import Policy, PolicyError, Sample
+from actors.policy import Policy, PolicyDead
 from envs import prompt
 from envs.environment import Environment
 from envs.records import Outcome, State, StepResult, Task, Transition
@@ -43,7 +43,7 @@ class Actor:
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
         self._model_dir = model_dir
-        self._policy = Policy(model_dir, cfg, version)
+        self._policy = Policy(actor_id, model_dir, cfg, version)
         self._threads = ThreadPoolExecutor(cfg.sandbox.slots, thread_name_prefix="experiment")
         self._experiments = 0
 
@@ -104,12 +104,15 @@ class Actor:
         """One transition per seed from `state`.
 
         Raises:
-            PolicyError: the engine has died.
+            PolicyDead: the engine has died.
         """
-        prompt_ids, cfg = self._prompt(state), self._cfg
-        samples = self._policy.sample(prompt_ids, seeds, cfg.rl.temperature, cfg.model.response)
-        steps = [asyncio.create_task(self._transition(state, group_id, prompt_ids, s)) async for s in samples]
-        return sorted(await asyncio.gather(*steps), key=lambda transition: transition.id)
+        prompt_ids = self._prompt(state)
+        names = [f"{group_id}/{number:03d}" for number in range(len(seeds))]
+        steps = [
+            self._transition(name, group_id, state, prompt_ids, seed)
+            for name, seed in zip(names, seeds, strict=True)
+        ]
+        return await asyncio.gather(*steps)
 
     async def evaluate(self, task_id: str, attempts: int, seed: int) -> list[Transition]:
         """Attempts from the task's initial state with seeds `seed`, `seed` + 1, …"""
@@ -120,7 +123,7 @@ class Actor:
         """Sample groups until the stream admits no more; enough at once to fill the engine, and one more.
 
         Raises:
-            PolicyError: the engine has died; its groups were given back to the stream.
+            PolicyDead: the engine has died; its groups were given back to the stream.
         """
         loops = math.ceil(self._cfg.actors.sequences / self._cfg.rl.actions) + 1
         await asyncio.gather(*(self._collect(stream) for _ in range(loops)))
@@ -129,7 +132,7 @@ class Actor:
         while ticket := await stream.admit.remote(self._id):
             try:
                 transitions = await self.attempt(ticket.state, ticket.seeds, ticket.group_id)
-            except PolicyError as error:
+            except PolicyDead as error:
                 await stream.fail.remote(ticket.group_id, str(error))
                 raise
             except Exception as error:  # one group's defect must not end the others; the stream counts its tries
@@ -170,11 +173,15 @@ class Actor:
     def _render(self, messages: list[dict[str, str]]) -> list[int]:
         return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
-    async def _transition(self, state: State, group_id: str, prompt_ids: np.ndarray, sample: Sample) -> Transition:
+    async def _transition(
+        self, name: str, group_id: str, state: State, prompt_ids: np.ndarray, seed: int
+    ) -> Transition:
+        temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
+        sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._tokenizer.eos_token_id)
         result = await self._run(self._environment.step, state, sample.text)
         worth = self._reward(self._tasks[state.task_id], result)
         return Transition(
-            id=f"{group_id}/{sample.index:03d}",
+            id=name,
             group_id=group_id,
             state_id=state.id,
             task_id=state.task_id,

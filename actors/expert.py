@@ -19,7 +19,7 @@ from actors.ideas import Idea
 from envs.records import State, Task
 
 CLASSIFICATION_METRIC = re.compile(r"accuracy|auc|log.?loss|f1|kappa|qwk|map@|precision|recall|brier|gini", re.I)
-MAX_CHARACTERS = 410
+MAX_CHARACTERS = 380
 """Of an action: about 120 tokens at most, so that it fits a short response."""
 TRIES = 20
 UNDO_RATE = 0.25
@@ -52,7 +52,7 @@ def propose(task: Task, state: State, files: Mapping[str, str], rng: random.Rand
     for _ in range(TRIES):
         idea = _repair(target, kind, rng) if failed else _idea(target, kind, rng)
         action = write(target, idea, whole=failed)
-        if len(action) <= MAX_CHARACTERS and idea.expression != (target.model and target.model.expression):
+        if len(action) <= MAX_CHARACTERS and not _same(idea, target.model):
             return broken(action, idea, rng) if rng.random() < mistakes else action
     return _without_edit(state)
 
@@ -156,6 +156,10 @@ def _without_edit(state: State) -> str:
     return "Thought: read the script again\nAction: Inspect\n"
 
 
+def _same(idea: Idea, model: Idea | None) -> bool:
+    return model is not None and (idea.imports, idea.expression) == (model.imports, model.expression)
+
+
 def _worse(task: Task, state: State) -> bool:
     before = state.undo[-1][1] if state.undo else None
     return None not in (before, state.score) and task.direction.sign * (state.score - before) < 0
@@ -167,7 +171,7 @@ def _model(tree: ast.Module, value: ast.expr) -> Idea:
     imports = tuple(
         f"from {node.module} import {alias.name}"
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
+        if isinstance(node, ast.ImportFrom) and not node.level
         for alias in node.names
         if alias.name in names
     )
@@ -176,7 +180,7 @@ def _model(tree: ast.Module, value: ast.expr) -> Idea:
 
 def _only_used_in(line: str, lines: list[str], top: int, end: int) -> bool:
     """Whether `line` is an import from scikit-learn of names that occur in no line outside [top, end) but imports."""
-    if not (found := re.match(r"\s*from sklearn[.\w]* import ([\w, ]+)$", line)):
+    if not (found := re.match(r"\s*from sklearn[.\w]* import (\w+(?:, \w+)*)$", line)):
         return False
     rest = [other for i, other in enumerate(lines) if not top <= i < end and " import " not in other]
     return not any(re.search(rf"\b{name}\b", other) for name in found[1].split(", ") for other in rest)

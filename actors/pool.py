@@ -33,7 +33,12 @@ class ActorPool:
             )
             for name in (f"actor-{i}" for i in range(cfg.actors.count))
         }
+        self._starting = {name: actor.start.remote() for name, actor in self._actors.items()}
         self._collecting: dict[ray.ObjectRef, str] = {}
+
+    def started(self) -> dict[str, Any]:
+        """Wait until every actor serves; what each says of itself, by name."""
+        return self._get(self._starting, "start")
 
     def _get(self, refs: dict[str, ray.ObjectRef], asked: str) -> dict[str, Any]:
         """Results by actor name, awaited together for at most the deadline."""

@@ -15,6 +15,9 @@ import blake3
 import numpy as np
 import torch
 
+ALIGNMENT = 16
+"""Bytes; a tensor starts at a multiple of it, since torch views bytes as a type only at a multiple of its size."""
+
 
 @dataclass(frozen=True)
 class TensorMeta:
@@ -31,7 +34,7 @@ class TensorMeta:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Several tensors end to end."""
+    """Several tensors, one after the other."""
 
     meta: tuple[TensorMeta, ...]
     data: np.ndarray
@@ -48,24 +51,29 @@ def pack(named_tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int) -
     waiting: list[tuple[str, torch.Tensor]] = []
     size = 0
     for name, tensor in named_tensors:
-        if waiting and size + tensor.nbytes > bucket_bytes:
+        if waiting and size + _padded(tensor) > bucket_bytes:
             yield _bucket(waiting)
             waiting, size = [], 0
         waiting.append((name, tensor))
-        size += tensor.nbytes
+        size += _padded(tensor)
     if waiting:
         yield _bucket(waiting)
 
 
 def _bucket(named_tensors: list[tuple[str, torch.Tensor]]) -> Bucket:
-    data = np.empty(sum(tensor.nbytes for _, tensor in named_tensors), dtype=np.uint8)
+    data = np.zeros(sum(_padded(tensor) for _, tensor in named_tensors), dtype=np.uint8)
     meta, offset = [], 0
     for name, tensor in named_tensors:
         content = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
         data[offset : offset + content.numel()] = content.numpy()
         meta.append(TensorMeta(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
-        offset += content.numel()
+        offset += _padded(tensor)
     return Bucket(tuple(meta), data, checksum(data))
+
+
+def _padded(tensor: torch.Tensor) -> int:
+    """Bytes that a tensor takes in a bucket."""
+    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def unpack(meta: Iterable[TensorMeta], data: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

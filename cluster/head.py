@@ -1,4 +1,4 @@
-"""A Ray head on this machine for one launcher: loopback only, token authentication on, gone when the launcher is.
+"""A Ray head on this machine for one launcher: token authentication on, dashboard on loopback, gone with its launcher.
 
 Invariants: its ports, temporary folder and token are its own, so it meets no other Ray on the machine; however the
 launcher ends (even killed), the kernel tells the head to end, and every Ray process ends with it.
@@ -24,7 +24,7 @@ class HeadError(RuntimeError):
 
 
 class Head:
-    """Context manager; inside it, this process's Ray clients authenticate with the head's token."""
+    """Context manager; `dashboard` answers, some seconds after entering, whoever sends `headers`."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mlagent-ray-"))
@@ -33,20 +33,26 @@ class Head:
 
     def __enter__(self) -> Head:
         self.token_file.touch(mode=0o600)
-        self.token_file.write_text(secrets.token_hex(32))
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        token = secrets.token_hex(32)
+        self.token_file.write_text(token)
+        self.headers = {"Authorization": f"Bearer {token}"}
         gcs, dashboard, client, agent = _free_ports(4)
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         command = [
             "setpriv", "--pdeathsig", "TERM", str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
-            "--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
+            "--disable-usage-stats", f"--temp-dir={self._folder}", f"--port={gcs}", f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
-            f"--temp-dir={self._folder}",
         ]  # fmt: skip
+        environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # what is still there when the head ends is to end with it
+        }
         with self._output.open("w") as output:
             self._process = subprocess.Popen(  # its own session: Ctrl-C is for the launcher alone
-                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, **environment},
+            )  # fmt: skip
         return self
 
     def check(self) -> None:

@@ -77,13 +77,13 @@ def connect(head: Head) -> JobSubmissionClient:
     Raises:
         HeadError: it ended, or does not answer in time.
     """
-    from ray.job_submission import JobSubmissionClient  # after the head's token is in the environment
+    from ray.job_submission import JobSubmissionClient
 
     deadline = time.monotonic() + START_SECONDS
     while True:
         head.check()
         try:
-            return JobSubmissionClient(head.dashboard)
+            return JobSubmissionClient(head.dashboard, headers=head.headers)
         except ConnectionError as error:
             if time.monotonic() > deadline:
                 raise HeadError(f"the Ray head at {head.dashboard} does not answer: {error}") from error

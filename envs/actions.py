@@ -96,6 +96,7 @@ class FinalAnswer:
 
 
 Action = Edit | Write | Execute | Inspect | Undo | FinalAnswer
+NAMES = tuple(kind.kind for kind in (Edit, Write, Execute, Inspect, Undo, FinalAnswer))
 
 
 def parse(text: str, task: Task) -> Action:
@@ -111,29 +112,23 @@ def parse(text: str, task: Task) -> Action:
     if len(headers) != 1:
         raise InvalidAction(f"write one line `Action: NAME` before anything else; there are {len(headers)}")
     name = headers[0]["name"].lower()
+    if name not in NAMES:
+        raise InvalidAction(f"there is no action {name[:40]!r}: use {', '.join(NAMES).title()}")
     arguments = _arguments(head[headers[0].end() :])
     path = _path(arguments.get("File", task.script))
-    match name:
-        case "edit":
-            found = _all(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
-            return Edit(path, tuple((block["search"], block["replace"]) for block in found))
-        case "write":
-            found = _all(FENCE, payload, "Write needs the whole file between two ``` lines and nothing else")
-            if len(found) > 1:
-                raise InvalidAction("Write takes one file: there are two ``` blocks")
-            return Write(path, found[0]["content"])
+    if name == "edit":
+        found = _all(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
+        return Edit(path, tuple((block["search"], block["replace"]) for block in found))
+    if name == "write":
+        found = _all(FENCE, payload, "Write needs the whole file between two ``` lines and nothing else")
+        if len(found) > 1:
+            raise InvalidAction("Write takes one file: there are two ``` blocks")
+        return Write(path, found[0]["content"])
     if payload:
-        raise InvalidAction(f"{headers[0]['name']} takes no block: use Edit to change lines or Write for a whole file")
-    match name:
-        case "execute":
-            return Execute()
-        case "inspect":
-            return Inspect(path, *_lines(arguments.get("Lines")))
-        case "undo":
-            return Undo()
-        case "final answer":
-            return FinalAnswer()
-    raise InvalidAction(f"there is no action {name[:40]!r}: use Edit, Write, Execute, Inspect, Undo or Final Answer")
+        raise InvalidAction(f"{name.title()} takes no block: use Edit to change lines or Write for a whole file")
+    if name == "inspect":
+        return Inspect(path, *_lines(arguments.get("Lines")))
+    return {"execute": Execute, "undo": Undo, "final answer": FinalAnswer}[name]()
 
 
 def apply(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[str, str]:

@@ -29,7 +29,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from envs import splits
 from envs.records import Direction, Limits, Task
 
 BUILTIN = Path(__file__).parent / "tasks"
@@ -68,6 +67,15 @@ def builtin_tasks() -> list[str]:
     return sorted(folder.name for folder in BUILTIN.iterdir() if (folder / "task.yaml").exists())
 
 
+def about(name_or_folder: str | Path) -> TaskFile:
+    """What task.yaml states of the task of that name or folder; nothing is prepared.
+
+    Raises:
+        TaskError: there is no such task, or its task.yaml is missing or wrong.
+    """
+    return _read(_find(name_or_folder) / "task.yaml")
+
+
 def load(name_or_folder: str | Path) -> Task:
     """The prepared task of that name or folder.
 
@@ -75,8 +83,8 @@ def load(name_or_folder: str | Path) -> Task:
         TaskError: there is no such task, a file is missing or wrong, or prepare.py fails.
     """
     source = _find(name_or_folder)
-    about = _about(source / "task.yaml")
-    for needed in (f"env/{about.script}", "scripts/research_problem.txt", "scripts/eval.py"):
+    stated = _read(source / "task.yaml")
+    for needed in (f"env/{stated.script}", "scripts/research_problem.txt", "scripts/eval.py"):
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: envs/README.md shows the format of a task folder")
     prepared = _prepare(source)
@@ -89,13 +97,13 @@ def load(name_or_folder: str | Path) -> Task:
         problem=(prepared / "scripts" / "research_problem.txt").read_text().strip(),
         env_dir=env,
         private_dir=prepared / "scripts",
-        script=about.script,
-        read_only=frozenset(name for name in present if name != about.script or _matches(name, globs)),
-        metric=about.metric,
-        direction=about.direction,
-        split=about.split,
-        limits=about.limits,
-        m_best=about.best,
+        script=stated.script,
+        read_only=frozenset(name for name in present if name != stated.script or _matches(name, globs)),
+        metric=stated.metric,
+        direction=stated.direction,
+        split=stated.split,
+        limits=stated.limits,
+        m_best=stated.best,
     )
 
 
@@ -110,7 +118,7 @@ def _find(name_or_folder: str | Path) -> Path:
     raise TaskError(f"there is no task {name!r}: {hint}Give a folder or one of {', '.join(builtin_tasks())}")
 
 
-def _about(file: Path) -> TaskFile:
+def _read(file: Path) -> TaskFile:
     """The checked content of task.yaml."""
     try:
         given = OmegaConf.load(file)
@@ -128,14 +136,14 @@ def _about(file: Path) -> TaskFile:
         if given.direction not in list(Direction):
             raise TaskError(f"{file}: direction must be one of {', '.join(Direction)}, not {given.direction!r}")
         given.direction = given.direction.upper()  # OmegaConf knows an enum by its names
-        about: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskFile), given))
+        stated: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskFile), given))
     except FileNotFoundError as error:
         raise TaskError(f"{file} is missing: envs/README.md shows what it states") from error
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{file}: {' '.join(str(error).split())}") from error
-    if about.split not in SPLITS:
-        raise TaskError(f"{file}: split must be one of {', '.join(SPLITS)}, not {about.split!r}")
-    return about
+    if stated.split not in SPLITS:
+        raise TaskError(f"{file}: split must be one of {', '.join(SPLITS)}, not {stated.split!r}")
+    return stated
 
 
 def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
@@ -177,7 +185,7 @@ def _prepare(source: Path) -> Path:
 
 def _content_hash(source: Path) -> str:
     """Hash of a folder's files, and of the module that prepare.py scripts split data with."""
-    digest = hashlib.sha256(Path(splits.__file__).read_bytes())
+    digest = hashlib.sha256(Path(__file__).with_name("splits.py").read_bytes())
     for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())

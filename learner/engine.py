@@ -24,18 +24,19 @@ from learner.rank import LearnerRank, combine
 
 DEADLINE = 1800.0
 """Seconds that all ranks may take for one call."""
-KEEP_FREED_MEMORY = {
+RANK_ENVIRONMENT = {
+    # glibc otherwise gives each large activation back to the kernel and faults its pages in again: a quarter of a step.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
+    # Threads that spin at barriers take the cores that engine and experiments need.
+    "OMP_WAIT_POLICY": "passive",
 }
-"""glibc otherwise gives each large activation back to the kernel and faults its pages in again: a quarter of a step."""
-
-
 STEP_FIGURES = (
     "loss", "grad_norm", "ratio_mean", "clip_fraction", "entropy",
     "logprob_gap_mean", "logprob_gap_max", "logprob_gap_on_current",
 )  # fmt: skip
+"""Metrics of an optimiser step on transitions; `logprob_gap_*` in nats per token."""
 
 
 class LearnerError(RuntimeError):
@@ -53,11 +54,11 @@ class Learner:
         remote = ray.remote(LearnerRank).options(
             num_cpus=cfg.learner.cpus,
             num_gpus=cfg.learner.gpus,
-            runtime_env={"env_vars": KEEP_FREED_MEMORY | on_cpu},
+            runtime_env={"env_vars": RANK_ENVIRONMENT | on_cpu},
         )
         self._ranks = [remote.remote(cfg, Path(model_dir), rank) for rank in range(cfg.learner.ranks)]
         try:
-            [(host, port)] = self._wait("address", [self._ranks[0].address.remote()])
+            [(host, port)] = self._wait("start", [self._ranks[0].address.remote()])
             self._everyone("join", host, port, DEADLINE)
         except BaseException:
             self.close()

@@ -78,7 +78,7 @@ class Training:
         self._stack.callback(self.actors.close)
         self.learner = Learner(cfg, self.model_dir)
         self._stack.callback(self.learner.close)
-        actors = self.actors.everyone("start")
+        actors = self.actors.started()
         for name, about in actors.items():
             self.progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
         self.progress.advance()

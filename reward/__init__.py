@@ -9,8 +9,9 @@ With scores oriented so that larger is better, gain = m_after − m_before and r
 | successful edit | sigmoid(steepness · gain / range) | gain / range |
 
 (The table was read from secondary sources.) v1's steepness is 100 in the paper, where it saturates at about 5 % of the
-range. Where the range is not positive, since the start is as good as the best known score, |m_init| (or 1) takes its
-place, so that gains still count. An edit that repairs a script whose start never ran is compared with m_init.
+range; at 3 the whole range counts. v2 is not clipped, as published. Where the range is not positive, since the start
+is as good as the best known score, |m_init| (or 1) takes its place, so that gains still count. An edit that repairs a
+script whose start never ran is compared with m_init.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ def reward(
     v1 lies in [0, 1]; v2 is −1 for failures and otherwise unbounded.
 
     Raises:
-        ValueError: for an infrastructure failure, which has no reward and must be masked, or an edit without a score.
-    """  # fmt: skip
+        ValueError: for an infrastructure failure, which has no reward and must be masked; for an edit without a score;
+            for an unknown version.
+    """
+    if version not in CONSTANTS:
+        raise ValueError(f"there is no reward {version!r}: use one of {', '.join(CONSTANTS)}")
     if outcome is Outcome.INFRA_FAILURE:
         raise ValueError("an infrastructure failure has no reward: mask the transition")
     constants = CONSTANTS[version]

@@ -11,7 +11,7 @@ from actors.model import BUILTIN, resolve
 def test_the_builtin_model_answers():
     folder = resolve(BUILTIN)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert [tokenizer.decode(token) for token in tokenizer.encode("    x=2026")] == ["    ", "x", "=", *"2026"]
+    assert [tokenizer.decode(token) for token in tokenizer.encode("year =    2026")] == ["year", " =", "    ", *"2026"]
     question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     model = AutoModelForCausalLM.from_pretrained(folder)

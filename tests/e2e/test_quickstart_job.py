@@ -1,0 +1,123 @@
+"""The way of `make train` through a real Ray head and its Jobs API, with small scripts in the place of training."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.head import Head
+from cluster.job import Job
+from cluster.quickstart import attend, connect, entrypoint
+
+ENDING = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    print("training", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    time.sleep(5)
+    pathlib.Path(sys.argv[1]).touch()
+    sys.exit(130)
+"""
+LAUNCHER = """
+import sys
+from pathlib import Path
+from cluster.head import Head
+from cluster.quickstart import attend, connect
+with Head() as head:
+    client = connect(head)
+    from cluster.job import Job
+    print(head.token_file.parent, flush=True)
+    sys.exit(attend(Job(client, sys.argv[1], {}), Path("nowhere")))
+"""
+
+
+@pytest.fixture(scope="module")
+def client():
+    with Head() as head:
+        yield connect(head)
+
+
+def test_output_is_shown_and_the_exit_code_passed_on(client, tmp_path, capfd):
+    code = "import sys; print('über', sys.executable); print('end', end=''); sys.exit(7)"
+    assert attend(Job(client, entrypoint(["python", "-c", code], in_place=True), {}), tmp_path) == 7
+    shown = capfd.readouterr().out
+    assert f"über {sys.executable}\n" in shown
+    assert shown.endswith("end\n")
+
+
+def test_a_job_imports_the_project_from_its_working_directory(client, tmp_path):
+    project = tmp_path / "project"
+    (project / "envs").mkdir(parents=True)
+    (project / "envs" / "__init__.py").write_text("WHERE = 'uploaded'")
+    code = "import envs, pathlib, sys; sys.exit(not (envs.WHERE == 'uploaded' and pathlib.Path('envs').is_dir()))"
+    job = Job(client, entrypoint(["python", "-c", code], in_place=False), {"working_dir": str(project)})
+    assert attend(job, tmp_path) == 0
+
+
+@contextlib.contextmanager
+def launched(entry: str, output: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A launcher whose job is running, and the folder that names its Ray processes."""
+    with output.open("w") as file:
+        launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, entry], stdout=file, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 120
+        while "training" not in output.read_text().splitlines():
+            assert launcher.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.2)
+        yield launcher, next(line for line in output.read_text().splitlines() if "mlagent-ray-" in line)
+    finally:
+        launcher.kill()
+        launcher.wait()
+
+
+def processes(of: str) -> list[str]:
+    """Command lines of the processes that name a folder in their command or environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            named = [*process.cmdline(), *process.environ().values()]
+            if process.status() != psutil.STATUS_ZOMBIE and any(of in text for text in named):
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def gone(of: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while processes(of):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def test_ctrl_c_lets_the_job_end_itself_and_leaves_nothing(tmp_path):
+    script, mark, output = tmp_path / "ending.py", tmp_path / "ended", tmp_path / "output"
+    script.write_text(ENDING)
+    with launched(f"exec {sys.executable} {script} {mark}", output) as (launcher, folder):
+        assert processes(folder)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(60) == 130
+        assert mark.exists(), "the job was killed before it had ended its parts"
+        assert "interrupted" in output.read_text()
+        assert gone(folder, 5), processes(folder)
+        assert not Path(folder).exists()
+
+
+def test_a_killed_launcher_takes_its_cluster_and_job_along(tmp_path):
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    with launched(f"exec {sys.executable} {script} {tmp_path / 'ended'}", tmp_path / "output") as (launcher, folder):
+        launcher.kill()
+        assert gone(folder, 30), processes(folder)

@@ -1,0 +1,55 @@
+"""A policy batch: what is trained on, what is left out, and that every array lines up with the row's targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from envs.records import Outcome, Transition
+from learner import policy_batch
+
+VERSION = 7
+PROMPTS = {"a": np.array([1, 2, 3], np.int32), "b": np.array([4, 5], np.int32), "c": np.array([6], np.int32)}
+
+
+def transition(name: str, reward: float, response: list[int], outcome: Outcome = Outcome.EDITED) -> Transition:
+    """The behaviour log-prob of token x is −x/100; all but the first token are sampled under VERSION."""
+    ids = np.array(response, np.int32)
+    return Transition(
+        id=name, group_id=name[0], state_id="s", task_id="t", actor_id="a", prompt_ids=PROMPTS[name[0]],
+        response_ids=ids, behaviour_logprobs=(-ids / 100).astype(np.float32),
+        version_spans=((VERSION - 1, 0, 1), (VERSION, 1, len(ids))), text="", action="edit", outcome=outcome,
+        reward=reward, reward_parts={}, score_before=None, score_after=None, log_tail="",
+    )  # fmt: skip
+
+
+GROUPS = [
+    [transition("a0", 0.0, [10, 11]), transition("a1", 9.0, [12], Outcome.INFRA_FAILURE), transition("a2", 1.0, [13])],
+    [transition("b0", 0.5, [14, 15]), transition("b1", 0.5, [16])],
+    [transition("c0", 3.0, [17, 18, 19]), transition("c1", 1.0, [20])],
+]
+
+
+def test_failures_and_equal_groups_are_left_out_but_accounted_for():
+    batch = policy_batch.build(GROUPS, VERSION, row_tokens=100)
+    assert sorted(np.concatenate([row.row.target_ids for row in batch.rows])) == [10, 11, 13, 17, 18, 19, 20]
+    assert (batch.tokens, batch.equal_groups, batch.masked) == (10, 1, 1)
+    assert batch.advantages == pytest.approx({"a0": -1, "a2": 1, "b0": 0, "b1": 0, "c0": 1, "c1": -1}, abs=1e-5)
+
+
+@pytest.mark.parametrize("row_tokens", [100, 6])
+def test_arrays_line_up_with_the_targets(row_tokens):
+    batch = policy_batch.build(GROUPS, VERSION, row_tokens)
+    of_token = {int(token): t for group in GROUPS for t in group for token in t.response_ids}
+    first = {int(t.response_ids[0]) for group in GROUPS for t in group}
+    for part in batch.rows:
+        targets = part.row.target_ids.tolist()
+        assert part.behaviour.tolist() == pytest.approx([-token / 100 for token in targets])
+        assert part.advantages.tolist() == pytest.approx([batch.advantages[of_token[token].id] for token in targets])
+        assert part.current.tolist() == [token not in first for token in targets]
+
+
+def test_no_signal_means_no_rows():
+    batch = policy_batch.build(GROUPS[1:2], VERSION, row_tokens=100)
+    assert batch.rows == []
+    assert batch.equal_groups == 1
