@@ -23,11 +23,11 @@ import numpy as np
 import ray
 
 from actors import expert
+from actors.chat import Chat
 from actors.policy import Policy, PolicyDead
-from envs import prompt
 from envs.environment import Environment
 from envs.records import Outcome, State, StepResult, Task, Transition
-from envs.sandbox import SandboxPool
+from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import SnapshotStore
 from reward import Reward, reward
 
@@ -45,14 +45,12 @@ class Actor:
         self._model_dir = model_dir
         self._policy = Policy(actor_id, model_dir, cfg, version)
         self._threads = ThreadPoolExecutor(cfg.sandbox.slots, thread_name_prefix="experiment")
-        self._experiments = 0
+        self._waiting = 0
 
     async def start(self) -> dict[str, Any]:
         """Start engine and sandboxes; returns what they are (sandbox, host, pid, engine_seconds)."""
-        from transformers import AutoTokenizer
-
-        started = time.monotonic()
-        self._tokenizer = AutoTokenizer.from_pretrained(self._model_dir)
+        started, model = time.monotonic(), self._cfg.model
+        self._chat = Chat(self._model_dir, model.context, model.response)
         sandboxes, _ = await asyncio.gather(asyncio.to_thread(self._sandboxes), self._policy.start())
         self._environment = Environment(self._tasks, sandboxes, SnapshotStore(self._run_dir / "snapshots"))
         return {
@@ -77,28 +75,34 @@ class Actor:
     async def explore(
         self, task_id: str, seed: int, steps: int, mistakes: float
     ) -> list[tuple[State, str, StepResult]]:
-        """A trajectory of the built-in expert: (state, action text, result) of each step."""
+        """A trajectory of the built-in expert: (state, action text, result) of each step.
+
+        It ends early where the sandbox fails.
+
+        Raises:
+            SandboxFailure: the sandbox failed in the first step.
+        """
 
         def trajectory() -> list[tuple[State, str, StepResult]]:
             rng, path = random.Random(f"{task_id}/{seed}"), []
             state = self._environment.initial_state(task_id)
-            for _ in range(steps):
+            while len(path) < steps:
                 files = self._environment.files(state)
                 text = expert.propose(self._tasks[task_id], state, files, rng, mistakes)
-                path.append((state, text, self._environment.step(state, text)))
-                state = path[-1][2].state
+                result = self._environment.step(state, text)
+                if result.outcome is Outcome.INFRA_FAILURE:
+                    if not path:
+                        raise SandboxFailure(result.log_tail)
+                    break
+                path.append((state, text, result))
+                state = result.state
             return path
 
         return await self._run(trajectory)
 
     async def encode(self, pairs: Sequence[tuple[State, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(prompt ids, response ids) of each (state, action text), int32, as they would be sampled."""
-        end = self._tokenizer.eos_token_id
-        responses = [self._tokenizer(text, add_special_tokens=False)["input_ids"] + [end] for _, text in pairs]
-        return [
-            (self._prompt(state), np.array(response, dtype=np.int32))
-            for (state, _), response in zip(pairs, responses, strict=True)
-        ]
+        return [(self._prompt(state), self._chat.response(text)) for state, text in pairs]
 
     async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
         """One transition per seed from `state`.
@@ -117,7 +121,8 @@ class Actor:
     async def evaluate(self, task_id: str, attempts: int, seed: int) -> list[Transition]:
         """Attempts from the task's initial state with seeds `seed`, `seed` + 1, …"""
         state = self._environment.initial_state(task_id)
-        return await self.attempt(state, range(seed, seed + attempts), f"evaluate/{task_id}")
+        group_id = f"evaluate/{task_id}/v{self._policy.version}"
+        return await self.attempt(state, range(seed, seed + attempts), group_id)
 
     async def collect(self, stream: Any) -> None:
         """Sample groups until the stream admits no more; enough at once to fill the engine, and one more.
@@ -147,38 +152,28 @@ class Actor:
         return time.monotonic() - started
 
     async def status(self) -> dict[str, int]:
+        """Responses being generated, experiments that run, tokens generated so far, and the weight version."""
         return {
-            "generating": self._policy.running, "experiments": self._experiments, "tokens": self._policy.tokens,
-            "version": self._policy.version,
+            "generating": self._policy.running, "experiments": min(self._waiting, self._cfg.sandbox.slots),
+            "tokens": self._policy.tokens, "version": self._policy.version,
         }  # fmt: skip
 
     async def close(self) -> None:
         """End the engine and the sandboxes."""
         self._policy.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if environment := getattr(self, "_environment", None):
-            environment.close()
+            await asyncio.to_thread(environment.close)
 
     def _prompt(self, state: State) -> np.ndarray:
-        """int32 [P]: the state's prompt in the model's chat template."""
-
-        def count(text: str) -> int:
-            return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-        task, model = self._tasks[state.task_id], self._cfg.model
-        overhead = len(self._render([{"role": "system", "content": ""}, {"role": "user", "content": ""}]))
-        budget = model.context - model.response - overhead
-        files = self._environment.files(state)
-        return np.array(self._render(prompt.messages(task, state, files, count, budget)), dtype=np.int32)
-
-    def _render(self, messages: list[dict[str, str]]) -> list[int]:
-        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return self._chat.prompt(self._tasks[state.task_id], state, self._environment.files(state))
 
     async def _transition(
         self, name: str, group_id: str, state: State, prompt_ids: np.ndarray, seed: int
     ) -> Transition:
         temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
-        sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._tokenizer.eos_token_id)
-        result = await self._run(self._environment.step, state, sample.text)
+        sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
+        result = await self._step(state, sample.text)
         worth = self._reward(self._tasks[state.task_id], result)
         return Transition(
             id=name,
@@ -210,14 +205,22 @@ class Actor:
             self._cfg.reward.version, self._cfg.reward.steepness,
         )  # fmt: skip
 
+    async def _step(self, state: State, text: str) -> StepResult:
+        """Apply an action; its time in the queue counts from now."""
+        asked = time.monotonic()
+
+        def step() -> StepResult:
+            waited = time.monotonic() - asked
+            result = self._environment.step(state, text)
+            durations = dataclasses.replace(result.durations, queue=result.durations.queue + waited)
+            return dataclasses.replace(result, durations=durations)
+
+        return await self._run(step)
+
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run blocking environment work on one of as many threads as there are sandboxes."""
-
-        def counted() -> Result:
-            self._experiments += 1
-            try:
-                return function(*args)
-            finally:
-                self._experiments -= 1
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, counted)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        finally:
+            self._waiting -= 1

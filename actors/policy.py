@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 import uuid
@@ -100,9 +101,8 @@ class Policy:
         started = time.monotonic()
         async with self._alive("a response"):
             with self._counted():
-                async for output in self._engine.generate(prompt, settings, request_id=uuid.uuid4().hex):
-                    pass
-        (completion,) = output.outputs
+                outputs = [o async for o in self._engine.generate(prompt, settings, request_id=uuid.uuid4().hex)]
+        (completion,) = outputs[-1].outputs
         ids = np.array(completion.token_ids, dtype=np.int32)
         self.tokens += len(ids)
         logprobs = [of[token].logprob for token, of in zip(completion.token_ids, completion.logprobs, strict=True)]
@@ -123,23 +123,32 @@ class Policy:
             with contextlib.ExitStack() as files:
                 updates = [files.enter_context(_handed_over(bucket)) for bucket in buckets]
                 await self._verify(updates, version)
-                try:
+                with self._whole_or_dead(version):
                     await self._engine.pause_generation(mode="keep", clear_cache=False)
                     await self._engine.start_weight_update()
                     for update in updates:
                         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
                     await self._engine.finish_weight_update(str(version))
+                    self.version = version
                     await self._engine.resume_generation()
-                except BaseException as error:
-                    self.close()
-                    raise PolicyDead(f"{self.name}: its engine failed to load weight version {version}: {error}") from error
-            self.version = version
 
     async def _verify(self, updates: Sequence[dict[str, Any]], version: int) -> None:
         for number, update in enumerate(updates):
             for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
                 if wrong:
                     raise PolicyError(f"{self.name}: bucket {number} of weight version {version} is damaged: {wrong}")
+
+    @contextlib.contextmanager
+    def _whole_or_dead(self, version: int) -> Iterator[None]:
+        """End an engine that stops half-way through an update."""
+        try:
+            yield
+        except Exception as error:
+            self.close()
+            raise PolicyDead(f"{self.name}: vLLM did not load weight version {version}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     @contextlib.asynccontextmanager
     async def _alive(self, awaited: str) -> AsyncIterator[None]:
@@ -175,6 +184,11 @@ def _engine_arguments(cfg: Any, model_dir: str) -> dict[str, Any]:
     """What the engine is built with; arguments of `AsyncEngineArgs`."""
     from vllm.config.weight_transfer import WeightTransferConfig
 
+    on_cpu = {
+        "enable_chunked_prefill": False,  # vLLM cannot rewind the seed of a half-read prompt on the CPU
+        # vLLM would start one more process just to bind threads to cores, which we leave to Ray.
+        "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
+    }
     return {
         "model": model_dir,
         "dtype": cfg.model.dtype,
@@ -182,13 +196,13 @@ def _engine_arguments(cfg: Any, model_dir: str) -> dict[str, Any]:
         "max_num_seqs": cfg.actors.sequences,
         "max_num_batched_tokens": max(2048, cfg.model.context),
         "tensor_parallel_size": max(1, int(cfg.actors.gpus)),
-        "enable_chunked_prefill": cfg.actors.gpus > 0,  # on the CPU vLLM cannot rewind the seed of a half-read prompt
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # a model's own top-p or top-k would change the sampling distribution
         "weight_transfer_config": WeightTransferConfig(backend="object_store"),
         "worker_extension_cls": "actors.weights_engine.WorkerExtension",
         "disable_log_stats": True,
+        **({} if cfg.actors.gpus else on_cpu),
     }
 
 
@@ -210,7 +224,7 @@ def _set_environment(cfg: Any) -> None:
     os.environ |= {
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.actors.kv_cache_gb))),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
-        "OMP_NUM_THREADS": str(max(1, int(cfg.actors.cpus))),
+        "OMP_NUM_THREADS": str(max(1, math.ceil(cfg.actors.cpus))),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(cfg.actors.deadline)),
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",

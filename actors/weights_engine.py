@@ -23,6 +23,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.weights import TensorMeta, checksum, unpack
@@ -71,6 +72,11 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInit, Obje
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        # A head tied to the embeddings receives no tensor of its own, so that the reload passes it over; on the CPU it
+        # would go on with the copy of the old weights that was packed for it.
+        for layer in self.model.modules():
+            if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
+                layer.quant_method.process_weights_after_loading(layer)
 
     def shutdown(self) -> None:
         pass

@@ -7,6 +7,7 @@ printed is escaped and bounded before anyone reads it.
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Mapping
@@ -45,7 +46,8 @@ class Environment:
 
     def baseline(self, task_id: str) -> StepResult:
         """Run and grade the unchanged script."""
-        return self._execute(self.initial_state(task_id), "execute", "")
+        state = self.initial_state(task_id)
+        return self._execute(state, state, "execute", "")
 
     def step(self, state: State, text: str) -> StepResult:
         """Apply the action in `text` (what the policy wrote) to `state`."""
@@ -55,9 +57,9 @@ class Environment:
             match action:
                 case Edit() | Write():
                     changed = actions.apply(action, files, task)
-                    return self._execute(self._edited(state, changed), action.kind, text)
+                    return self._execute(state, self._edited(state, changed), action.kind, text)
                 case Execute():
-                    return self._execute(state, action.kind, text)
+                    return self._execute(state, state, action.kind, text)
                 case Inspect():
                     return _neutral(state, action.kind, text, actions.inspect(action, files, task))
                 case Undo():
@@ -82,17 +84,21 @@ class Environment:
         if not state.undo:
             raise InvalidAction("there is no edit to undo")
         *earlier, (snapshot, score) = state.undo
-        return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=score or state.reference)
+        reference = state.reference if score is None else score
+        return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=reference)
 
-    def _execute(self, state: State, kind: str, text: str) -> StepResult:
-        """Run the script of `state` (edited already) and grade it."""
+    def _execute(self, before: State, state: State, kind: str, text: str) -> StepResult:
+        """Run the script of `state`, which is `before` with the edit applied, and grade it."""
         try:
             outcome, score, log, durations = self._run(state)
         except SandboxFailure:
             try:
                 outcome, score, log, durations = self._run(state)
-            except SandboxFailure as failure:
-                outcome, score, log, durations = Outcome.INFRA_FAILURE, None, str(failure), Durations()
+            except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
+                reason = str(failure)
+                return StepResult(
+                    kind, Outcome.INFRA_FAILURE, before.reference, None, reason, reason, Durations(), before
+                )
         if outcome is Outcome.EDITED and kind == "execute":
             outcome = Outcome.NEUTRAL
         task = self.tasks[state.task_id]
@@ -105,20 +111,20 @@ class Environment:
     def _run(self, state: State) -> tuple[Outcome, float | None, str, Durations]:
         task = self.tasks[state.task_id]
         times = [time.monotonic()]
-        with self._sandboxes.acquire(task) as sandbox:
-            times.append(time.monotonic())
-            try:
+        try:
+            with self._sandboxes.acquire(task) as sandbox:
+                times.append(time.monotonic())
                 restore(task, self.files(state), sandbox.workspace)
-            except OSError as error:
-                raise SandboxFailure(f"the workspace {sandbox.workspace} cannot be written: {error}") from error
-            times.append(time.monotonic())
-            result = sandbox.run([task.script], task.limits)
-            times.append(time.monotonic())
-            outcome, score, log = RUN_STATUS.get(result.status), None, result.output
-            if outcome is None:
-                outcome, score, log = _graded(task, sandbox.workspace, log)
-            times.append(time.monotonic())
-        queue, restored, _, graded = (after - before for before, after in zip(times, times[1:]))
+                times.append(time.monotonic())
+                result = sandbox.run([task.script], task.limits)
+                times.append(time.monotonic())
+                outcome, score, log = RUN_STATUS.get(result.status), None, result.output
+                if outcome is None:
+                    outcome, score, log = _graded(task, sandbox.workspace, log)
+                times.append(time.monotonic())
+        except OSError as error:
+            raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
+        queue, restored, _, graded = (after - before for before, after in itertools.pairwise(times))
         if outcome is Outcome.TIMEOUT:
             log += f"\nstopped after {task.limits.seconds:g} s"
         return outcome, score, log, Durations(queue, restored, result.seconds, graded)

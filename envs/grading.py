@@ -7,10 +7,12 @@ grader sees a private copy; a submission that cannot be scored is a `GradeError`
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import math
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from envs.loader import TaskError
 from envs.records import Task
 
 SUBMISSION = "submission.csv"
@@ -33,14 +36,17 @@ def grade(task: Task, workspace: Path) -> float:
 
     Raises:
         GradeError: there is no submission, or the grader refuses it, or its score is not finite.
+        TaskError: the grader itself does not load.
     """
+    get_score = _grader(task.private_dir / "eval.py")
     content = _read_untrusted(workspace / SUBMISSION)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SUBMISSION).write_bytes(content)
         try:
-            score = float(_grader(task.private_dir / "eval.py")(folder))
-        except Exception as error:  # the submission is untrusted: whatever it breaks in the grader is its own fault
-            raise GradeError(f"{SUBMISSION} was refused: {error}") from error
+            score = float(get_score(folder))
+        except Exception as error:  # the submission is untrusted: what it breaks in the grader is its own fault
+            reason = error if isinstance(error, GradeError) else f"{type(error).__name__}: {error}"
+            raise GradeError(f"{SUBMISSION} was refused: {reason}") from error
     if not math.isfinite(score):
         raise GradeError(f"{SUBMISSION} was refused: its {task.metric} is {score}")
     return score
@@ -77,18 +83,25 @@ def _read_untrusted(file: Path) -> bytes:
         raise GradeError(f"the script wrote no {SUBMISSION}") from error
     except OSError as error:
         raise GradeError(f"{SUBMISSION} is not a regular file") from error
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise GradeError(f"{SUBMISSION} is not a regular file")
         if status.st_size > MAX_BYTES:
             raise GradeError(f"{SUBMISSION} has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-        return opened.read(MAX_BYTES)
+        with open(descriptor, "rb", closefd=False) as opened:
+            return opened.read(MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache
 def _grader(file: Path) -> Callable[[str], float]:
-    spec = importlib.util.spec_from_file_location(f"mlagent_eval_{file.parent.parent.name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_score
+    name = f"mlagent_eval_{hashlib.sha256(bytes(file)).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+        return module.get_score
+    except Exception as error:
+        raise TaskError(f"{file} does not load ({type(error).__name__}: {error}): it must define get_score") from error

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from envs.records import Task
+from envs.sandbox.runner import wipe
 
 MOUNTED_TASK = "/task"
 """Where every sandbox shows `task.env_dir`, read-only."""
@@ -50,14 +50,25 @@ class SnapshotStore:
 
 
 def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
-    """Make `workspace` the task's folder with `files` (relative path → text) laid over it."""
-    empty(workspace)
+    """Make `workspace` the task's folder with `files` (relative path → text) laid over it.
+
+    Raises:
+        ValueError: a path leads out of the workspace.
+        OSError: the workspace cannot be emptied or written.
+    """
+    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"the path {outside[0]!r} leads out of the workspace")
+    os.chmod(workspace, 0o755)  # an experiment may have closed it
+    wipe(workspace)
     owner = os.stat(workspace)
     _link(task.env_dir, Path(MOUNTED_TASK), workspace, {Path(name) for name in files}, owner)
     for name, text in files.items():
         file = workspace / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        for folder in reversed(file.relative_to(workspace).parents[:-1]):
+            if not (workspace / folder).exists():
+                (workspace / folder).mkdir()
+                os.chown(workspace / folder, owner.st_uid, owner.st_gid)
+        file.write_text(text, encoding="utf-8")
         os.chown(file, owner.st_uid, owner.st_gid)
 
 
@@ -71,12 +82,3 @@ def _link(source: Path, shown: Path, target: Path, own: set[Path], owner: os.sta
             (target / entry.name).mkdir()
             os.chown(target / entry.name, owner.st_uid, owner.st_gid)
             _link(Path(entry.path), shown / entry.name, target / entry.name, below, owner)
-
-
-def empty(workspace: Path) -> None:
-    """Delete all that is in a workspace, links themselves and not what they point to."""
-    for entry in os.scandir(workspace):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)

@@ -120,8 +120,8 @@ class RlConfig:
 class LearnerConfig:
     ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).", positive=True)
     gpus: float = key(0.0, "GPUs per rank; 0 trains on the CPU.")
-    cpus: float = key(1.0, "CPU cores per rank.")
-    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
+    cpus: float = key(1.0, "CPU cores per rank; a share of one rounds up to a thread.")
+    zero_stage: int = key(1, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
     row_tokens: int = key(
         2048,
         "Most tokens of one packed row, at least model.context (a larger group is split over rows).",
@@ -134,7 +134,7 @@ class LearnerConfig:
 class ActorsConfig:
     count: int = key(1, "Actors, each one vLLM engine with its own sandboxes.", positive=True)
     gpus: float = key(0.0, "GPUs per actor; 0 serves on the CPU.")
-    cpus: float = key(1.0, "CPU cores per actor.")
+    cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
     sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
     deadline: float = key(

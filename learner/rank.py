@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ class LearnerRank:
 
     def __init__(self, cfg: Config, model_dir: Path, rank: int) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        torch.set_num_threads(max(1, int(cfg.learner.cpus)))
+        torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
 
     def address(self) -> tuple[str, int]:

@@ -17,12 +17,13 @@ from typing import Any
 import ray
 
 from actors.model import ModelError, resolve
+from actors.policy import PolicyError
 from actors.pool import ActorError, ActorPool
 from envs.loader import TaskError, load
 from envs.records import Outcome, Transition
 from envs.sandbox import SandboxFailure
 from learner import evaluation, report, transitions, warmstart
-from learner.batching import Example
+from learner.batching import BatchingError, Example
 from learner.config import Config
 from learner.engine import Learner, LearnerError
 from learner.journal import Journal, step_metrics
@@ -32,8 +33,9 @@ from learner.states import StatePool, StatePoolError
 from learner.stream import Cursor, Stream, StreamError
 
 FAILURES = (
-    TaskError, ModelError, SandboxFailure, ActorError, LearnerError, RunError, StatePoolError, StreamError, OSError,
-)
+    TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError, RunError,
+    StatePoolError, StreamError, OSError,
+)  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
 BUCKET_BYTES = 64 << 20

@@ -28,6 +28,7 @@ class SandboxPool:
         self._free_slots = list(range(slots))
         self._idle: list[tuple[int, Sandbox]] = []
         self._changed = threading.Condition()
+        self._closed = False
 
     @contextlib.contextmanager
     def acquire(self, task: Task) -> Iterator[Sandbox]:
@@ -42,34 +43,50 @@ class SandboxPool:
                 sandbox = Sandbox(self._backend, task, slot)
             yield sandbox
         except BaseException:
+            self._discard(slot, sandbox)
+            raise
+        with self._changed:
+            if not self._closed:
+                self._idle.append((slot, sandbox))
+                self._changed.notify()
+                return
+        self._discard(slot, sandbox)
+
+    def _discard(self, slot: int, sandbox: Sandbox | None) -> None:
+        try:
             if sandbox is not None:
                 sandbox.close()
+        finally:
             with self._changed:
                 self._free_slots.append(slot)
                 self._changed.notify()
-            raise
-        with self._changed:
-            self._idle.append((slot, sandbox))
-            self._changed.notify()
 
     def _take(self, task: Task) -> tuple[int, Sandbox | None]:
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._free_slots)
+            self._changed.wait_for(lambda: self._idle or self._free_slots or self._closed)
+            if self._closed:
+                raise SandboxFailure("the sandboxes have been closed")
             for position, (_, sandbox) in enumerate(self._idle):
                 if sandbox.task.env_dir == task.env_dir and sandbox.task.limits == task.limits:
                     return self._idle.pop(position)
             if self._free_slots:
                 return self._free_slots.pop(), None
             slot, oldest = self._idle.pop(0)
-        oldest.close()
+        try:
+            oldest.close()
+        except BaseException:
+            self._discard(slot, None)
+            raise
         return slot, None
 
     def close(self) -> None:
-        """Close the idle sandboxes; those in use are closed by whoever uses them."""
+        """Close the idle sandboxes now, and those in use as soon as they are given back."""
         with self._changed:
-            for _, sandbox in self._idle:
-                sandbox.close()
-            self._idle.clear()
+            self._closed = True
+            self._changed.notify_all()
+            idle, self._idle = self._idle, []
+        for slot, sandbox in idle:
+            self._discard(slot, sandbox)
 
 
 def _choose(name: str, image: str) -> Backend:

@@ -6,9 +6,9 @@ that the sandbox failed, never that the experiment did; a sandbox that raised is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 from envs.records import Limits, Task
+from envs.sandbox.runner import wipe
 
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
-BUNDLED_DATA = ("sklearn/datasets/data", "sklearn/datasets/images")
-"""Folders below site-packages that hold the source data of tasks, answers included: hidden from experiments."""
 FIRST_UID = 2_000_000
-"""On a host that runs as root, slot n's experiments run as user FIRST_UID + n, which owns nothing else."""
+UIDS_PER_PROCESS = 64
+"""On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
+else: limits on processes are counted per user."""
 
 
 class SandboxFailure(RuntimeError):
@@ -61,6 +62,8 @@ class Backend(Protocol):
     """A way to isolate experiments."""
 
     name: str
+    contained: bool
+    """The backend limits memory and processes of an experiment as a whole; otherwise the runner limits each process."""
 
     def open(self, task: Task, workspace: Path, uid: int) -> Channel:
         """Start a sandbox that sees `task.env_dir` (read-only) and `workspace`, its runner waiting for the first line.
@@ -76,15 +79,17 @@ class Sandbox:
 
     def __init__(self, backend: Backend, task: Task, slot: int):
         self.task = task
+        self._channel: Channel | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="mlagent-slot-"))
         self.workspace = self._folder / "workspace"
-        self.workspace.mkdir()
-        uid = FIRST_UID + slot if os.getuid() == 0 else os.getuid()
-        if os.getuid() == 0:
-            os.chown(self.workspace, uid, uid)
         try:
+            self.workspace.mkdir()
+            uid = os.getuid()
+            if uid == 0:
+                uid = FIRST_UID + os.getpid() * UIDS_PER_PROCESS + slot
+                _give(self.workspace, uid)
             self._channel = backend.open(task, self.workspace, uid)
-            self._channel.send(json.dumps({"uid": uid}))
+            self._channel.send(json.dumps({"uid": uid, "contained": backend.contained}))
             self._channel.receive(START_SECONDS)
         except BaseException:
             self.close()
@@ -104,9 +109,19 @@ class Sandbox:
         return RunResult(**json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS)))
 
     def close(self) -> None:
-        if channel := getattr(self, "_channel", None):
-            channel.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """End the runner and whatever it runs, and delete the workspace."""
+        if self._channel:
+            self._channel.close()
+        with contextlib.suppress(OSError):  # what a dying experiment still writes stays behind
+            wipe(self._folder)
+            self._folder.rmdir()
+
+
+def _give(workspace: Path, uid: int) -> None:
+    try:
+        os.chown(workspace, uid, uid)
+    except OSError as error:
+        raise SandboxFailure(f"root may not use user id {uid} here ({error}): run as an ordinary user") from error
 
 
 def environment(limits: Limits) -> dict[str, str]:

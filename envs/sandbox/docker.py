@@ -7,6 +7,7 @@ whose engine was down at that moment. The engine must share the host's file syst
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -32,13 +33,15 @@ class DockerBackend:
     """Containers of a Docker Engine (`DOCKER_HOST` is honoured)."""
 
     name = "docker"
+    contained = True
 
     def __init__(self, image_name: str = ""):
         try:
             self._engine = docker.from_env(timeout=600)
             self._engine.ping()
         except DockerException as error:
-            raise SandboxFailure(f"no Docker Engine answers ({error}): start it, or use sandbox.backend=process") from error
+            advice = "start it, or use sandbox.backend=process"
+            raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
         self._image = image_name or image.ensure(self._engine)
 
     def open(self, task: Task, workspace: Path, uid: int) -> AttachedChannel:
@@ -100,7 +103,8 @@ class AttachedChannel:
             try:
                 data = self._socket.recv(65536)
             except TimeoutError as error:
-                raise SandboxFailure(f"container {self._container.short_id} did not answer in {timeout:.0f} s") from error
+                name = self._container.short_id
+                raise SandboxFailure(f"container {name} did not answer in {timeout:.0f} s") from error
             except OSError as error:
                 raise self._ended() from error
             if not data:
@@ -129,10 +133,9 @@ class AttachedChannel:
     def close(self) -> None:
         self._owner.close()
         self._socket.close()
-        try:
+        # It may be gone already, or the engine is: one that was killed removes its containers when it starts again.
+        with contextlib.suppress(DockerException, OSError):
             self._container.remove(force=True)
-        except DockerException:
-            pass  # already gone, or the engine is: its containers end with their input
 
 
 def remove_leftovers() -> int:

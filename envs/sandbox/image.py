@@ -8,7 +8,7 @@ are made from.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import inspect
 import logging
 import os
 import platform
@@ -20,15 +20,13 @@ from pathlib import Path
 
 import docker
 from docker.errors import BuildError, DockerException, ImageNotFound
+from filelock import FileLock
 
-from envs.sandbox.base import BUNDLED_DATA, SandboxFailure
+from envs.sandbox.base import SandboxFailure
+from envs.sandbox.packages import BUNDLED_DATA, requirements
 
 log = logging.getLogger(__name__)
 
-PACKAGES = (
-    "numpy", "pandas", "scikit-learn", "scipy", "joblib", "threadpoolctl", "narwhals", "python-dateutil", "six",
-    "cloudpickle",
-)  # fmt: skip
 DOCKERFILE = Path(__file__).parent.parent / "images" / "Dockerfile"
 
 
@@ -38,41 +36,44 @@ def ensure(engine: docker.DockerClient) -> str:
     Raises:
         SandboxFailure: it can be built in neither way; the message has both reasons.
     """
-    requirements = "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in PACKAGES)
-    recipe = DOCKERFILE.read_text() + requirements + Path(__file__).read_text()
+    pinned = requirements()
+    recipe = DOCKERFILE.read_text() + pinned + inspect.getsource(_from_debian) + str(BUNDLED_DATA)
     tag = f"mlagent-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    try:
-        engine.images.get(tag)
-        return tag
-    except ImageNotFound:
-        log.warning("building the sandbox image %s (once)", tag)
-    with tempfile.TemporaryDirectory() as folder:
+    lock = Path(tempfile.gettempdir()) / f"mlagent-image-{os.getuid()}.lock"  # one build per machine
+    with FileLock(lock), tempfile.TemporaryDirectory() as folder:
         try:
-            _from_registry(engine, tag, requirements, Path(folder))
-        except (BuildError, DockerException) as unreachable:
+            engine.images.get(tag)
+            return tag
+        except ImageNotFound:
+            log.warning("building the sandbox image %s (once, some minutes)", tag)
+        try:
+            _from_registry(engine, tag, pinned, Path(folder))
+        except (BuildError, DockerException, OSError) as unreachable:
             if os.getuid() != 0 or not shutil.which("debootstrap"):
                 raise SandboxFailure(
                     f"the sandbox image cannot be built: its base image is not to be had ({unreachable}), and building "
                     "it from Debian packages needs root and `apt-get install debootstrap`"
                 ) from unreachable
-            _from_debian(engine, tag, requirements, Path(folder))
+            _from_debian(engine, tag, pinned, Path(folder))
     return tag
 
 
-def _from_registry(engine: docker.DockerClient, tag: str, requirements: str, context: Path) -> None:
+def _from_registry(engine: docker.DockerClient, tag: str, pinned: str, context: Path) -> None:
     shutil.copy(DOCKERFILE, context)
-    (context / "requirements.txt").write_text(requirements)
+    (context / "requirements.txt").write_text(pinned)
     engine.images.build(path=str(context), tag=tag, rm=True)
 
 
-def _from_debian(engine: docker.DockerClient, tag: str, requirements: str, folder: Path) -> None:
+def _from_debian(engine: docker.DockerClient, tag: str, pinned: str, folder: Path) -> None:
     """A minimal system of this machine's own release, with the packages installed by the host's pip."""
     root = folder / "root"
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    _run("debootstrap", "--variant=minbase", "--include=python3", release, str(root))
+    # debootstrap mounts /proc and /sys below the folder: in a mount namespace of its own they are gone if it is killed,
+    # so that deleting the folder can never reach into the host's.
+    _run("unshare", "--mount", "debootstrap", "--variant=minbase", "--include=python3", release, str(root))
     minor = _run("chroot", str(root), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
     listed = folder / "requirements.txt"
-    listed.write_text(requirements)
+    listed.write_text(pinned)
     packages = root / f"usr/local/lib/python{minor}/dist-packages"
     _run(
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:",

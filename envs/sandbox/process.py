@@ -2,8 +2,8 @@
 
 An experiment sees a read-only system, Python's own folders, its task (read-only), its workspace and an empty /tmp, and
 no network, no other process, no home and no answers. It is weaker than a container: memory is limited per process
-(RLIMIT_DATA), not per experiment, and it shares the host's Python packages. Invariant: what the data-set packages
-bundle is hidden, since tasks are made from it.
+(RLIMIT_DATA and RLIMIT_AS), not per experiment, and CPU time is not limited. Invariant: of the host's installed
+packages it shows only those of `packages.PACKAGES`, without the data that they bundle.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import select
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
 from envs.records import Task
-from envs.sandbox import runner
-from envs.sandbox.base import BUNDLED_DATA, SandboxFailure, environment
+from envs.sandbox import packages, runner
+from envs.sandbox.base import SandboxFailure, environment
 from envs.workspace import MOUNTED_TASK
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
+SHOWN_PACKAGES = "/packages"
 INSTALL = "install bubblewrap (`apt-get install bubblewrap`) or start a Docker Engine"
 
 
@@ -30,19 +30,25 @@ class ProcessBackend:
     """Namespaces by `bwrap`."""
 
     name = "process"
+    contained = False
 
     def __init__(self) -> None:
         if not shutil.which("bwrap"):
             raise SandboxFailure(f"the process sandbox needs bubblewrap, and there is no `bwrap`: {INSTALL}")
 
     def open(self, task: Task, workspace: Path, uid: int) -> PipeChannel:
-        return PipeChannel([*self._bwrap(task, workspace), sys.executable, "-I", "-c", _source()])
+        python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+        # As -I, but for PYTHONPATH, which the script's own worker processes need as well.
+        return PipeChannel([*self._bwrap(task, workspace), str(python), "-s", "-P", "-c", _source()])
 
     def _bwrap(self, task: Task, workspace: Path) -> list[str]:
-        prefixes = [Path(p) for p in dict.fromkeys([sys.base_prefix, sys.prefix]) if not p.startswith("/usr")]
-        packages = Path(sysconfig.get_paths()["purelib"])
-        hidden = [packages / folder for folder in BUNDLED_DATA if (packages / folder).exists()]
-        settings = environment(task.limits).items()
+        base = Path(sys.base_prefix)
+        bases = [] if base.is_relative_to("/usr") else [base]
+        installed = [*base.glob("lib/python3*/*-packages"), *Path("/usr").glob("lib/python3*/*-packages"),
+                     *Path("/usr/local").glob("lib/python3*/*-packages")]  # fmt: skip
+        hidden = [str(folder) for folder in dict.fromkeys(installed)]
+        data = [f"{SHOWN_PACKAGES}/{folder}" for folder in packages.BUNDLED_DATA]
+        settings = {**environment(task.limits), "PYTHONPATH": SHOWN_PACKAGES}
         arguments = [
             ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
             # As root the runner drops to the slot's own user, since root is exempt from the limit on processes.
@@ -51,13 +57,17 @@ class ProcessBackend:
             else ["--unshare-user"],
             ["--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"],
             *(["--ro-bind-try", folder, folder] for folder in SYSTEM),
-            *(["--perms", "0755", "--dir", str(parent)] for folder in prefixes for parent in reversed(folder.parents)),
-            *(["--ro-bind", str(folder), str(folder)] for folder in prefixes),
-            *(["--tmpfs", str(folder), "--remount-ro", str(folder)] for folder in hidden),
+            *(["--perms", "0755", "--dir", str(parent)] for folder in bases for parent in reversed(folder.parents)),
+            *(["--ro-bind", str(folder), str(folder)] for folder in bases),
+            *(["--tmpfs", folder, "--remount-ro", folder] for folder in hidden),
+            ["--perms", "0755", "--dir", SHOWN_PACKAGES],
+            *(["--ro-bind", str(top), f"{SHOWN_PACKAGES}/{top.name}"] for top in packages.locations()),
+            *(["--tmpfs", folder, "--remount-ro", folder] for folder in data),
             ["--proc", "/proc", "--dev", "/dev"],
             *(["--perms", "1777", "--size", str(task.limits.disk_mb << 20), "--tmpfs", f] for f in runner.SCRATCH),
             ["--ro-bind", str(task.env_dir), MOUNTED_TASK, "--bind", str(workspace), "/workspace"],
-            *(["--setenv", name, value] for name, value in settings),
+            ["--remount-ro", "/dev", "--remount-ro", "/"],
+            *(["--setenv", name, value] for name, value in settings.items()),
             ["--chdir", "/workspace", "--"],
         ]
         return [word for part in arguments for word in part]

@@ -4,12 +4,14 @@ The host sends one JSON line per experiment and gets one JSON line back. Since t
 an experiment costs a fork. Invariants:
 * an experiment cannot reach the runner: PID 1 of a PID namespace cannot be signalled from inside, and it is not
   dumpable, so its memory and descriptors are closed to processes of the same user;
-* when a reply is sent, no process of the experiment is left, and /tmp and /dev/shm are empty;
+* when a reply is sent, no process of the experiment is left, no System V object, and /tmp and /dev/shm are empty;
 * output is kept to its head and tail, whatever its size; when the host goes away, the runner ends.
 """
 
+import atexit
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -18,9 +20,9 @@ import random
 import resource
 import runpy
 import select
-import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 
@@ -35,6 +37,7 @@ HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
 SCRATCH = ("/tmp", "/dev/shm")
 EXIT_MEMORY = 87
 PR_SET_DUMPABLE = 4
+LIBC = ctypes.CDLL(None)
 
 
 def main() -> None:
@@ -48,11 +51,12 @@ def main() -> None:
         os.setgroups([])
         os.setgid(setup["uid"])
         os.setuid(setup["uid"])
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     gc.freeze()
     reply({"ready": True})
     for line in sys.stdin:
-        reply(run(json.loads(line)))
+        reply(run(json.loads(line), setup["contained"]))
+    os._exit(0)
 
 
 def reply(message: dict) -> None:
@@ -60,14 +64,17 @@ def reply(message: dict) -> None:
     sys.stdout.flush()
 
 
-def run(request: dict) -> dict:
-    """Run one experiment and return its status (`ok`, `error`, `timeout` or `out_of_memory`), time and output."""
+def run(request: dict, contained: bool) -> dict:
+    """Run one experiment and return its status (`ok`, `error`, `timeout` or `out_of_memory`), time and output.
+
+    `contained`: a container already limits the memory and the processes of the experiment as a whole.
+    """
     reader, writer = os.pipe()
     kills = out_of_memory_kills()
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        experiment(request, writer)
+        experiment(request, contained, writer)
     os.close(writer)
     output = Output()
     exit_status = watch(child, reader, started + request["seconds"], output)
@@ -77,12 +84,14 @@ def run(request: dict) -> dict:
     seconds = time.monotonic() - started
     for folder in SCRATCH:
         wipe(folder)
+    remove_ipc()
     if exit_status is None:
         status, code = "timeout", None
     else:
         code = os.waitstatus_to_exitcode(exit_status)
-        killed = code == -signal.SIGKILL and (kills is None or out_of_memory_kills() > kills)
-        status = "out_of_memory" if code == EXIT_MEMORY or killed else "error" if code else "ok"
+        # Where the kernel's count cannot be read, nobody but its out-of-memory killer sends SIGKILL.
+        killed = code == -signal.SIGKILL if kills is None else out_of_memory_kills() > kills
+        status = "ok" if code == 0 else "out_of_memory" if code == EXIT_MEMORY or killed else "error"
     return {"status": status, "exit_code": code, "seconds": seconds, "output": output.text()}
 
 
@@ -117,17 +126,35 @@ def end_all_others() -> None:
         time.sleep(0.001)
 
 
-def wipe(folder: str) -> None:
-    """Delete what is in a scratch folder, with whatever permissions it was left."""
-    for path, folders, _ in os.walk(folder):
-        for name in folders:
-            if not os.path.islink(os.path.join(path, name)):
-                os.chmod(os.path.join(path, name), 0o700)
-    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            os.unlink(entry.path)
+def wipe(folder: "str | os.PathLike[str]") -> None:
+    """Delete what is in a folder, whatever its depth and permissions, without following links.
+
+    Folders are moved up as they are met, so that neither recursion nor the length of a path has a limit to hit.
+    """
+    moved = 0
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)
+            for inner in list(os.scandir(entry.path)):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner.path, 0o700)  # to move a folder takes write permission on it
+                    while os.path.lexists(target := os.path.join(folder, f"moved-{moved}")):
+                        moved += 1
+                    os.rename(inner.path, target)
+                else:
+                    os.unlink(inner.path)
+            os.rmdir(entry.path)
+
+
+def remove_ipc() -> None:
+    """Remove System V shared memory, queues and semaphores, which outlive the processes that made them."""
+    for kind, remove in (("shm", LIBC.shmctl), ("msg", LIBC.msgctl), ("sem", lambda id, *_: LIBC.semctl(id, 0, 0))):
+        with open(f"/proc/sysvipc/{kind}") as lines:
+            for line in list(lines)[1:]:
+                remove(int(line.split()[1]), 0, None)
 
 
 def out_of_memory_kills() -> "int | None":
@@ -165,7 +192,7 @@ class Output:
         return (self.head + gap + self.tail).decode(errors="replace")
 
 
-def experiment(request: dict, writer: int) -> None:
+def experiment(request: dict, contained: bool, writer: int) -> None:
     """In the forked child: become the script. Never returns."""
     code = 1
     try:
@@ -174,16 +201,18 @@ def experiment(request: dict, writer: int) -> None:
         for source, target in ((null, 0), (writer, 1), (writer, 2)):
             os.dup2(source, target)
         os.closerange(3, 1024)
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")  # where memory runs out, the experiment dies and not the runner
-        limit(request)
+        LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc entry is closed to a process that is not dumpable
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")  # a full container loses the experiment, not the runner
+        limit(request, contained)
         os.environ.update(request["env"])
         os.chdir("/workspace")
         fresh_random_state()
         sys.argv = list(request["argv"])
         sys.path.insert(0, "/workspace")
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+        )
         code = run_script(request["argv"][0])
     finally:
         with contextlib.suppress(BaseException):
@@ -193,33 +222,44 @@ def experiment(request: dict, writer: int) -> None:
 
 
 def run_script(script: str) -> int:
+    """Run it as `python script` would; the exit code, `EXIT_MEMORY` where memory ran out."""
+    code = 0
     try:
         runpy.run_path(script, run_name="__main__")
-        gc.collect()  # closes, and so writes out, files that the script left open
-        return 0
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
-            return (stop.code or 0) & 0xFF
-        print(stop.code, file=sys.stderr)
-        return 1
+            code = (stop.code or 0) & 0xFF
+        else:
+            print(stop.code, file=sys.stderr)
+            code = 1
     except BaseException as error:
         frames = error.__traceback__
         while frames and frames.tb_frame.f_code.co_filename != script:
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
-        return EXIT_MEMORY if isinstance(error, MemoryError) else 1
+        no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+        code = EXIT_MEMORY if no_memory else 1
+    threading._shutdown()  # waits for the script's threads, as the interpreter does before it ends
+    atexit._run_exitfuncs()
+    gc.collect()  # closes, and so writes out, files that the script left open
+    return code
 
 
-def limit(request: dict) -> None:
-    used = resource.getpagesize() * int(open("/proc/self/statm").read().split()[5])
-    data = used + (request["memory_mb"] << 20)
-    for kind, most in (
-        (resource.RLIMIT_DATA, data),
+def limit(request: dict, contained: bool) -> None:
+    """Limit this process, and so each one that it starts. Shared mappings count in the address space only."""
+    with open("/proc/self/statm") as statm:
+        used = [int(field) * resource.getpagesize() for field in statm.read().split()]
+    memory = request["memory_mb"] << 20
+    limits = [
+        (resource.RLIMIT_DATA, used[5] + memory),
         (resource.RLIMIT_FSIZE, request["disk_mb"] << 20),
-        (resource.RLIMIT_NPROC, request["processes"]),
         (resource.RLIMIT_NOFILE, 512),
         (resource.RLIMIT_CORE, 0),
-    ):
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ]
+    if not contained:
+        limits += [(resource.RLIMIT_AS, used[0] + 2 * memory), (resource.RLIMIT_NPROC, request["processes"])]
+    for kind, most in limits:
         resource.setrlimit(kind, (most, most))
 
 

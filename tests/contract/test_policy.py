@@ -1,4 +1,4 @@
-"""The policy with a real vLLM engine on the CPU: its log-probs, its weight updates, and its end."""
+"""A real vLLM engine with a tiny model: what it samples, how it takes weights, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -22,175 +22,153 @@ from actors.weights import Bucket, pack
 from learner.config import Config
 
 END = 2
-PROMPT = list(range(100, 140))
-
-
-def config() -> Config:
-    cfg = Config()
-    cfg.model.context = 1024
-    cfg.actors.sequences = 8
-    cfg.actors.deadline = 200.0
-    return cfg
-
-
-def started(runner: asyncio.Runner, name: str, folder: Path, version: int = 0) -> Policy:
-    policy = Policy(name, str(folder), config(), version)
-    runner.run(policy.start())
-    return policy
+PROMPT = tuple(range(1000, 1300))
+"""More than one block of the prefix cache."""
+TEMPERATURE = 0.7
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
+def runner():
     with asyncio.Runner() as runner:
         yield runner
 
 
 @pytest.fixture(scope="module")
-def policy(runner: asyncio.Runner, tiny_model: Path) -> Iterator[Policy]:
-    policy = started(runner, "actor-7", tiny_model)
+def policy(runner, tiny_model):
+    cfg = Config()
+    cfg.model.dtype, cfg.actors.sequences = "float32", 16
+    policy = Policy("actor-7", str(tiny_model), cfg, version=3)
+    runner.run(policy.start())
     yield policy
     policy.close()
+    assert not alive(policy.engine_pids)
 
 
-@pytest.fixture(scope="module")
-def new_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like `tiny_model` with other weights."""
-    folder = tmp_path_factory.mktemp("new-model")
-    for file in tiny_model.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
-    torch.manual_seed(1)
+@pytest.fixture
+def sample(policy):
+    """Start sampling; returns the coroutine."""
+
+    def start(seed: int = 0, tokens: int = 24, prompt=PROMPT):
+        return policy.sample(prompt, seed, TEMPERATURE, tokens, END)
+
+    return start
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that still run, at most ten seconds from now."""
+    gone = time.monotonic() + 10
+    running = pids
+    while running and time.monotonic() < gone:
+        time.sleep(0.1)
+        running = [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
+    return running
+
+
+def changed(folder: Path, seed: int) -> torch.nn.Module:
+    """The model with other weights."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return folder
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
 
 
-def buckets(folder: Path) -> list[Bucket]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    return list(pack(model.named_parameters(), bucket_bytes=1 << 20))
+def packed(model: torch.nn.Module) -> list[Bucket]:
+    buckets = list(pack(model.named_parameters(), 1 << 20))
+    assert len(buckets) > 1
+    return buckets
 
 
-async def sample(policy: Policy, seed: int, tokens: int = 32, temperature: float = 1.0) -> Sample:
-    return await policy.sample(PROMPT, seed, temperature, tokens, END)
-
-
-def reference_logprobs(folder: Path, response: np.ndarray, temperature: float) -> np.ndarray:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.tensor([[*PROMPT, *response.tolist()]])
+def expected_logprobs(model: torch.nn.Module, sample: Sample) -> np.ndarray:
+    """Log-probabilities of the sampled tokens by Hugging Face's forward pass."""
+    ids = torch.tensor([[*PROMPT, *sample.response_ids]])
     with torch.no_grad():
-        logprobs = (model(ids).logits[0, len(PROMPT) - 1 : -1] / temperature).log_softmax(-1)
-    return logprobs.gather(1, ids[0, len(PROMPT) :, None])[:, 0].numpy()
+        logits = model(ids).logits[0, len(PROMPT) - 1 : -1] / TEMPERATURE
+    return logits.log_softmax(-1).gather(1, torch.tensor(sample.response_ids).long()[:, None])[:, 0].numpy()
 
 
-def gone(pids: list[int], within: float) -> bool:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        if not any(_runs(pid) for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
+def test_logprobs_are_of_the_distribution_that_was_sampled(runner, sample, tiny_model):
+    drawn = runner.run(sample())
+    assert drawn.response_ids.dtype == np.int32 and drawn.logprobs.dtype == np.float32
+    assert drawn.version_spans == ((3, 0, len(drawn.response_ids)),)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    np.testing.assert_allclose(drawn.logprobs, expected_logprobs(model, drawn), atol=1e-4)
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def test_a_seed_gives_the_same_response_alone_and_among_others(runner, sample):
+    async def together():
+        return await asyncio.gather(*(sample(seed) for seed in range(8)))
+
+    alone, among = runner.run(sample(5)), runner.run(together())
+    assert np.array_equal(alone.response_ids, among[5].response_ids)
+    assert len({tuple(drawn.response_ids) for drawn in among}) == 8
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_logprobs_are_of_the_distribution_sampled_from(runner, policy, tiny_model, temperature):
-    found = runner.run(sample(policy, seed=3, temperature=temperature))
-    assert found.version_spans == ((0, 0, len(found.response_ids)),)
-    expected = reference_logprobs(tiny_model, found.response_ids, temperature)
-    np.testing.assert_allclose(found.logprobs, expected, atol=0.05)
+def test_requests_in_flight_go_on_under_new_weights(runner, policy, sample, tiny_model):
+    model = changed(tiny_model, seed=1)
+
+    async def update_while_sampling() -> tuple[Sample, Sample]:
+        running = asyncio.create_task(sample(tokens=600))
+        await asyncio.sleep(0.3)
+        await policy.update_weights(packed(model), 4)
+        return await sample(), await running
+
+    after, across = runner.run(update_while_sampling())
+    (first, start, middle), (second, same, end) = across.version_spans
+    assert (first, start, second, end) == (3, 0, 4, len(across.response_ids)) and middle == same > 0
+    assert after.version_spans == ((4, 0, len(after.response_ids)),)
+    # The same prompt is in the prefix cache, computed with the old weights.
+    np.testing.assert_allclose(after.logprobs, expected_logprobs(model, after), atol=1e-4)
 
 
-def test_a_seed_fixes_the_response(runner, policy):
-    first, again, other = runner.run(_gather(sample(policy, 5), sample(policy, 5), sample(policy, 6)))
-    assert first.response_ids.tolist() == again.response_ids.tolist() != other.response_ids.tolist()
+def test_a_damaged_bucket_is_refused_and_the_old_version_serves_on(runner, policy, sample, tiny_model):
+    before = runner.run(sample())
+    buckets = packed(changed(tiny_model, seed=2))
+    data = buckets[1].data.copy()
+    data[17] ^= 1
+    buckets[1] = dataclasses.replace(buckets[1], data=data)
+    with pytest.raises(PolicyError, match="actor-7: bucket 1 of weight version 5 is damaged"):
+        runner.run(policy.update_weights(buckets, 5))
+    after = runner.run(sample())
+    assert np.array_equal(after.response_ids, before.response_ids)
+    assert after.version_spans == before.version_spans
 
 
-async def _gather(*coroutines):
-    return await asyncio.gather(*coroutines)
-
-
-def test_damaged_weights_are_refused_and_the_old_ones_serve_on(runner, policy, new_model):
-    before = runner.run(sample(policy, 9))
-    good, *rest = buckets(new_model)
-    data = good.data.copy()
-    data[100] ^= 1
-    with pytest.raises(PolicyError, match=r"actor-7: bucket 0 of weight version 1 is damaged") as raised:
-        runner.run(policy.update_weights([dataclasses.replace(good, data=data), *rest], 1))
-    assert not isinstance(raised.value, PolicyDead)
-    after = runner.run(sample(policy, 9))
-    assert after.response_ids.tolist() == before.response_ids.tolist()
-    assert {version for version, _, _ in after.version_spans} == {0}
-
-
-def test_an_update_keeps_requests_in_flight_and_is_what_a_fresh_engine_serves(runner, policy, new_model):
-    async def update_during_a_response() -> Sample:
-        running = asyncio.create_task(sample(policy, 11, tokens=800))
-        await asyncio.sleep(0.2)
-        assert not running.done()
-        await policy.update_weights(buckets(new_model), 1)
-        return await running
-
-    found = runner.run(update_during_a_response())
-    versions = [version for version, _, _ in found.version_spans]
-    starts, ends = [s for _, s, _ in found.version_spans], [e for _, _, e in found.version_spans]
-    assert versions == [0, 1]
-    assert starts[0] == 0 and starts[1] == ends[0] and ends[1] == len(found.response_ids) == len(found.logprobs)
-    after = runner.run(sample(policy, 12))
-    assert {version for version, _, _ in after.version_spans} == {1}
-    fresh = started(runner, "fresh", new_model, version=1)
-    try:
-        expected = runner.run(sample(fresh, 12))
-    finally:
-        fresh.close()
-    assert after.response_ids.tolist() == expected.response_ids.tolist()
-    np.testing.assert_allclose(after.logprobs, expected.logprobs, atol=1e-3)
-    assert gone(fresh.engine_pids, within=20)
-
-
-def test_the_engine_does_not_outlive_a_killed_actor(tiny_model):
-    script = f"""
-import asyncio, sys, tests.contract.test_policy as t
-from actors.policy import Policy
-async def main():
-    policy = Policy("doomed", sys.argv[1], t.config(), 0)
-    await policy.start()
-    print("pids", *policy.engine_pids, flush=True)
-    await asyncio.sleep({600})
-if __name__ == "__main__":
-    asyncio.run(main())
-"""
-    root = Path(__file__).parents[2]
-    file = tiny_model / "doomed.py"
-    file.write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    actor = subprocess.Popen([sys.executable, file, tiny_model], stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        line = next((line for line in actor.stdout if line.startswith("pids ")), "pids")
-        pids = [int(pid) for pid in line.split()[1:]]
-        assert pids and all(_runs(pid) for pid in pids)
-    finally:
-        actor.kill()
-        actor.wait()
-    assert gone(pids, within=20)
-
-
-def test_a_dead_engine_is_an_error_that_names_the_actor(runner, policy):
-    """Last in this module: it kills the shared engine."""
-
-    async def killed_while_sampling() -> None:
-        running = asyncio.create_task(sample(policy, 13, tokens=800))
+def test_a_killed_engine_is_reported_by_its_actors_name(runner, policy, sample, tiny_model):
+    async def kill_while_sampling():
+        running = asyncio.create_task(sample(tokens=600))
         await asyncio.sleep(0.2)
         os.kill(policy.engine_pids[0], signal.SIGKILL)
         await running
 
-    with pytest.raises(PolicyDead, match="actor-7"):
-        runner.run(killed_while_sampling())
-    assert gone(policy.engine_pids, within=20)
+    with pytest.raises(PolicyDead, match="actor-7: its vLLM engine died"):
+        runner.run(kill_while_sampling())
+    with pytest.raises(PolicyDead, match="actor-7: .*version 6"):
+        runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 6))
+
+
+KILLED_ACTOR = """
+import asyncio, os, signal, sys
+from actors.policy import Policy
+from learner.config import Config
+
+async def main():
+    policy = Policy("actor-0", sys.argv[1], Config(), 0)
+    await policy.start()
+    print(*policy.engine_pids, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_the_engine_ends_when_its_actor_is_killed(tiny_model, tmp_path):
+    script = tmp_path / "killed_actor.py"
+    script.write_text(KILLED_ACTOR)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    run = subprocess.run([sys.executable, script, tiny_model], capture_output=True, text=True, env=environment)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    pids = [int(pid) for pid in run.stdout.split()]
+    assert pids and not alive(pids)

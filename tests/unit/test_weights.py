@@ -1,36 +1,53 @@
-"""Packing weights into buckets: nothing is lost, and damage is noticed."""
+"""Packed weights: what is unpacked is what was packed, and damage shows."""
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from actors.weights import checksum, pack, unpack
 
 
-def test_tensors_come_back_bit_for_bit():
-    torch.manual_seed(0)
-    wanted = {
-        "embed": torch.randn(7, 5).to(torch.bfloat16),
-        "odd": torch.arange(3, dtype=torch.uint8),  # leaves what follows at an odd offset
-        "norm": torch.randn(5),
-        "transposed": torch.randn(4, 6).T,
-        "scalar": torch.tensor(2.5, dtype=torch.float16),
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "odd": torch.randn(7, 3, generator=generator).to(torch.bfloat16),
+        "transposed": torch.randn(4, 6, generator=generator).T,
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "counts": torch.arange(5, dtype=torch.int8),
+        "large": torch.randn(300, generator=generator),
+        "last": torch.ones(2, dtype=torch.float16),
     }
-    buckets = list(pack(wanted.items(), bucket_bytes=200))
-    found = {name: tensor for b in buckets for name, tensor in unpack(b.meta, torch.from_numpy(b.data))}
-    assert list(found) == list(wanted)
-    for name, tensor in wanted.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
-def test_buckets_keep_to_their_size_unless_one_tensor_is_larger():
-    sizes = [48, 48, 48, 304, 48]
-    buckets = pack(((str(i), torch.zeros(size, dtype=torch.uint8)) for i, size in enumerate(sizes)), bucket_bytes=100)
-    assert [bucket.data.nbytes for bucket in buckets] == [96, 48, 304, 48]
+@pytest.mark.parametrize("bucket_bytes", [1, 100, 1 << 20])
+def test_unpacking_gives_back_every_tensor_in_order(tensors, bucket_bytes):
+    buckets = list(pack(tensors.items(), bucket_bytes))
+    unpacked = [pair for b in buckets for pair in unpack(b.meta, torch.from_numpy(b.data))]
+    assert [name for name, _ in unpacked] == list(tensors)
+    for name, tensor in unpacked:
+        assert tensor.dtype == tensors[name].dtype
+        assert torch.equal(tensor, tensors[name]), name
 
 
-def test_one_changed_bit_changes_the_checksum():
-    (bucket,) = pack([("w", torch.zeros(1000))], bucket_bytes=1 << 20)
+def test_a_bucket_is_over_its_size_only_by_a_single_tensor(tensors):
+    buckets = list(pack(tensors.items(), 200))
+    assert all(bucket.data.nbytes <= 200 or len(bucket.meta) == 1 for bucket in buckets)
+    assert max(len(bucket.meta) for bucket in buckets) > 1
+
+
+def test_one_flipped_bit_changes_the_checksum(tensors):
+    (bucket,) = pack(tensors.items(), 1 << 20)
     assert checksum(bucket.data) == bucket.checksum
-    bucket.data[1234] ^= 1
-    assert checksum(bucket.data) != bucket.checksum
+    damaged = bucket.data.copy()
+    damaged[len(damaged) // 2] ^= 1
+    assert checksum(damaged) != bucket.checksum
+
+
+def test_packing_copies(tensors):
+    (bucket,) = pack({"large": tensors["large"]}.items(), 1 << 20)
+    before = bucket.data.copy()
+    tensors["large"] += 1
+    assert np.array_equal(bucket.data, before)

@@ -1,0 +1,54 @@
+"""States as token ids: prompts and responses in the chat template of the model.
+
+Invariant: what fine-tuning learns from and what the engine samples have the same ids for the same text.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from envs import prompt
+from envs.records import State, Task
+
+
+class Chat:
+    """The tokenizer of one model, and how many tokens a prompt may have."""
+
+    def __init__(self, model_dir: str, context: int, response: int):
+        """context: tokens of prompt and response together; response: most tokens of a response."""
+        self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        frame = self._render([{"role": "system", "content": ""}, {"role": "user", "content": ""}])
+        self._budget = context - response - len(frame)
+        self.end_token = end_of_turn(self._tokenizer)
+
+    def prompt(self, task: Task, state: State, files: dict[str, str]) -> np.ndarray:
+        """int32 [P] that asks for the next action.
+
+        Raises:
+            PromptError: the script alone is over the budget.
+        """
+        messages = prompt.messages(task, state, files, lambda text: len(self._encode(text)), self._budget)
+        return np.array(self._render(messages), dtype=np.int32)
+
+    def response(self, text: str) -> np.ndarray:
+        """int32 [R] of an answer, the end token included."""
+        return np.array([*self._encode(text), self.end_token], dtype=np.int32)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _render(self, messages: list[dict[str, str]]) -> list[int]:
+        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The special token that the chat template writes after an answer, else the tokenizer's end-of-sequence token.
+
+    They differ in base models: Qwen2.5-7B ends text with `<|endoftext|>` and turns with `<|im_end|>`.
+    """
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("answer")[2]
+    following = tokenizer(after, add_special_tokens=False)["input_ids"]
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return following[0] if following and following[0] in special else tokenizer.eos_token_id

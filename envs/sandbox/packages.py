@@ -1,0 +1,53 @@
+"""The packages that experiments may import: one set, at this environment's versions, on every backend.
+
+Invariant: an experiment finds none of the data sets that packages bundle, since tasks, answers included, are made
+from them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from envs.sandbox.base import SandboxFailure
+
+PACKAGES = ("numpy", "pandas", "scikit-learn")
+BUNDLED_DATA = ("sklearn/datasets/data", "sklearn/datasets/images", "sklearn/datasets/tests")
+"""Folders below site-packages."""
+
+
+def requirements() -> str:
+    """The packages and what they need, pinned, as lines for `pip install --no-deps -r`."""
+    return "".join(f"{name}=={found.version}\n" for name, found in sorted(_distributions().items()))
+
+
+def locations() -> list[Path]:
+    """The folders and modules of the packages, and of what they need, in this environment's site-packages."""
+    tops = {
+        Path(found.locate_file(file.parts[0]))
+        for found in _distributions().values()
+        for file in found.files or ()
+        if file.parts[0] not in ("..", "__pycache__")
+    }
+    return sorted(tops)
+
+
+@functools.cache
+def _distributions() -> dict[str, importlib.metadata.Distribution]:
+    found: dict[str, importlib.metadata.Distribution] = {}
+    wanted = list(PACKAGES)
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name in found:
+            continue
+        try:
+            found[name] = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise SandboxFailure(f"experiments need {name}, which is not installed: run `make setup`") from error
+        needed = [Requirement(line) for line in found[name].requires or ()]
+        wanted += [item.name for item in needed if item.marker is None or item.marker.evaluate({"extra": ""})]
+    return found

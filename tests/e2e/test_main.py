@@ -1,0 +1,144 @@
+"""The whole loop, every part real: interrupted after its first checkpoint, resumed, and looked at from outside.
+
+A tiny random model takes the policy's place; it learns the format of an action in the fine-tuning, so that RL has
+edits that run. Experiments run in Docker where an engine answers, otherwise in the process sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from learner import transitions
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, STATES, ACTIONS, ATTEMPTS = 3, 2, 4, 4
+MARK = "MLAGENT_TEST_RUN"
+"""Environment variable that every process of a run inherits: how leftovers are found."""
+
+
+def engine_answers() -> bool:
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+def start(run_dir: Path, model: Path, *arguments: str) -> subprocess.Popen:
+    command = [
+        sys.executable, "learner/main.py", "config=smoke", f"run.dir={run_dir}", f"model.path={model}",
+        "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", "model.response=128", "experts.trajectories=16",
+        "experts.steps=1", "experts.mistakes=0", "sft.epochs=40", "sft.learning_rate=0.005",
+        f"rl.steps={STEPS}", f"rl.states={STATES}", f"rl.actions={ACTIONS}", f"evaluation.attempts={ATTEMPTS}",
+        f"sandbox.backend={'docker' if engine_answers() else 'process'}", *arguments,
+    ]  # fmt: skip
+    output = (run_dir / f"output-{len(arguments)}").open("w")
+    environment = {**os.environ, MARK: str(run_dir), "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+
+def leftovers(run_dir: Path) -> list[str]:
+    """Processes and containers of the run that are still there."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(run_dir) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline())[:200])
+        except psutil.Error:
+            continue
+    listed = subprocess.run(["docker", "ps", "-q", "--filter", "label=mlagent"], capture_output=True, text=True)
+    return found + (listed.stdout.split() if listed.returncode == 0 else [])
+
+
+def wait_until(condition, seconds: float, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"the run ended early with exit code {process.returncode}"
+        assert time.monotonic() < deadline, "the run did not come so far in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model) -> Path:
+    """The folder of a run that was interrupted in RL and resumed to its end."""
+    folder = tmp_path_factory.mktemp("runs")
+    process = start(folder, tiny_model)
+    try:
+        wait_until((folder / "smoke/checkpoints/step_1").exists, 600, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, (folder / "output-0").read_text()
+    finally:
+        process.kill()
+    assert leftovers(folder) == []
+    lines = (folder / "smoke/metrics.jsonl").read_text().count("\n")
+    assert 1 <= lines < STEPS, "the interrupt came too late to test resuming"
+
+    process = start(folder, tiny_model, "run.resume=true")
+    try:
+        assert process.wait(600) == 0, (folder / "output-1").read_text()
+    finally:
+        process.kill()
+    assert leftovers(folder) == []
+    assert "resumed from" in (folder / "output-1").read_text()
+    return folder / "smoke"
+
+
+@pytest.mark.timeout(1300)
+def test_every_learner_step_is_told_once(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row in rows:
+        assert row["transitions"] == STATES * ACTIONS == sum(row["outcomes"].values())
+        assert 0 <= row["staleness_max"] <= 1
+        assert row["tokens_per_s"] > 0 and row["seconds"] > 0
+    gaps = [row["logprob_gap_mean"] for row in rows if row["logprob_gap_mean"] is not None]
+    assert gaps, "no step had rewards that differ, so nothing was learned"
+    assert max(gaps) < 0.1
+
+
+def test_every_transition_is_trained_once_and_complete(run):
+    rows = list(transitions.read(run))
+    assert len({row["id"] for row in rows}) == len(rows) == STEPS * STATES * ACTIONS
+    assert set(Counter(row["group_id"] for row in rows).values()) == {ACTIONS}
+    for row in rows:
+        assert len(row["response_ids"]) == len(row["behaviour_logprobs"]) > 0
+        assert np.max(row["behaviour_logprobs"]) <= 0
+        spans = row["version_spans"]
+        assert spans[0]["start"] == 0 and spans[-1]["end"] == len(row["response_ids"])
+        assert all(span["version"] >= 1 for span in spans)
+
+
+def test_evaluation_covers_all_stages_and_fine_tuning_taught_the_format(run):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert {(task["task"], task["split"]) for task in evaluation["tasks"]} == {
+        ("wine", "held_in"), ("iris_petal", "held_out"),
+    }  # fmt: skip
+    for task in evaluation["tasks"]:
+        assert set(task["stages"]) == {"base", "sft", "rl"}
+        assert all(stage["n"] == ATTEMPTS for stage in task["stages"].values())
+    (wine,) = (task["stages"] for task in evaluation["tasks"] if task["task"] == "wine")
+    assert wine["base"]["valid_rate"] == 0 < wine["sft"]["valid_rate"]
+
+
+def test_the_checkpoint_is_a_plain_model_that_was_trained(run):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    newest = run / f"checkpoints/step_{STEPS}/hf"
+    trained = AutoModelForCausalLM.from_pretrained(newest).state_dict()
+    before = AutoModelForCausalLM.from_pretrained(run / f"checkpoints/step_{STEPS - 1}/hf").state_dict()
+    assert any(not torch.equal(trained[name], before[name]) for name in trained)
+    assert AutoTokenizer.from_pretrained(newest).chat_template
+
+
+def test_the_report_is_there(run):
+    assert "wine" in (run / "report.html").read_text()
+    assert list((run / "tensorboard").iterdir())
