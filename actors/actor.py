@@ -37,9 +37,7 @@ Result = TypeVar("Result")
 class Actor:
     """Serves the policy and runs its experiments on one node; all methods are coroutines of one event loop."""
 
-    def __init__(
-        self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int
-    ):
+    def __init__(self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
         self._model_dir = model_dir
@@ -113,8 +111,7 @@ class Actor:
         prompt_ids = self._prompt(state)
         names = [f"{group_id}/{number:03d}" for number in range(len(seeds))]
         steps = [
-            self._transition(name, group_id, state, prompt_ids, seed)
-            for name, seed in zip(names, seeds, strict=True)
+            self._transition(name, group_id, state, prompt_ids, seed) for name, seed in zip(names, seeds, strict=True)
         ]
         return await asyncio.gather(*steps)
 

@@ -56,6 +56,7 @@ class Policy:
         self.tokens = 0
         self.engine_pids: list[int] = []
         self._model_dir, self._cfg = model_dir, cfg
+        self._engine: Any = None
         self._updating = asyncio.Lock()
 
     async def start(self) -> None:
@@ -156,6 +157,8 @@ class Policy:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         deadline = self._cfg.actors.deadline
+        if self._engine is None:
+            raise PolicyDead(f"{self.name}: its vLLM engine has ended, it cannot give {awaited}")
         try:
             async with asyncio.timeout(deadline):
                 yield
@@ -176,8 +179,9 @@ class Policy:
 
     def close(self) -> None:
         """End the engine's processes."""
-        if engine := getattr(self, "_engine", None):
-            engine.shutdown()
+        if self._engine:
+            self._engine.shutdown()
+            self._engine = None
 
 
 def _engine_arguments(cfg: Any, model_dir: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 
-def write_split(frame: pd.DataFrame, target: str, test_share: float = 0.5, seed: int = 0) -> None:
+def write_split(frame: pd.DataFrame, target: str, test_share: float = 0.5) -> None:
     """From scripts/: write ../env/train.csv (id, features, target), ../env/test.csv (without target) and answers.csv.
 
     frame: features and the column `target`, which is named `target` in what is written.
     """
-    shuffled = frame.rename(columns={target: "target"}).iloc[np.random.default_rng(seed).permutation(len(frame))]
+    shuffled = frame.rename(columns={target: "target"}).iloc[np.random.default_rng(0).permutation(len(frame))]
     shuffled.insert(0, "id", range(len(shuffled)))
     test = shuffled.head(int(len(shuffled) * test_share))
     Path("../env").mkdir(exist_ok=True)

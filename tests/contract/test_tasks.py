@@ -23,7 +23,9 @@ NAMES = builtin_tasks()
 def environment(tmp_path_factory):
     """All tasks, with m_init measured."""
     tasks = {name: load(name) for name in NAMES}
-    environment = Environment(tasks, SandboxPool("process", len(NAMES)), SnapshotStore(tmp_path_factory.mktemp("snapshots")))
+    environment = Environment(
+        tasks, SandboxPool("process", len(NAMES)), SnapshotStore(tmp_path_factory.mktemp("snapshots"))
+    )
     for name, task in tasks.items():
         environment.tasks[name] = dataclasses.replace(task, m_init=environment.baseline(name).score_after)
     yield environment
