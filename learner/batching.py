@@ -39,6 +39,25 @@ class Group:
     """K times int32 [R_k]."""
 
 
+def by_prompt(examples: Sequence[Example]) -> list[Group]:
+    """One group per distinct prompt, so that examples of one state share its computation; in order of appearance."""
+    responses: dict[bytes, list[np.ndarray]] = {}
+    prompts = {example.prompt_ids.tobytes(): example.prompt_ids for example in examples}
+    for example in examples:
+        responses.setdefault(example.prompt_ids.tobytes(), []).append(example.response_ids)
+    return [Group(prompts[key], tuple(found)) for key, found in responses.items()]
+
+
+def shuffled(examples: Sequence[Example], together: int, rng: np.random.Generator) -> list[Example]:
+    """The examples in random order, but those of one prompt in runs of up to `together`, so that batches share work."""
+    order = [examples[index] for index in rng.permutation(len(examples))]
+    by_state: dict[bytes, list[Example]] = {}
+    for example in order:
+        by_state.setdefault(example.prompt_ids.tobytes(), []).append(example)
+    runs = [same[start : start + together] for same in by_state.values() for start in range(0, len(same), together)]
+    return [example for index in rng.permutation(len(runs)) for example in runs[index]]
+
+
 @dataclass(frozen=True)
 class Segment:
     """Where one group lies in its row: lengths of the prompt and of each branch, in row order."""

@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from envs.records import Transition
 from learner import batching, policy_batch, schedules
-from learner.batching import Example, Group
+from learner.batching import Example
 from learner.config import Config
 from learner.policy_batch import PolicyBatch
 from learner.rank import LearnerRank, combine
@@ -32,6 +32,8 @@ RANK_ENVIRONMENT = {
     # Threads that spin at barriers take the cores that engine and experiments need.
     "OMP_WAIT_POLICY": "passive",
 }
+SHARING = 4
+"""Examples of one prompt that fine-tuning keeps together: they share its computation, and batches stay mixed."""
 STEP_FIGURES = (
     "loss", "grad_norm", "ratio_mean", "clip_fraction", "entropy",
     "logprob_gap_mean", "logprob_gap_max", "logprob_gap_on_current",
@@ -73,15 +75,14 @@ class Learner:
         if not examples:
             raise LearnerError("nothing to fine-tune on: the experts left no action worth imitating")
         rng = np.random.default_rng(self.cfg.run.seed)
-        order = np.concatenate([rng.permutation(len(examples)) for _ in range(sft.epochs)])
+        order = [one for _ in range(sft.epochs) for one in batching.shuffled(examples, SHARING, rng)]
         starts = range(0, len(order), sft.batch)
         for step, start in enumerate(starts):
             began = time.monotonic()
-            batch = [examples[index] for index in order[start : start + sft.batch]]
+            batch = order[start : start + sft.batch]
             tokens = sum(len(example.response_ids) for example in batch)
             rate = schedules.warmup_cosine(step, len(starts), sft.learning_rate)
-            groups = [Group(example.prompt_ids, (example.response_ids,)) for example in batch]
-            rows = batching.pack(groups, self.cfg.learner.row_tokens)
+            rows = batching.pack(batching.by_prompt(batch), self.cfg.learner.row_tokens)
             shards = _take(rows, batching.shard(rows, len(self._ranks)))
             results = self._each("finetune_step", shards, tokens, rate)
             processed = sum(len(row.input_ids) for row in rows)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from learner.batching import BatchingError, Group, Segment, pack, shard
+from learner.batching import BatchingError, Example, Group, Segment, by_prompt, pack, shard, shuffled
 
 
 def ids(*values: int) -> np.ndarray:
@@ -75,3 +77,20 @@ def test_shards_are_balanced_and_equally_many():
     assert sorted(index for part in shards for index in part if index is not None) == [0, 1, 2, 3, 4]
     assert {len(part) for part in shards} == {3}
     assert [sum(len(rows[i].input_ids) for i in part if i is not None) for part in shards] == [93, 82]
+
+
+def test_examples_of_one_prompt_share_a_group():
+    prompts = [np.array([1, 2], np.int32), np.array([3], np.int32)]
+    examples = [Example(prompts[i % 2], np.array([i], np.int32)) for i in range(4)]
+    groups = by_prompt(examples)
+    assert [[r.tolist() for r in g.responses] for g in groups] == [[[0], [2]], [[1], [3]]]
+    assert [g.prompt_ids.tolist() for g in groups] == [[1, 2], [3]]
+
+
+def test_shuffling_keeps_runs_of_one_prompt_and_every_example():
+    prompts = [np.array([p], np.int32) for p in range(3)]
+    examples = [Example(prompts[i % 3], np.array([i], np.int32)) for i in range(15)]
+    order = shuffled(examples, 2, np.random.default_rng(0))
+    assert sorted(e.response_ids[0] for e in order) == list(range(15))
+    assert sum(a.prompt_ids is b.prompt_ids for a, b in itertools.pairwise(order)) >= 6
+    assert len({tuple(e.response_ids[0] for e in shuffled(examples, 2, np.random.default_rng(s))) for s in range(5)}) == 5
