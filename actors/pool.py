@@ -65,7 +65,7 @@ class ActorPool:
         return self._result(name, getattr(actor, method).remote(*args), method)
 
     def spread(self, method: str, calls: Sequence[tuple], each: int) -> Iterator[tuple[int, Any]]:
-        """Share calls out over the actors, `each` at a time on one; yields (position in `calls`, result) as they end."""
+        """Share calls out over the actors, `each` at a time on one; yields (position, result) as each ends."""
         todo = list(enumerate(calls))[::-1]
         running: dict[ray.ObjectRef, tuple[int, str]] = {}
 

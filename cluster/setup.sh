@@ -94,14 +94,16 @@ virtual_environment() {
     python=$(find_python)
     rm -f .venv/.ready-*
     .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
-    local pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
+    local install=(.venv/bin/python -m pip --disable-pip-version-check -qq install --no-compile)
     say "installing the Python packages of requirements-cpu.txt into .venv (4 GB; a few minutes, once)"
-    if ! "${pip[@]}" install --no-deps 'torch==2.13.0+cpu' 2>/dev/null; then
+    if ! "${install[@]}" --no-deps 'torch==2.13.0+cpu' 2>/dev/null; then
         say "no pip index has torch's CPU build, so the larger CUDA build comes (PIP_EXTRA_INDEX_URL may name one)"
-        "${pip[@]}" install 'torch==2.13.0'
+        "${install[@]}" 'torch==2.13.0'
     fi
-    "${pip[@]}" install --no-deps -r requirements-cpu.txt
-    "${pip[@]}" install --no-deps --no-build-isolation --editable .
+    "${install[@]}" --no-deps -r requirements-cpu.txt
+    "${install[@]}" --no-deps --no-build-isolation --editable .
+    # pip would compile with one core; some packages carry templates that are no Python, which is no failure.
+    .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
     touch "$stamp"
     say "set up in $SECONDS s"
 }

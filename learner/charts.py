@@ -30,8 +30,15 @@ OUTCOME_COLOURS = {
 }
 STAGE_COLOURS = {"base": "#c3c9d3", "sft": "#8fb4f0", "rl": "#2456c4"}
 PART_COLOURS = {
-    "wait": "#e0a500", "train": "#2456c4", "publish": "#9b6dd6", "other": "#c3c9d3",
-    "generate": "#2456c4", "queue": "#e0a500", "restore": "#9b6dd6", "execute": "#2f9e6e", "grade": "#c2569b",
+    "wait": "#e0a500",
+    "train": "#2456c4",
+    "publish": "#9b6dd6",
+    "other": "#c3c9d3",
+    "generate": "#2456c4",
+    "queue": "#e0a500",
+    "restore": "#9b6dd6",
+    "execute": "#2f9e6e",
+    "grade": "#c2569b",
 }
 LINE, FAINT, INK = "#2456c4", "#b8c4dc", "#2a2f3a"
 

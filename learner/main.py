@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> int:
     except FAILURES as error:
         return fail(error, 1)
     except KeyboardInterrupt:
-        print(f"interrupted: run.resume=true run.name={cfg.run.name} continues from the last checkpoint", file=sys.stderr)
+        print(
+            f"interrupted: run.resume=true run.name={cfg.run.name} continues from the last checkpoint", file=sys.stderr
+        )
         return 130
     return 0
 

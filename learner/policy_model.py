@@ -142,9 +142,7 @@ def segment_attention(
         for length in segment.branches:
             q, k, v = next(parts)
             mask = torch.ones(length, shared + length, dtype=torch.bool, device=q.device).tril(shared)
-            outputs.append(
-                attend(q, torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2), mask)
-            )
+            outputs.append(attend(q, torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2), mask))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 

@@ -56,13 +56,20 @@ def render(run_dir: Path) -> str:
     moves = list(transitions.read(run_dir, COLUMNS))
     script = (TEMPLATES / "report.js").read_text()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: visible(value) if type(value) is str else value,  # Markup is the page's own
     )
     environment.filters |= {
-        "number": evaluation.number, "percent": evaluation.percent, "signed": _signed, "duration": status.duration,
-        "count": lambda n: f"{n:,.0f}".replace(",", "\u202f"), "diff": diff,
+        "number": evaluation.number,
+        "percent": evaluation.percent,
+        "signed": _signed,
+        "duration": status.duration,
+        "count": lambda n: f"{n:,.0f}".replace(",", "\u202f"),
+        "diff": diff,
     }
     return environment.get_template("report.html").render(
         run=run_dir.name,
@@ -102,15 +109,19 @@ def _plots(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iter
     yield "Reward", "mean over transitions; thin lines: each task", charts.reward(rows)
     yield "Valid actions", "edits that ran to a graded score, or no edit", charts.valid_rate(rows)
     yield "Outcomes", "share of transitions", charts.outcomes(rows)
-    yield "Log-prob gap", "mean |difference| between engine and learner on the same tokens", charts.logprob_gap(
-        rows, config.get("rl", {}).get("gap_warn")
+    yield (
+        "Log-prob gap",
+        "mean |difference| between engine and learner on the same tokens",
+        charts.logprob_gap(rows, config.get("rl", {}).get("gap_warn")),
     )
     yield "Staleness", "weight versions between a transition's oldest token and its training", charts.staleness(rows)
     yield "Throughput", "response tokens per second of wall-clock time", charts.figure(rows, "tokens_per_s")
     yield "Entropy", "of the policy, mean over response tokens", charts.figure(rows, "entropy")
     yield "Gradient norm", "before clipping", charts.figure(rows, "grad_norm")
-    yield "Time of a learner step", "what the learner was doing", charts.seconds(
-        "learner", rows, ["wait", "train", "publish"], total="seconds"
+    yield (
+        "Time of a learner step",
+        "what the learner was doing",
+        charts.seconds("learner", rows, ["wait", "train", "publish"], total="seconds"),
     )
     yield "Time of a transition", "mean seconds in each part of it", charts.seconds("transition", rows, DURATIONS)
 
@@ -121,7 +132,8 @@ def _costs(run_dir: Path, moves: Iterable[Mapping[str, Any]], results: Mapping[s
     for task in results["tasks"]:
         for found in task["stages"].values():
             costs[task["task"]].update(
-                experiments=found["n"] + found["infra_failures"], seconds=found["experiment_seconds"],
+                experiments=found["n"] + found["infra_failures"],
+                seconds=found["experiment_seconds"],
                 tokens=found["response_tokens"],
             )
     if (file := run_dir / "trajectories.parquet").exists():

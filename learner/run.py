@@ -56,7 +56,9 @@ class Run:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"{self.dir} is in use by another process: wait for it or choose another run.name") from error
+            raise RunError(
+                f"{self.dir} is in use by another process: wait for it or choose another run.name"
+            ) from error
         return lock
 
     def _require_same_recipe(self) -> None:

@@ -58,7 +58,11 @@ class StatePool:
         try:
             states = msgspec.json.decode(file.read_bytes(), type=list[State])
         except (OSError, msgspec.DecodeError) as error:
-            raise StatePoolError(f"state pool {file} cannot be read ({error}): delete it and start the run anew") from error
+            raise StatePoolError(
+                f"state pool {file} cannot be read ({error}): delete it and start the run anew"
+            ) from error
         if unknown := {state.task_id for state in states} - set(tasks):
-            raise StatePoolError(f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name")
+            raise StatePoolError(
+                f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name"
+            )
         return cls(states, seed)

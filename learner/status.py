@@ -114,8 +114,14 @@ def panel(status: Status, now: float, messages: int = 0) -> RenderableType:
     parts += [Text(f"› {message}", style="dim", overflow="ellipsis", no_wrap=True) for message in shown]
     title = Text.assemble((f" {status.run} ", "bold"), (f"{status.result} ", colour))
     return Panel(
-        Group(*parts), title=title, title_align="left", subtitle=f" {elapsed} ", subtitle_align="right",
-        border_style=colour, box=box.ROUNDED, padding=(0, 1),
+        Group(*parts),
+        title=title,
+        title_align="left",
+        subtitle=f" {elapsed} ",
+        subtitle_align="right",
+        border_style=colour,
+        box=box.ROUNDED,
+        padding=(0, 1),
     )
 
 
@@ -177,8 +183,12 @@ def _stages(status: Status, now: float) -> Table:
             continue
         left = seconds_left(stage, now)
         bar = ProgressBar(
-            total=stage.total or None, completed=stage.done, pulse=not stage.total, animation_time=now,
-            complete_style="cyan", pulse_style="cyan",
+            total=stage.total or None,
+            completed=stage.done,
+            pulse=not stage.total,
+            animation_time=now,
+            complete_style="cyan",
+            pulse_style="cyan",
         )
         when = f"{duration(left)} left" if left is not None else duration(now - stage.started)
         grid.add_row(Text("●", "cyan"), Text(stage.name, "bold"), Text(_count(stage)), bar, Text(when, "cyan"))
@@ -194,7 +204,8 @@ def _numbers(status: Status) -> Table:
         grid.add_row(
             "reward",
             Text.assemble(
-                (sparkline(status.rewards), "cyan"), (f"  {status.rewards[-1]:.3f}", "bold"),
+                (sparkline(status.rewards), "cyan"),
+                (f"  {status.rewards[-1]:.3f}", "bold"),
                 (f"  {change:+.3f}", "green" if change > 0 else "red" if change < 0 else ""),
                 f"  valid {status.valid_rate or 0:.0%}",
             ),

@@ -160,8 +160,10 @@ class Training:
         rl, run = self.cfg.rl, self.cfg.run
         pool = StatePool.load(self._pool_file, run.seed, self._held_in())
         self.progress.stage("reinforce", rl.steps, done=self.cursor.step)
-        self._stream = ray.remote(num_cpus=0)(Stream).options(name=f"{run.name}/stream", max_concurrency=1000).remote(
-            pool, run.seed, rl.steps, rl.states, rl.actions, rl.max_staleness, self.cursor
+        self._stream = (
+            ray.remote(num_cpus=0)(Stream)
+            .options(name=f"{run.name}/stream", max_concurrency=1000)
+            .remote(pool, run.seed, rl.steps, rl.states, rl.actions, rl.max_staleness, self.cursor)
         )
         self.actors.collect(self._stream)
         for _ in range(self.cursor.step, rl.steps):

@@ -64,9 +64,18 @@ def save(trajectories: Iterable[Trajectory], file: Path) -> None:
     """One Parquet row per expert action, failed ones included."""
     rows = [
         {
-            "trajectory": number, "step": step, "task": state.task_id, "state": state.id, "snapshot": state.snapshot,
-            "action": text, "kind": result.action, "outcome": str(result.outcome), "score_before": result.score_before,
-            "score_after": result.score_after, "log_tail": result.log_tail, **asdict(result.durations),
+            "trajectory": number,
+            "step": step,
+            "task": state.task_id,
+            "state": state.id,
+            "snapshot": state.snapshot,
+            "action": text,
+            "kind": result.action,
+            "outcome": str(result.outcome),
+            "score_before": result.score_before,
+            "score_after": result.score_after,
+            "log_tail": result.log_tail,
+            **asdict(result.durations),
         }
         for number, trajectory in enumerate(trajectories)
         for step, (state, text, result) in enumerate(trajectory)

@@ -1,8 +1,8 @@
 """The Docker backend: a warm container per slot and task, without network, privileges or a writable root.
 
 The container's PID 1 is the runner, spoken to over the attached standard streams. It ends when its input closes, and
-`auto_remove` deletes it, so containers do not outlive the actor that started them; `remove_leftovers` deletes those
-whose engine was down at that moment. The engine must share the host's file system (workspaces are bind mounts).
+`auto_remove` deletes it, so containers do not outlive the actor that started them (`docker ps --filter label=mlagent`
+shows those that run). The engine must share the host's file system (workspaces are bind mounts).
 """
 
 from __future__ import annotations
@@ -136,16 +136,3 @@ class AttachedChannel:
         # It may be gone already, or the engine is: one that was killed removes its containers when it starts again.
         with contextlib.suppress(DockerException, OSError):
             self._container.remove(force=True)
-
-
-def remove_leftovers() -> int:
-    """Delete this project's containers whose owner process is gone; returns how many."""
-    try:
-        engine = docker.from_env(timeout=10)
-        found = engine.containers.list(all=True, filters={"label": LABEL})
-    except DockerException:
-        return 0
-    dead = [c for c in found if not Path(f"/proc/{c.labels[LABEL]}").exists()]
-    for container in dead:
-        container.remove(force=True)
-    return len(dead)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,3 +122,4 @@ def test_a_killed_launcher_takes_its_cluster_and_job_along(tmp_path):
     with launched(f"exec {sys.executable} {script} {tmp_path / 'ended'}", tmp_path / "output") as (launcher, folder):
         launcher.kill()
         assert gone(folder, 30), processes(folder)
+        shutil.rmtree(folder)

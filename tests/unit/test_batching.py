@@ -93,4 +93,5 @@ def test_shuffling_keeps_runs_of_one_prompt_and_every_example():
     order = shuffled(examples, 2, np.random.default_rng(0))
     assert sorted(e.response_ids[0] for e in order) == list(range(15))
     assert sum(a.prompt_ids is b.prompt_ids for a, b in itertools.pairwise(order)) >= 6
-    assert len({tuple(e.response_ids[0] for e in shuffled(examples, 2, np.random.default_rng(s))) for s in range(5)}) == 5
+    orders = [shuffled(examples, 2, np.random.default_rng(seed)) for seed in range(5)]
+    assert len({tuple(e.response_ids[0] for e in one) for one in orders}) == 5

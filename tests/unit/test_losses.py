@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -75,7 +76,7 @@ def test_schedules():
     rates = [warmup_cosine(step, 20, 1.0) for step in range(20)]
     assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
     assert rates[11] == pytest.approx(0.5)
-    assert all(later < earlier for earlier, later in zip(rates[2:], rates[3:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[2:]))
     assert 0 < rates[-1] < 0.01
     assert warmup_cosine(0, 1, 1.0) == 1.0
     assert [warmup_constant(step, 3.0) for step in range(4)] == pytest.approx([1.0, 2.0, 3.0, 3.0])

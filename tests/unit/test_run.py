@@ -35,11 +35,23 @@ def config(tmp_path, **changes):
 
 def transition(name: str) -> Transition:
     return Transition(
-        id=name, group_id="g", state_id="s", task_id="t", actor_id="a",
-        prompt_ids=np.arange(3, dtype=np.int32), response_ids=np.arange(2, dtype=np.int32),
-        behaviour_logprobs=np.array([-0.5, -1.5], dtype=np.float32), version_spans=((1, 0, 2),),
-        text="x", action="edit", outcome=Outcome.EDITED, reward=0.5, reward_parts={"gain": 0.5},
-        score_before=0.1, score_after=None, log_tail="",
+        id=name,
+        group_id="g",
+        state_id="s",
+        task_id="t",
+        actor_id="a",
+        prompt_ids=np.arange(3, dtype=np.int32),
+        response_ids=np.arange(2, dtype=np.int32),
+        behaviour_logprobs=np.array([-0.5, -1.5], dtype=np.float32),
+        version_spans=((1, 0, 2),),
+        text="x",
+        action="edit",
+        outcome=Outcome.EDITED,
+        reward=0.5,
+        reward_parts={"gain": 0.5},
+        score_before=0.1,
+        score_after=None,
+        log_tail="",
     )
 
 
@@ -62,8 +74,9 @@ def test_resume_needs_a_run_and_the_same_tasks(tmp_path):
         pass
     with Run(config(tmp_path)):
         pass
-    with pytest.raises(RunError, match="tasks.held_in"), Run(
-        config(tmp_path, **{"run.resume": True, "tasks.held_in": ["wine"]})
+    with (
+        pytest.raises(RunError, match="tasks.held_in"),
+        Run(config(tmp_path, **{"run.resume": True, "tasks.held_in": ["wine"]})),
     ):
         pass
 

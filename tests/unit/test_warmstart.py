@@ -12,7 +12,11 @@ START = State("s0", "t", "snap0", score=1.0, reference=1.0)
 
 def step(state: State, text: str, outcome: Outcome, before: float | None, after: float | None):
     after_state = replace(
-        state, id=state.id + text, snapshot=text, history=(*state.history, Step(text, "")), score=after,
+        state,
+        id=state.id + text,
+        snapshot=text,
+        history=(*state.history, Step(text, "")),
+        score=after,
         reference=after if after is not None else state.reference,
     )
     return (state, text, StepResult("edit", outcome, before, after, "", "", Durations(), after_state))
@@ -37,5 +41,11 @@ def test_gains_and_repairs_are_imitated_errors_and_losses_are_not():
 def test_every_state_is_kept_with_its_kind():
     plateau = trajectory(("a", EDITED, 1.0), ("b", EDITED, 1.0), ("c", EDITED, 1.0))
     assert [s.kind for s in states([PATH, plateau], {"t": TASK})] == [
-        "initial", "middle", "middle", "error", "initial", "middle", "plateau",
+        "initial",
+        "middle",
+        "middle",
+        "error",
+        "initial",
+        "middle",
+        "plateau",
     ]
