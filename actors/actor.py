@@ -58,7 +58,7 @@ class Actor:
 
     def _sandboxes(self) -> SandboxPool:
         sandbox = self._cfg.sandbox
-        return SandboxPool(sandbox.backend, sandbox.slots, sandbox.image)
+        return SandboxPool(sandbox.backend, sandbox.slots, sandbox.image, sandbox.warm)
 
     async def baselines(self) -> dict[str, StepResult]:
         """The result of every task's unchanged script."""

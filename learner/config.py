@@ -72,6 +72,7 @@ class SandboxConfig:
         "auto", "Where experiments run; auto takes docker where an engine answers.", ["auto", "docker", "process"]
     )
     slots: int = key(2, "Experiments at once on one actor.", positive=True)
+    warm: int = key(12, "Sandboxes kept started on one actor, of all tasks together (150 MiB each).", positive=True)
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
 
 

@@ -1,7 +1,7 @@
 """Sandboxes: where experiments run. `SandboxPool` keeps them warm and hands them out.
 
-Invariants: at most `slots` sandboxes exist; a sandbox serves one experiment at a time; one that failed is closed, and
-an idle one of another task makes room when a slot is needed.
+Invariants: at most `slots` experiments run at once, and at most `warm` sandboxes exist; a sandbox serves one experiment
+at a time; one that failed is closed, and where there is no room, the idle one used longest ago makes way.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ log = logging.getLogger(__name__)
 class SandboxPool:
     """Thread-safe pool of warm sandboxes of one backend."""
 
-    def __init__(self, backend: str = "auto", slots: int = 1, image: str = ""):
+    def __init__(self, backend: str = "auto", slots: int = 1, image: str = "", warm: int = 1):
+        """warm: sandboxes kept, of all tasks together, at least `slots`; starting one takes a second."""
         self._backend = _choose(backend, image)
         self.name = self._backend.name
-        self._free_slots = list(range(slots))
+        self._slots, self._in_use = slots, 0
+        self._free = list(range(max(slots, warm)))
         self._idle: list[tuple[int, Sandbox]] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -48,29 +50,33 @@ class SandboxPool:
         with self._changed:
             if not self._closed:
                 self._idle.append((slot, sandbox))
+                self._in_use -= 1
                 self._changed.notify()
                 return
         self._discard(slot, sandbox)
 
     def _discard(self, slot: int, sandbox: Sandbox | None) -> None:
+        """Close a sandbox that was in use (None if it did not start)."""
         try:
             if sandbox is not None:
                 sandbox.close()
         finally:
             with self._changed:
-                self._free_slots.append(slot)
+                self._free.append(slot)
+                self._in_use -= 1
                 self._changed.notify()
 
     def _take(self, task: Task) -> tuple[int, Sandbox | None]:
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._free_slots or self._closed)
+            self._changed.wait_for(lambda: self._in_use < self._slots or self._closed)
             if self._closed:
                 raise SandboxFailure("the sandboxes have been closed")
+            self._in_use += 1
             for position, (_, sandbox) in enumerate(self._idle):
                 if sandbox.task.env_dir == task.env_dir and sandbox.task.limits == task.limits:
                     return self._idle.pop(position)
-            if self._free_slots:
-                return self._free_slots.pop(), None
+            if self._free:
+                return self._free.pop(), None
             slot, oldest = self._idle.pop(0)
         try:
             oldest.close()
@@ -85,8 +91,8 @@ class SandboxPool:
             self._closed = True
             self._changed.notify_all()
             idle, self._idle = self._idle, []
-        for slot, sandbox in idle:
-            self._discard(slot, sandbox)
+        for _, sandbox in idle:
+            sandbox.close()
 
 
 def _choose(name: str, image: str) -> Backend:
