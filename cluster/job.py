@@ -18,7 +18,7 @@ STOP_SECONDS = 30
 """What a stopped job has to end its actors, engines and containers before Ray kills it."""
 POLL_SECONDS = 0.2
 
-logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each closed connection
+logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that it does not upload
 
 
 class JobError(RuntimeError):

@@ -15,13 +15,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import hashlib
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from pathlib import Path
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
 from filelock import FileLock, Timeout
@@ -91,10 +92,11 @@ def load(name_or_folder: str | Path) -> Task:
     env = prepared / "env"
     present = [str(path.relative_to(env)) for path in env.rglob("*") if path.is_file()]
     protected = prepared / "scripts" / "read_only_files.txt"
-    globs = protected.read_text().split() if protected.exists() else []
+    globs = [line.strip() for line in _text(protected).splitlines()] if protected.exists() else []
+    _text(env / stated.script)  # prompts show it, so it must be text, and prepare.py must have left it there
     return Task(
         id=source.name,
-        problem=(prepared / "scripts" / "research_problem.txt").read_text().strip(),
+        problem=_text(prepared / "scripts" / "research_problem.txt").strip(),
         env_dir=env,
         private_dir=prepared / "scripts",
         script=stated.script,
@@ -141,9 +143,23 @@ def _read(file: Path) -> TaskFile:
         raise TaskError(f"{file} is missing: envs/README.md shows what it states") from error
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{file}: {' '.join(str(error).split())}") from error
-    if stated.split not in SPLITS:
-        raise TaskError(f"{file}: split must be one of {', '.join(SPLITS)}, not {stated.split!r}")
+    if wrong := _impossible(stated):
+        raise TaskError(f"{file}: {wrong}")
     return stated
+
+
+def _impossible(stated: TaskFile) -> str | None:
+    """What is wrong with values that have the right type; None if nothing is."""
+    if stated.split not in SPLITS:
+        return f"split must be one of {', '.join(SPLITS)}, not {stated.split!r}"
+    if not math.isfinite(stated.best):
+        return f"best must be a finite number, not {stated.best}"
+    if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:
+        return f"script must be a path inside env/, not {stated.script!r}"
+    for name, value in asdict(stated.limits).items():
+        if not 0 < value < math.inf:
+            return f"limits.{name} must be above 0 and finite, not {value}"
+    return None
 
 
 def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
@@ -159,8 +175,8 @@ def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator
 def _prepare(source: Path) -> Path:
     """The prepared copy of `source` in the cache."""
     cache = Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent")) / "tasks"
-    prepared = cache / f"{source.name}-{_content_hash(source)}"
     try:
+        prepared = cache / f"{source.name}-{_content_hash(source)}"
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{prepared}.lock", timeout=PREPARE_SECONDS):
             if not prepared.exists():
@@ -188,7 +204,8 @@ def _content_hash(source: Path) -> str:
     digest = hashlib.sha256(Path(__file__).with_name("splits.py").read_bytes())
     for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
+        with path.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
@@ -199,12 +216,19 @@ def _run_prepare(source: Path, scripts: Path) -> None:
     try:
         done = subprocess.run(
             [sys.executable, "prepare.py"], cwd=scripts, env=environment, capture_output=True, text=True,
-            timeout=PREPARE_SECONDS, check=False,
+            errors="replace", timeout=PREPARE_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise TaskError(f"{script} ran longer than {PREPARE_SECONDS:.0f} s") from error
     if done.returncode:
         raise TaskError(f"{script} failed; correct it:\n{(done.stdout + done.stderr)[-2000:].strip()}")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file} is not a readable text file (UTF-8): {error}") from error
 
 
 def _matches(name: str, globs: list[str]) -> bool:

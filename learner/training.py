@@ -67,6 +67,8 @@ class Training:
             task.id: dataclasses.replace(task, split="held_in" if i < held_in else "held_out")
             for i, task in enumerate(tasks)
         }
+        if len(self.tasks) < len(tasks):
+            raise TaskError("two task folders have the same name, and a task is known by it: rename one")
         self.model_dir = resolve(cfg.model.path)
         self.run = enter(Run(cfg))
         self.progress = enter(Progress(self.run.dir))
@@ -90,6 +92,7 @@ class Training:
         self.evaluation = evaluation.Evaluation(self.run.dir, self.tasks)
         if self.resumed:
             self.cursor = self.run.restore(checkpoints[-1], self.learner)
+            self.version = self.cursor.step  # publishing makes it one more, as it was after that step
             self.journal.truncate_after(self.cursor.step)
             transitions.truncate_after(self.run.dir, self.cursor.step)
             self.publish()

@@ -74,6 +74,26 @@ def test_read_only_files_protects_a_script(folder):
     assert "train.py" in load(folder).read_only
 
 
+def test_a_name_with_a_blank_is_protected(folder):
+    (folder / "task.yaml").write_text(YAML + "script: my train.py")
+    (folder / "env" / "train.py").rename(folder / "env" / "my train.py")
+    (folder / "scripts" / "read_only_files.txt").write_text("my train.py\n")
+    assert "my train.py" in load(folder).read_only
+
+
+@pytest.mark.parametrize("name", ["env/train.py", "scripts/research_problem.txt"])
+def test_a_file_that_is_no_text_is_named(folder, name):
+    (folder / name).write_bytes(b"caf\xe9")
+    with pytest.raises(TaskError, match=f"{name} is not a readable text file"):
+        load(folder)
+
+
+def test_a_prepare_that_removes_the_script_is_noticed(folder):
+    (folder / "scripts" / "prepare.py").write_text("import os; os.remove('../env/train.py')")
+    with pytest.raises(TaskError, match=r"env/train\.py is not a readable"):
+        load(folder)
+
+
 def test_a_failing_prepare_is_named_and_leaves_nothing(folder, cache):
     (folder / "scripts" / "prepare.py").write_text("raise SystemExit('no data here')")
     with pytest.raises(TaskError, match=r"scripts/prepare\.py failed(.|\n)*no data here"):
@@ -99,6 +119,10 @@ def test_a_missing_file_is_named(folder, name):
         ("seconds:", "second:", "no key 'limits.second'; did you mean 'seconds'"),
         ("maximize", "up", "direction must be one of maximize, minimize, not 'up'"),
         ("best: 0.9", "best: high", "best"),
+        ("best: 0.9", "best: .nan", "best must be a finite number"),
+        ("seconds: 5", "seconds: 0", r"limits\.seconds must be above 0"),
+        ("seconds: 5", "seconds: .inf", r"limits\.seconds must be above 0 and finite"),
+        ("best_from:", "script: ../scripts/eval.py\nbest_from:", "script must be a path inside env/"),
         ("origin: made up", "", "origin missing"),
         ("best_from:", "split: test\nbest_from:", "split must be one of held_in, held_out, not 'test'"),
         ("metric:", "metric: [", "task.yaml"),
