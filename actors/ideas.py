@@ -96,7 +96,7 @@ STEPS = (
 )
 
 WRAPPERS = (
-    Part("bagged copies of", "ensemble", "Bagging{}", {"n_estimators": (5, 10, 20)}),
+    Part("bagged copies of", "ensemble", "Bagging{}", {"n_estimators": (3, 5, 8)}),
     Part("a transformed target for", "compose", "TransformedTargetRegressor", {}, (REGRESSION,)),
     Part("calibrated probabilities for", "calibration", "CalibratedClassifierCV", {}, (PROBABILITY,)),
 )

@@ -59,6 +59,13 @@ def test_published_figures():
     assert edit(None, 0.7, 0.5, 0.9, version="v2") == pytest.approx(0.5)  # a start that never ran: against m_init
 
 
+@pytest.mark.parametrize("m_best", [0.5, 0.4])
+def test_a_start_that_is_as_good_as_the_best_still_counts_gains(m_best):
+    assert edit(0.5, 0.6, 0.5, m_best, version="v2") == pytest.approx(0.2)  # against |m_init|
+    assert edit(0.5, 0.4, 0.5, m_best, version="v2") == pytest.approx(-0.2)
+    assert edit(0.0, 0.6, 0.0, 0.0, version="v2") == pytest.approx(0.6)  # against 1
+
+
 def test_infrastructure_failure_has_no_reward():
     with pytest.raises(ValueError, match="mask"):
         reward(Outcome.INFRA_FAILURE, 0.5, None, 0.5, 0.9, Direction.MAXIMIZE)

@@ -8,10 +8,9 @@ train = pd.read_csv("train.csv")
 test = pd.read_csv("test.csv")
 X, y = train.drop(columns=["id", "target"]), train["target"]
 
-model = VotingRegressor([
-    ("ridge", make_pipeline(StandardScaler(), Ridge(alpha=10))),
-    ("boosting", GradientBoostingRegressor(n_estimators=80, learning_rate=0.05, max_depth=2, subsample=0.6, random_state=0)),
-])
+ridge = make_pipeline(StandardScaler(), Ridge(alpha=10))
+boosting = GradientBoostingRegressor(n_estimators=80, learning_rate=0.05, max_depth=2, subsample=0.6, random_state=0)
+model = VotingRegressor([("ridge", ridge), ("boosting", boosting)])
 model.fit(X, y)
 
 prediction = model.predict(test.drop(columns=["id"]))
