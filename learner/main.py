@@ -6,7 +6,6 @@ the actors sample and run the experiments of the next (learner/stream.py bounds 
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,6 @@ def main(arguments: list[str]) -> int:
 
     from learner.training import FAILURES, Training  # heavy imports, kept out of --help
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
     try:
         with Training(cfg) as run:
             train(run)

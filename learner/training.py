@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -245,6 +246,7 @@ def connect(cfg: Config) -> None:
         ActorError: the cluster is too small for what the configuration asks.
     """
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
     have = ray.cluster_resources()
     for resource, option in {"CPU": "cpus", "GPU": "gpus"}.items():
         need = cfg.actors.count * cfg.actors[option] + cfg.learner.ranks * cfg.learner[option]

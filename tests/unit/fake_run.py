@@ -27,12 +27,28 @@ model = HistGradientBoostingClassifier(max_iter={iterations})
 model.fit(x_train, y_train)
 >>>>>>> REPLACE"""
 ERROR = "Traceback (most recent call last):\n  File \"train.py\", line 9\nNameError: name 'x' is not defined"
-WEIGHTS = {Outcome.EDITED: 8, Outcome.NEUTRAL: 1, Outcome.INVALID: 3, Outcome.SCRIPT_ERROR: 2, Outcome.TIMEOUT: 0.4,
-           Outcome.INFRA_FAILURE: 0.1}
+WEIGHTS = {
+    Outcome.EDITED: 8,
+    Outcome.NEUTRAL: 1,
+    Outcome.INVALID: 3,
+    Outcome.SCRIPT_ERROR: 2,
+    Outcome.TIMEOUT: 0.4,
+    Outcome.INFRA_FAILURE: 0.1,
+}
 TASKS = {
     name: Task(
-        id=name, problem="", env_dir=Path(), private_dir=Path(), script="train.py", read_only=frozenset(),
-        metric=metric, direction=direction, split=split, limits=Limits(), m_best=0.99, m_init=start,
+        id=name,
+        problem="",
+        env_dir=Path(),
+        private_dir=Path(),
+        script="train.py",
+        read_only=frozenset(),
+        metric=metric,
+        direction=direction,
+        split=split,
+        limits=Limits(),
+        m_best=0.99,
+        m_init=start,
     )
     for name, metric, direction, split, start in [
         ("iris", "accuracy", Direction.MAXIMIZE, "held_in", 0.867),
@@ -57,14 +73,24 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
     log = ERROR if outcome is Outcome.SCRIPT_ERROR else "fitted in 0.31 s\nwrote submission.csv (45 rows)"
     start, tokens = TASKS[task_id].m_init, 40
     values = {
-        "id": name, "group_id": name.rsplit("/", 1)[0], "state_id": f"{task_id}-7", "task_id": task_id,
-        "actor_id": f"actor-{rng.randrange(2)}", "prompt_ids": np.zeros(300, np.int32),
-        "response_ids": np.zeros(tokens, np.int32), "behaviour_logprobs": np.zeros(tokens, np.float32),
-        "version_spans": spans, "text": text,
-        "action": "invalid" if outcome is Outcome.INVALID else "edit", "outcome": outcome, "reward": float(reward),
-        "reward_parts": {"gain": reward - 0.5, "score": float(reward)}, "score_before": start,
+        "id": name,
+        "group_id": name.rsplit("/", 1)[0],
+        "state_id": f"{task_id}-7",
+        "task_id": task_id,
+        "actor_id": f"actor-{rng.randrange(2)}",
+        "prompt_ids": np.zeros(300, np.int32),
+        "response_ids": np.zeros(tokens, np.int32),
+        "behaviour_logprobs": np.zeros(tokens, np.float32),
+        "version_spans": spans,
+        "text": text,
+        "action": "invalid" if outcome is Outcome.INVALID else "edit",
+        "outcome": outcome,
+        "reward": float(reward),
+        "reward_parts": {"gain": reward - 0.5, "score": float(reward)},
+        "score_before": start,
         "score_after": start * (1 + rng.gauss(0.05, 0.04) * TASKS[task_id].direction.sign) if edited else None,
-        "durations": Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01), "generate_seconds": 2 + rng.random(),
+        "durations": Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),
+        "generate_seconds": 2 + rng.random(),
         "log_tail": log,
     }
     return Transition(**(values | changes))

@@ -33,9 +33,7 @@ def test_layout_of_one_group():
 
 def test_every_response_token_is_trained_exactly_once_within_the_budget():
     rng = np.random.default_rng(0)
-    groups = [
-        group(rng, int(prompt), *rng.integers(1, 12, 5)) for prompt in rng.integers(1, 20, 12)
-    ]
+    groups = [group(rng, int(prompt), *rng.integers(1, 12, 5)) for prompt in rng.integers(1, 20, 12)]
     responses = np.concatenate([response for g in groups for response in g.responses])
     rows = pack(groups, row_tokens=40)
     index = np.concatenate([row.token_index for row in rows])

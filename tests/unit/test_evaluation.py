@@ -16,17 +16,40 @@ EMPTY = np.zeros(0, np.int32)
 
 def task(name: str, direction: Direction = Direction.MAXIMIZE, split: str = "held_in") -> Task:
     return Task(
-        id=name, problem="", env_dir=Path(), private_dir=Path(), script="train.py", read_only=frozenset(),
-        metric="mae" if direction is Direction.MINIMIZE else "accuracy", direction=direction, split=split,
-        limits=Limits(), m_best=1.0, m_init=0.5,
+        id=name,
+        problem="",
+        env_dir=Path(),
+        private_dir=Path(),
+        script="train.py",
+        read_only=frozenset(),
+        metric="mae" if direction is Direction.MINIMIZE else "accuracy",
+        direction=direction,
+        split=split,
+        limits=Limits(),
+        m_best=1.0,
+        m_init=0.5,
     )
 
 
 def attempt(task_id: str, reward: float, outcome: Outcome = Outcome.EDITED, score: float | None = None) -> Transition:
     return Transition(
-        id=f"{task_id}/{reward}", group_id="g", state_id="s", task_id=task_id, actor_id="a", prompt_ids=EMPTY,
-        response_ids=EMPTY, behaviour_logprobs=EMPTY, version_spans=(), text="", action="edit", outcome=outcome,
-        reward=reward, reward_parts={}, score_before=0.5, score_after=score, log_tail="",
+        id=f"{task_id}/{reward}",
+        group_id="g",
+        state_id="s",
+        task_id=task_id,
+        actor_id="a",
+        prompt_ids=EMPTY,
+        response_ids=EMPTY,
+        behaviour_logprobs=EMPTY,
+        version_spans=(),
+        text="",
+        action="edit",
+        outcome=outcome,
+        reward=reward,
+        reward_parts={},
+        score_before=0.5,
+        score_after=score,
+        log_tail="",
     )
 
 

@@ -13,10 +13,25 @@ from learner.journal import Journal, read, step_metrics
 
 def transition(outcome: Outcome, reward: float, spans=((5, 0, 4),), task_id: str = "wine") -> Transition:
     return Transition(
-        id="t", group_id="g", state_id="s", task_id=task_id, actor_id="a", prompt_ids=np.zeros(3, np.int32),
-        response_ids=np.zeros(4, np.int32), behaviour_logprobs=np.zeros(4, np.float32), version_spans=spans, text="",
-        action="edit", outcome=outcome, reward=reward, reward_parts={}, score_before=None, score_after=None,
-        log_tail="", durations=Durations(queue=1, restore=2, execute=3, grade=4), generate_seconds=5,
+        id="t",
+        group_id="g",
+        state_id="s",
+        task_id=task_id,
+        actor_id="a",
+        prompt_ids=np.zeros(3, np.int32),
+        response_ids=np.zeros(4, np.int32),
+        behaviour_logprobs=np.zeros(4, np.float32),
+        version_spans=spans,
+        text="",
+        action="edit",
+        outcome=outcome,
+        reward=reward,
+        reward_parts={},
+        score_before=None,
+        score_after=None,
+        log_tail="",
+        durations=Durations(queue=1, restore=2, execute=3, grade=4),
+        generate_seconds=5,
     )
 
 
@@ -64,7 +79,10 @@ def test_every_line_is_strict_json_and_a_line_is_on_disk_at_once(tmp_path):
         journal.append({"step": 1, "loss": math.nan, "grad_norm": np.float32(0.5), "outcomes": {"edited": np.int64(3)}})
         line = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {
-        "step": 1, "loss": None, "grad_norm": 0.5, "outcomes": {"edited": 3},
+        "step": 1,
+        "loss": None,
+        "grad_norm": 0.5,
+        "outcomes": {"edited": 3},
     }
 
 

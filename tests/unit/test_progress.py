@@ -29,8 +29,14 @@ def shown(renderable) -> str:
 
 def learner_step(step: int, reward: float) -> dict:
     return {
-        "step": step, "reward_mean": reward, "valid_rate": 0.75, "outcomes": {"edited": 12, "invalid": 4},
-        "staleness_max": 1, "tokens_per_s": 512.0, "logprob_gap_mean": 0.004, "task_rewards": {"wine": 0.5},
+        "step": step,
+        "reward_mean": reward,
+        "valid_rate": 0.75,
+        "outcomes": {"edited": 12, "invalid": 4},
+        "staleness_max": 1,
+        "tokens_per_s": 512.0,
+        "logprob_gap_mean": 0.004,
+        "task_rewards": {"wine": 0.5},
     }
 
 
@@ -50,8 +56,14 @@ def test_a_log_gets_a_line_per_stage_and_learner_step_without_escape_codes(tmp_p
     lines = console.file.getvalue().splitlines()
     assert "\x1b" not in console.file.getvalue()
     assert [line.split("] ", 1)[-1].split(" · ")[0] for line in lines] == [
-        "expert 0/50", "expert 50/50", "fine-tune", "fine-tune 2/2",
-        "reinforce 0/3", "reinforce 1/3", "reinforce 2/3", "checkpoint [step_2]",
+        "expert 0/50",
+        "expert 50/50",
+        "fine-tune",
+        "fine-tune 2/2",
+        "reinforce 0/3",
+        "reinforce 1/3",
+        "reinforce 2/3",
+        "checkpoint [step_2]",
     ]
     assert "loss 0.5" in lines[3]
     assert all(text in lines[6] for text in ("reward 0.500", "valid 75%", "12 edited, 4 invalid", "512 tok/s"))
@@ -105,9 +117,17 @@ def test_a_terminal_gets_a_live_panel_under_the_log(tmp_path):
 def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
     now = 1000.0
     state = Status(
-        run="r", started=0.0, written=now, rewards=(0.3, 0.5), valid_rate=0.75, outcomes={"edited": 3, "invalid": 1},
+        run="r",
+        started=0.0,
+        written=now,
+        rewards=(0.3, 0.5),
+        valid_rate=0.75,
+        outcomes={"edited": 3, "invalid": 1},
         stages=(Stage("start", 0, 3, done=3, ended=20), Stage("reinforce", started=900, total=10, first=4, done=6)),
-        actors_alive=1, actors_total=2, experiments=5, messages=("old", "new"),
+        actors_alive=1,
+        actors_total=2,
+        experiments=5,
+        messages=("old", "new"),
     )
     text = shown(status.panel(state, now, messages=1))
     for part in ("start", "20s", "6/10", "3m20s left", "0.500", "+0.200", "75%", "3 edited", "1/2 up", "flight: 5"):

@@ -83,7 +83,7 @@ def test_hostile_text_is_only_ever_text(finished, tmp_path):
     results = run_dir / "evaluation.json"
     results.write_text(results.read_text().replace('"iris"', json.dumps(HOSTILE)))
     config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("- iris", f"- {json.dumps(HOSTILE)}"))
+    config.write_text(config.read_text().replace("- diabetes", f"- {json.dumps(HOSTILE)}"))
     shown = page(run_dir)
     (script,) = shown.scripts
     assert "owned" not in script and not shown.of("img")
@@ -139,7 +139,11 @@ def test_the_newest_half_is_shown_whole():
 def test_an_edit_is_shown_as_the_lines_that_change():
     text = "Action: Edit\n<<<<<<< SEARCH\nkeep\nold\n=======\nkeep\nnew\n>>>>>>> REPLACE"
     assert diff(text) == [
-        ("plain", "Action: Edit"), ("mark", "@@"), ("same", "keep"), ("del", "old"), ("add", "new"),
+        ("plain", "Action: Edit"),
+        ("mark", "@@"),
+        ("same", "keep"),
+        ("del", "old"),
+        ("add", "new"),
     ]
     assert diff("```python\nx = 1\n```") == [("mark", "```python"), ("add", "x = 1"), ("mark", "```")]
     unfinished = "<<<<<<< SEARCH\nold\n=======\nnew"

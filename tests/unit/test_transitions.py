@@ -12,11 +12,25 @@ from learner import transitions
 
 def transition(name: str, **changes) -> Transition:
     made = Transition(
-        id=name, group_id="g", state_id="s", task_id="wine", actor_id="actor-0",
-        prompt_ids=np.array([1, 2, 3], np.int32), response_ids=np.array([7, 8], np.int32),
-        behaviour_logprobs=np.array([-0.5, -1.5], np.float32), version_spans=((3, 0, 1), (4, 1, 2)),
-        text="Action: Edit", action="edit", outcome=Outcome.EDITED, reward=0.7, reward_parts={"score": 0.7},
-        score_before=0.5, score_after=None, log_tail="ü ✓", durations=Durations(1, 2, 3, 4), generate_seconds=5.0,
+        id=name,
+        group_id="g",
+        state_id="s",
+        task_id="wine",
+        actor_id="actor-0",
+        prompt_ids=np.array([1, 2, 3], np.int32),
+        response_ids=np.array([7, 8], np.int32),
+        behaviour_logprobs=np.array([-0.5, -1.5], np.float32),
+        version_spans=((3, 0, 1), (4, 1, 2)),
+        text="Action: Edit",
+        action="edit",
+        outcome=Outcome.EDITED,
+        reward=0.7,
+        reward_parts={"score": 0.7},
+        score_before=0.5,
+        score_after=None,
+        log_tail="ü ✓",
+        durations=Durations(1, 2, 3, 4),
+        generate_seconds=5.0,
     )
     return dataclasses.replace(made, **changes)
 
