@@ -73,7 +73,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
     process = start(folder, tiny_model)
     try:
         wait_until((folder / "smoke/checkpoints/step_1").exists, 600, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # as `ray job stop` does
         assert process.wait(60) == 130, (folder / "output-0").read_text()
     finally:
         process.kill()
