@@ -87,7 +87,7 @@ class Progress:
         """
         known = {name: value for name, value in fields.items() if name in _FIELDS}
         reward = fields.get("reward_mean")
-        numbers = {n: v for n, v in fields.items() if n not in _FIELDS and isinstance(v, float | int)}
+        numbers = {n: float(v) for n, v in fields.items() if n not in _FIELDS and isinstance(v, float | int)}
         self._set(
             **known,
             rewards=(*self._status.rewards, reward) if reward is not None else self._status.rewards,

@@ -103,6 +103,14 @@ def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path, monkeypatch):
     assert console.file.getvalue().count("No space left on device: 'status.json'") == 1
 
 
+def test_a_whole_journal_row_can_be_shown_by_another_process(tmp_path):
+    row = {"reward_mean": 0.5, "loss": 1, "logprob_gap_on_current": True, "grad_norm": None, "task_rewards": {"a": 1.0}}
+    with Progress(tmp_path, Console(file=io.StringIO())) as shown:
+        shown.stage("reinforce", 2)
+        shown.advance(**row)
+    assert status.read(tmp_path / "status.json").figures["loss"] == 1
+
+
 def test_a_terminal_gets_a_live_panel_under_the_log(tmp_path):
     console = terminal()
     with Progress(tmp_path, console) as view:

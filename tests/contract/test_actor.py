@@ -1,0 +1,222 @@
+"""An actor with a real environment, sandbox and stream; what the policy answers is scripted here.
+
+The same actor with its vLLM engine, inside Ray, is part of the end-to-end test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+import actors.actor
+from actors.actor import Actor
+from actors.policy import PolicyDead, Sample
+from envs.environment import Environment
+from envs.records import Direction, Limits, Outcome, State, Task, Transition
+from envs.sandbox import SandboxFailure, SandboxPool
+from learner.config import Config
+from learner.states import StatePool
+from learner.stream import Cursor, Stream
+
+SCRIPT = "value = 0.5\nopen('submission.csv', 'w').write(f'score,{value}')\n"
+GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split(',')[1])\n"
+EDIT = """Thought: more
+Action: Edit
+<<<<<<< SEARCH
+value = 0.5
+=======
+value = 0.6
+>>>>>>> REPLACE"""
+DEADLINE = 60
+
+
+class ScriptedPolicy:
+    """Stands where the engine stands; `answer` is called with the seed."""
+
+    def __init__(self, *_: object) -> None:
+        self.version, self.running, self.tokens = 2, 0, 0
+        self.answer: Callable[[int], str] = lambda seed: EDIT
+
+    async def start(self) -> None:
+        pass
+
+    async def sample(self, prompt_ids, seed: int, temperature: float, max_tokens: int, end_token: int) -> Sample:
+        await asyncio.sleep(0)
+        text = await asyncio.to_thread(self.answer, seed)
+        ids = np.array([seed, end_token], dtype=np.int32)
+        return Sample(ids, np.array([-0.5, -0.25], dtype=np.float32), ((self.version, 0, 2),), text, 0.1)
+
+    def close(self) -> None:
+        pass
+
+
+def process_sandbox() -> None:
+    try:
+        SandboxPool("process").close()
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    process_sandbox()
+    folder = tmp_path_factory.mktemp("task")
+    for name, content in {"env/train.py": SCRIPT, "scripts/eval.py": GRADER}.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(content)
+    return Task(
+        "toy", "Set the value.", folder / "env", folder / "scripts", "train.py", frozenset(), "accuracy",
+        Direction.MAXIMIZE, "held_in", Limits(seconds=20, memory_mb=300, disk_mb=32), m_best=1.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def runner():
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def actor(runner, task, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(actors.actor, "Policy", ScriptedPolicy)
+    cfg = Config()
+    cfg.sandbox.backend, cfg.sandbox.slots, cfg.reward.steepness = "process", 1, 10.0
+    cfg.rl.actions, cfg.actors.sequences = 2, 4
+    actor = Actor("actor-0", cfg, [task], str(tiny_model), str(tmp_path), version=2)
+    assert runner.run(actor.start())["sandbox"] == "process"
+    results = runner.run(actor.baselines())
+    runner.run(actor.set_baselines({name: result.score_after for name, result in results.items()}))
+    yield actor
+    runner.run(actor.close())
+
+
+@pytest.fixture
+def state(runner, actor) -> State:
+    """Where an episode begins, from the expert's trajectory."""
+    ((state, _, _),) = runner.run(actor.explore("toy", seed=0, steps=1, mistakes=0.0))
+    return state
+
+
+def answers(actor: Actor, answer: Callable[[int], str]) -> None:
+    actor._policy.answer = answer
+
+
+def test_a_transition_says_what_was_sampled_and_what_came_of_it(runner, actor, state):
+    answers(actor, lambda seed: "no action" if seed == 8 else EDIT)
+    better, invalid, later = runner.run(actor.attempt(state, [7, 8, 9], "group-1"))
+    assert better.outcome is Outcome.EDITED and (better.score_before, better.score_after) == (0.5, 0.6)
+    assert better.reward == pytest.approx(1 / (1 + math.exp(-10 * 0.1 / 0.5)))
+    assert invalid.outcome is Outcome.INVALID and invalid.reward == 0.0
+    assert [t.response_ids[0] for t in (better, invalid, later)] == [7, 8, 9]
+    assert better.version_spans == ((2, 0, 2),) and better.behaviour_logprobs.tolist() == [-0.5, -0.25]
+    assert len({t.id for t in (better, invalid, later)}) == 3
+    first, last = sorted([better.durations, later.durations], key=lambda durations: durations.queue)
+    assert last.queue > first.execute, "one slot: the second experiment waits for the first"
+
+
+def test_an_experiment_runs_while_the_group_is_still_being_sampled(runner, actor, state, monkeypatch):
+    ran, step = threading.Event(), Environment.step
+
+    def observed(*args):
+        result = step(*args)
+        ran.set()
+        return result
+
+    def slow(seed: int) -> str:
+        assert seed == 0 or ran.wait(DEADLINE), "the first response waited for the second"
+        return EDIT
+
+    monkeypatch.setattr(Environment, "step", observed)
+    answers(actor, slow)
+    transitions = runner.run(actor.attempt(state, [0, 1], "group-1"))
+    assert [t.outcome for t in transitions] == [Outcome.EDITED] * 2
+
+
+def test_an_infrastructure_failure_is_no_outcome_of_the_action(runner, actor, state, monkeypatch):
+    def broken(*_):
+        raise SandboxFailure("the disk is full")
+
+    monkeypatch.setattr(SandboxPool, "acquire", broken)
+    (transition,) = runner.run(actor.attempt(state, [0], "group-1"))
+    assert transition.outcome is Outcome.INFRA_FAILURE and transition.reward == 0.0
+    with pytest.raises(SandboxFailure, match="the disk is full"):
+        runner.run(actor.explore("toy", seed=0, steps=2, mistakes=0.0))
+
+
+def test_examples_have_the_ids_of_the_chat_template(runner, actor, state, tiny_model):
+    ((prompt_ids, response_ids),) = runner.run(actor.encode([(state, EDIT)]))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    user = tokenizer.decode(prompt_ids).rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+    system = tokenizer.decode(prompt_ids).partition("<|im_start|>system\n")[2].partition("<|im_end|>")[0]
+    turns = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": EDIT},
+    ]
+    whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
+    assert "value = 0.5" in user
+    assert [*prompt_ids, *response_ids] == whole[: len(prompt_ids) + len(response_ids)]
+    (transition,) = runner.run(actor.attempt(state, [0], "group-1"))
+    assert np.array_equal(transition.prompt_ids, prompt_ids)
+
+
+def remote(stream: Stream) -> SimpleNamespace:
+    """The stream as an actor sees it."""
+    names = ("admit", "put", "fail")
+    return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(stream, name)) for name in names})
+
+
+def new_stream(state: State, steps: int) -> Stream:
+    return Stream(StatePool([state], 0), 0, steps, 2, 2, 1, Cursor())
+
+
+def test_every_group_is_delivered_once_though_one_fails_at_first(runner, actor, state, monkeypatch):
+    stream, prompts = new_stream(state, steps=3), iter([RuntimeError("a defect")])
+    prompt = Actor._prompt
+
+    def fails_once(self: Actor, state: State) -> np.ndarray:
+        for error in prompts:
+            raise error
+        return prompt(self, state)
+
+    async def train() -> list[Transition]:
+        collecting = asyncio.create_task(actor.collect(remote(stream)))
+        trained = []
+        for _ in range(3):
+            trained += [transition for group in await stream.batch() for transition in group]
+            await stream.advance()
+        await stream.close()
+        await collecting
+        return trained
+
+    monkeypatch.setattr(Actor, "_prompt", fails_once)
+    trained = runner.run(asyncio.wait_for(train(), DEADLINE))
+    assert sorted({t.group_id for t in trained}) == [f"group-{index:06d}" for index in range(6)]
+    assert len({t.id for t in trained}) == len(trained) == 6 * 2
+
+
+def test_a_dead_engine_ends_the_actor_and_gives_its_groups_back(runner, actor, state):
+    def dead(seed: int) -> str:
+        raise PolicyDead("actor-0: its vLLM engine died")
+
+    async def collect() -> Cursor:
+        stream = new_stream(state, steps=1)
+        with pytest.raises(PolicyDead, match="actor-0"):
+            await actor.collect(remote(stream))
+        return await stream.cursor()
+
+    answers(actor, dead)
+    assert runner.run(asyncio.wait_for(collect(), DEADLINE)).unfinished
+
+
+def test_snapshots_lie_in_the_folder_of_the_run(runner, actor, state, tmp_path: Path):
+    runner.run(actor.attempt(state, [0], "group-1"))
+    assert any(EDIT.splitlines()[5] in file.read_text() for file in (tmp_path / "snapshots").iterdir())
