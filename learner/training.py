@@ -73,7 +73,7 @@ class Training:
         self.model_dir = resolve(cfg.model.path)
         self.run = enter(Run(cfg))
         self.progress = enter(Progress(self.run.dir))
-        self.progress.stage("start", 3)
+        self.progress.stage("start", 2)
         connect(cfg)
         self._stack.callback(ray.shutdown)
         checkpoints = self.run.checkpoints if cfg.run.resume else []
