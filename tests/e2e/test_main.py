@@ -22,7 +22,7 @@ import pytest
 from learner import transitions
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, STATES, ACTIONS, ATTEMPTS = 3, 2, 4, 4
+STEPS, STATES, ACTIONS, ATTEMPTS = 5, 2, 4, 4
 MARK = "MLAGENT_TEST_RUN"
 """Environment variable that every process of a run inherits: how leftovers are found."""
 
