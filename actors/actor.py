@@ -25,11 +25,15 @@ import ray
 from actors import expert
 from actors.chat import Chat
 from actors.policy import Policy, PolicyDead
-from envs.environment import Environment
+from envs.admission import Capacity, node_capacity
+from envs.environment import Environment, usage
+from envs.experiment_cache import CachedRunner
+from envs.experiments import Runner, SandboxRunner
 from envs.records import Outcome, State, StepResult, Task, Transition
 from envs.sandbox import SandboxFailure, SandboxPool
+from envs.simulated import SimulatedRunner
 from envs.workspace import SnapshotStore
-from reward import Reward, reward
+from reward import Reward, Terms, reward
 
 Result = TypeVar("Result")
 
@@ -42,23 +46,37 @@ class Actor:
         self._tasks = {task.id: task for task in tasks}
         self._model_dir = model_dir
         self._policy = Policy(actor_id, model_dir, cfg, version)
-        self._threads = ThreadPoolExecutor(cfg.sandbox.slots, thread_name_prefix="experiment")
-        self._waiting = 0
+        # As many as responses in flight, so that all who wait stand in one line: that of the admission.
+        self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
 
     async def start(self) -> dict[str, Any]:
         """Start engine and sandboxes; returns what they are (sandbox, host, pid, engine_seconds)."""
         started, model = time.monotonic(), self._cfg.model
         self._chat = Chat(self._model_dir, model.context, model.response)
-        sandboxes, _ = await asyncio.gather(asyncio.to_thread(self._sandboxes), self._policy.start())
-        self._environment = Environment(self._tasks, sandboxes, SnapshotStore(self._run_dir / "snapshots"))
+        runner, _ = await asyncio.gather(asyncio.to_thread(self._runner), self._policy.start())
+        self._environment = Environment(self._tasks, runner, SnapshotStore(self._run_dir / "snapshots"))
         return {
-            "sandbox": sandboxes.name, "host": socket.gethostname(), "pid": os.getpid(),
-            "engine_seconds": time.monotonic() - started,
+            "sandbox": runner.name, "node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(),
+            "pid": os.getpid(), "engine_seconds": time.monotonic() - started,
         }  # fmt: skip
 
-    def _sandboxes(self) -> SandboxPool:
-        sandbox = self._cfg.sandbox
-        return SandboxPool(sandbox.backend, sandbox.slots, sandbox.image, sandbox.warm)
+    def _runner(self) -> Runner:
+        """What runs the experiments, given a whole node until `share` says otherwise."""
+        sandbox, recorded = self._cfg.sandbox, self._cfg.sandbox.cache_path or self._run_dir / "experiments"
+        if sandbox.backend == "simulated":
+            return SimulatedRunner(sandbox.recorded, self._capacity(actors=1), sandbox.speed)
+        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm)
+        runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
+        return CachedRunner(runner, recorded) if sandbox.cache else runner
+
+    def _capacity(self, actors: int, position: int = 0) -> Capacity:
+        sandbox, share = self._cfg.sandbox, node_capacity(actors)
+        memory_mb = sandbox.memory_gb * 1024 or share.memory_mb
+        return Capacity(sandbox.cpus or share.cpus, memory_mb, tuple(sandbox.gpus[position::actors]))
+
+    async def share(self, actors: int, position: int) -> None:
+        """Take an equal share of the node with the other actors on it; position: this one's among them."""
+        self._environment.runner.resize(self._capacity(actors, position))
 
     async def baselines(self) -> dict[str, StepResult]:
         """The result of every task's unchanged script."""
@@ -151,7 +169,7 @@ class Actor:
     async def status(self) -> dict[str, int]:
         """Responses being generated, experiments that run, tokens generated so far, and the weight version."""
         return {
-            "generating": self._policy.running, "experiments": min(self._waiting, self._cfg.sandbox.slots),
+            "generating": self._policy.running, "experiments": self._environment.runner.running,
             "tokens": self._policy.tokens, "version": self._policy.version,
         }  # fmt: skip
 
@@ -192,6 +210,9 @@ class Actor:
             log_tail=result.log_tail,
             durations=result.durations,
             generate_seconds=sample.seconds,
+            peak_mb=result.peak_mb,
+            milestones=result.milestones,
+            origin=result.origin,
         )
 
     def _reward(self, task: Task, result: StepResult) -> Reward:
@@ -199,7 +220,7 @@ class Actor:
             return Reward(0.0, {})  # masked wherever rewards are used
         return reward(
             result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
-            self._cfg.reward.version, self._cfg.reward.steepness,
+            Terms(**self._cfg.reward), usage(task, result),
         )  # fmt: skip
 
     async def _step(self, state: State, text: str) -> StepResult:
@@ -215,9 +236,5 @@ class Actor:
         return await self._run(step)
 
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Run blocking environment work on one of as many threads as there are sandboxes."""
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
-        finally:
-            self._waiting -= 1
+        """Run blocking environment work on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -56,7 +56,6 @@ class Policy:
         self.name, self.version = name, version
         self.running = 0
         self.tokens = 0
-        self.engine_pids: list[int] = []
         self._model_dir, self._cfg = model_dir, cfg
         self._engine: Any = None
         self._updating = asyncio.Lock()
@@ -76,8 +75,6 @@ class Policy:
         except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
             raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {error}") from error
         async with self._alive("start"):
-            for pids in await self._engine.collective_rpc("die_with", args=(os.getpid(),)):
-                self.engine_pids += pids
             await self._engine.update_weight_version(str(self.version))
 
     async def sample(
@@ -233,7 +230,9 @@ def _set_environment(cfg: Any) -> None:
     os.environ |= {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
         "OMP_NUM_THREADS": str(max(1, math.ceil(cfg.actors.cpus))),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall each other on cores that are shared
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(cfg.actors.deadline)),
+        "MLAGENT_ACTOR_PID": str(os.getpid()),
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }

@@ -37,8 +37,21 @@ class ActorPool:
         self._collecting: dict[ray.ObjectRef, str] = {}
 
     def started(self) -> dict[str, Any]:
-        """Wait until every actor serves; what each says of itself, by name."""
-        return self._get(self._starting, "start")
+        """Wait until every actor serves, and share each node out between its actors' experiments.
+
+        Returns what each actor says of itself, by name.
+        """
+        about = self._get(self._starting, "start")
+        nodes: dict[str, list[str]] = {}
+        for name, one in about.items():
+            nodes.setdefault(one["node"], []).append(name)
+        sharing = {
+            name: self._actors[name].share.remote(len(there), position)
+            for there in nodes.values()
+            for position, name in enumerate(there)
+        }
+        self._get(sharing, "share")
+        return about
 
     def _get(self, refs: dict[str, ray.ObjectRef], asked: str) -> dict[str, Any]:
         """Results by actor name, awaited together for at most the deadline."""

@@ -3,7 +3,7 @@
 They are no part of Ray, so the actor fetches the buckets and leaves each in a memory file that the workers map; the
 tensors are loaded layer by layer, as vLLM's NCCL backend does. Importing this module (named by `worker_extension_cls`)
 registers the backend. Invariants: `verify_weights` runs before an update begins, so damaged bytes never reach the
-model; a worker does not outlive its actor, however that ends.
+model; the engine's processes do not outlive their actor, however and whenever that ends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from actors.weights import TensorMeta, checksum, unpack
 
 BACKEND = "object_store"
+ACTOR_PID = "MLAGENT_ACTOR_PID"
+"""Environment variable: process id of the actor whose engine this is."""
 
 
 @dataclass
@@ -52,6 +54,10 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInit, Obje
 
     init_info_cls = ObjectStoreInit
     update_info_cls = ObjectStoreUpdate
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        end_with(int(os.environ[ACTOR_PID]))
 
     def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
         pass
@@ -91,18 +97,25 @@ class WorkerExtension:
         wanted = update_info["checksum"]
         return None if found == wanted else f"its checksum is {found[:12]}…, not {wanted[:12]}…"
 
-    def die_with(self, actor_pid: int) -> list[int]:
-        """End the engine's processes as soon as the actor's process has ended; returns their pids."""
-        engine = [os.getpid()] if os.getppid() == actor_pid else [os.getppid(), os.getpid()]
-        actor = os.pidfd_open(actor_pid)
 
-        def watch() -> None:
-            select.select([actor], [], [])
-            for pid in engine:
-                os.kill(pid, signal.SIGKILL)
+def end_with(actor_pid: int) -> None:
+    """End the engine's processes as soon as the actor's process has ended.
 
-        threading.Thread(target=watch, daemon=True).start()
-        return engine
+    Raises:
+        RuntimeError: it has already.
+    """
+    actor = os.pidfd_open(actor_pid)
+    parent = os.getppid()
+    if select.select([actor], [], [], 0)[0]:
+        raise RuntimeError(f"the actor (process {actor_pid}) ended while its engine started")
+    engine = [os.getpid()] if parent == actor_pid else [parent, os.getpid()]
+
+    def watch() -> None:
+        select.select([actor], [], [])
+        for pid in engine:
+            os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _mapped(path: str) -> np.ndarray:

@@ -19,7 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from envs.environment import Environment
+from envs.admission import node_capacity
+from envs.environment import Environment, usage
+from envs.experiments import SandboxRunner
 from envs.loader import TaskError, about, builtin_tasks, load
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -84,7 +86,8 @@ def step(arguments: argparse.Namespace) -> None:
     if result.outcome is Outcome.INFRA_FAILURE:
         raise CommandError(f"the sandbox failed, not the action: {result.log_tail}")
     worth = reward(
-        result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction
+        result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
+        usage=usage(task, result),
     )  # fmt: skip
     found = {
         "outcome": result.outcome,
@@ -120,7 +123,8 @@ def _environment(task: Task, backend: str) -> Iterator[Environment]:
     sandboxes = SandboxPool(backend)
     log.info("sandbox: %s", sandboxes.name)
     with tempfile.TemporaryDirectory() as folder:
-        environment = Environment({task.id: task}, sandboxes, SnapshotStore(Path(folder)))
+        runner = SandboxRunner(sandboxes, node_capacity())
+        environment = Environment({task.id: task}, runner, SnapshotStore(folder))
         try:
             yield environment
         finally:

@@ -1,38 +1,33 @@
-"""The environment: applies one action to a state, runs the script, grades what it wrote.
+"""The environment: applies one action to a state and has the script run and graded (`envs.experiments`).
 
 Invariants: a step depends only on the state, the action and the sandbox, never on an earlier step; a failure of the
-sandbox is retried once in a fresh one and is then `INFRA_FAILURE`, never an outcome of the action; text that a script
-printed is escaped and bounded before anyone reads it.
+sandbox is `INFRA_FAILURE`, never an outcome of the action; text that a script printed is escaped and bounded before
+anyone reads it.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from envs import actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
-from envs.grading import GradeError, grade
-from envs.records import Durations, Outcome, State, Step, StepResult, Task
-from envs.sandbox import SandboxFailure, SandboxPool
-from envs.workspace import SnapshotStore, restore
+from envs.experiments import Runner
+from envs.records import Durations, Outcome, State, Step, StepResult, Task, Usage
+from envs.sandbox import SandboxFailure
+from envs.workspace import SnapshotStore
 
 LOG_CHARACTERS = 600
 """Of a run's output, what the history keeps: its end, where Python writes the error."""
-RUN_STATUS = {"error": Outcome.SCRIPT_ERROR, "timeout": Outcome.TIMEOUT, "out_of_memory": Outcome.OUT_OF_MEMORY}
 
 
 class Environment:
     """Runs actions on the states of `tasks`; methods block and may be called from many threads."""
 
-    def __init__(self, tasks: Mapping[str, Task], sandboxes: SandboxPool, snapshots: SnapshotStore):
+    def __init__(self, tasks: Mapping[str, Task], runner: Runner, snapshots: SnapshotStore):
         self.tasks = dict(tasks)
-        self._sandboxes = sandboxes
-        self._snapshots = snapshots
+        self.runner, self._snapshots = runner, snapshots
 
     def initial_state(self, task_id: str) -> State:
         """Where every episode of the task begins: the unchanged script with its measured score m_init."""
@@ -74,7 +69,7 @@ class Environment:
             )
 
     def close(self) -> None:
-        self._sandboxes.close()
+        self.runner.close()
 
     def _edited(self, state: State, changed: Mapping[str, str]) -> State:
         snapshot = self._snapshots.put({**self._snapshots.get(state.snapshot), **changed})
@@ -89,52 +84,21 @@ class Environment:
 
     def _execute(self, before: State, state: State, kind: str, text: str) -> StepResult:
         """Run the script of `state`, which is `before` with the edit applied, and grade it."""
-        try:
-            outcome, score, log, durations = self._run(state)
-        except SandboxFailure:
-            try:
-                outcome, score, log, durations = self._run(state)
-            except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
-                reason = str(failure)
-                return StepResult(
-                    kind, Outcome.INFRA_FAILURE, before.reference, None, reason, reason, Durations(), before
-                )
-        if outcome is Outcome.EDITED and kind == "execute":
-            outcome = Outcome.NEUTRAL
         task = self.tasks[state.task_id]
-        tail = readable(log)
+        try:
+            run = self.runner.run(task, self.files(state))
+        except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
+            reason = str(failure)
+            return StepResult(kind, Outcome.INFRA_FAILURE, before.reference, None, reason, reason, Durations(), before)
+        outcome = Outcome.NEUTRAL if kind == "execute" and run.outcome is Outcome.EDITED else run.outcome
+        tail, score = readable(run.log), run.score
         observation = f"{task.metric} = {score:.5g}" if score is not None else f"{outcome}: {tail}"
         reference = state.reference if score is None else score
         after = replace(_after(state, text, observation), score=score, reference=reference)
-        return StepResult(kind, outcome, state.reference, score, observation, tail, durations, after)
-
-    def _run(self, state: State) -> tuple[Outcome, float | None, str, Durations]:
-        task = self.tasks[state.task_id]
-        times = [time.monotonic()]
-        try:
-            with self._sandboxes.acquire(task) as sandbox:
-                times.append(time.monotonic())
-                restore(task, self.files(state), sandbox.workspace)
-                times.append(time.monotonic())
-                result = sandbox.run([task.script], task.limits)
-                times.append(time.monotonic())
-                outcome, score, log = RUN_STATUS.get(result.status), None, result.output
-                if outcome is None:
-                    outcome, score, log = _graded(task, sandbox.workspace, log)
-                times.append(time.monotonic())
-        except OSError as error:
-            raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
-        queue, restored, _, graded = (after - before for before, after in itertools.pairwise(times))
-        if outcome is Outcome.TIMEOUT:
-            log += f"\nstopped after {task.limits.seconds:g} s"
-        return outcome, score, log, Durations(queue, restored, result.seconds, graded)
-
-
-def _graded(task: Task, workspace: Path, log: str) -> tuple[Outcome, float | None, str]:
-    try:
-        return Outcome.EDITED, grade(task, workspace), log
-    except GradeError as reason:
-        return Outcome.SCRIPT_ERROR, None, f"{log}\n{reason}"
+        return StepResult(
+            kind, outcome, state.reference, score, observation, tail, run.durations, after,
+            run.peak_mb, run.milestones, run.origin,
+        )  # fmt: skip
 
 
 def _neutral(state: State, kind: str, text: str, observation: str) -> StepResult:
@@ -145,6 +109,15 @@ def _neutral(state: State, kind: str, text: str, observation: str) -> StepResult
 def _after(state: State, text: str, observation: str) -> State:
     """The state after an action, with a new id."""
     return replace(state, id=uuid.uuid4().hex[:16], history=(*state.history, Step(text, observation)))
+
+
+def usage(task: Task, result: StepResult) -> Usage:
+    """What the experiment of a step reached and used, as shares of the task's limits."""
+    return Usage(
+        result.milestones,
+        min(1.0, result.durations.execute / task.limits.seconds),
+        min(1.0, result.peak_mb / task.limits.memory_mb),
+    )
 
 
 def readable(log: str) -> str:

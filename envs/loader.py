@@ -20,7 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from envs.fidelity import subsample
 from envs.records import Direction, Limits, Task
 
 BUILTIN = Path(__file__).parent / "tasks"
@@ -58,6 +59,8 @@ class TaskFile:
     """Where the data comes from."""
     licence: str
     """Licence of the data."""
+    rows: list[str] = field(default_factory=list)
+    """Files in env/ (.csv, .jsonl or .npz) of which a fidelity below 1 keeps a share of the rows."""
     script: str = "train.py"
     split: str = "held_in"
     limits: Limits = field(default_factory=Limits)
@@ -78,24 +81,27 @@ def about(name_or_folder: str | Path) -> TaskFile:
 
 
 def load(name_or_folder: str | Path) -> Task:
-    """The prepared task of that name or folder.
+    """The prepared task of that name or folder; `NAME@0.1` is the task at a fidelity of 0.1, a task of its own.
 
     Raises:
         TaskError: there is no such task, a file is missing or wrong, or prepare.py fails.
     """
-    source = _find(name_or_folder)
+    asked, fidelity = _fidelity(str(name_or_folder))
+    source = _find(asked)
     stated = _read(source / "task.yaml")
     for needed in (f"env/{stated.script}", "scripts/research_problem.txt", "scripts/eval.py"):
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: envs/README.md shows the format of a task folder")
     prepared = _prepare(source)
+    if fidelity < 1:
+        prepared = _reduce(prepared, source, stated.rows, fidelity)
     env = prepared / "env"
     present = [str(path.relative_to(env)) for path in env.rglob("*") if path.is_file()]
     protected = prepared / "scripts" / "read_only_files.txt"
     globs = [line.strip() for line in _text(protected).splitlines()] if protected.exists() else []
     _text(env / stated.script)  # prompts show it, so it must be text, and prepare.py must have left it there
     return Task(
-        id=source.name,
+        id=source.name if fidelity == 1 else f"{source.name}@{fidelity:g}",
         problem=_text(prepared / "scripts" / "research_problem.txt").strip(),
         env_dir=env,
         private_dir=prepared / "scripts",
@@ -106,7 +112,24 @@ def load(name_or_folder: str | Path) -> Task:
         split=stated.split,
         limits=stated.limits,
         m_best=stated.best,
+        digest=prepared.name,
+        rows=tuple(stated.rows),
+        fidelity=fidelity,
     )
+
+
+def _fidelity(asked: str) -> tuple[str, float]:
+    """Name and fidelity of `NAME` or `NAME@FIDELITY`."""
+    name, at, share = asked.rpartition("@")
+    if not at or Path(asked).is_dir():
+        return asked, 1.0
+    try:
+        fidelity = float(share)
+    except ValueError as error:
+        raise TaskError(f"{asked}: after @ comes a fidelity such as 0.1, not {share!r}") from error
+    if not 0 < fidelity <= 1:
+        raise TaskError(f"{asked}: the fidelity must be above 0 and at most 1")
+    return name, fidelity
 
 
 def _find(name_or_folder: str | Path) -> Path:
@@ -157,8 +180,8 @@ def _impossible(stated: TaskFile) -> str | None:
     if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:
         return f"script must be a path inside env/, not {stated.script!r}"
     for name, value in asdict(stated.limits).items():
-        if not 0 < value < math.inf:
-            return f"limits.{name} must be above 0 and finite, not {value}"
+        if not (value >= 0 if name == "gpus" else 0 < value < math.inf):
+            return f"limits.{name} must be {'at least 0' if name == 'gpus' else 'above 0 and finite'}, not {value}"
     return None
 
 
@@ -174,28 +197,59 @@ def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator
 
 def _prepare(source: Path) -> Path:
     """The prepared copy of `source` in the cache."""
+
+    def make(partial: Path) -> None:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
+        if (partial / "scripts" / "prepare.py").exists():
+            _run_prepare(source, partial / "scripts")
+        for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+    try:
+        return _made_once(f"{source.name}-{_content_hash(source)}", make)
+    except OSError as error:
+        raise TaskError(f"task {source.name}: a file of {source} cannot be read: {error}") from error
+
+
+def _reduce(prepared: Path, source: Path, rows: list[str], fidelity: float) -> Path:
+    """The prepared task with a share of its rows; files that stay as they are take no more room."""
+
+    def make(partial: Path) -> None:
+        shutil.copytree(prepared, partial, copy_function=os.link)
+        for name in rows:
+            file = partial / "env" / name
+            shutil.copy2(prepared / "env" / name, f"{file}.own")
+            os.replace(f"{file}.own", file)
+            try:
+                subsample(file, fidelity)
+            except (ValueError, OSError) as error:
+                raise TaskError(f"{source / 'task.yaml'}: rows: {name}: {error}") from error
+
+    if not rows:
+        raise TaskError(f"{source / 'task.yaml'} names no files as `rows`: without them there is no lower fidelity")
+    if missing := [name for name in rows if not (prepared / "env" / name).is_file()]:
+        raise TaskError(f"{source / 'task.yaml'}: rows: there is no file env/{missing[0]} once the task is prepared")
+    return _made_once(f"{prepared.name}@{fidelity:g}", make)
+
+
+def _made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that name in the cache; `make` fills it if it is not there."""
     cache = Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent")) / "tasks"
     try:
-        prepared = cache / f"{source.name}-{_content_hash(source)}"
+        prepared = cache / name
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{prepared}.lock", timeout=PREPARE_SECONDS):
             if not prepared.exists():
-                partial = prepared.with_name(f"{prepared.name}.partial")
+                partial = prepared.with_name(f"{name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
-                if (partial / "scripts" / "prepare.py").exists():
-                    _run_prepare(source, partial / "scripts")
-                for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
-                    path.chmod(0o755 if path.is_dir() else 0o644)
+                make(partial)
                 partial.rename(prepared)
     except Timeout as error:
         raise TaskError(
             f"{prepared}.lock: another process has prepared this task for {PREPARE_SECONDS:.0f} s"
         ) from error
     except OSError as error:
-        raise TaskError(
-            f"task {source.name} cannot be prepared in {cache} (set MLAGENT_CACHE to move it): {error}"
-        ) from error
+        raise TaskError(f"task {name} cannot be prepared in {cache} (set MLAGENT_CACHE to move it): {error}") from error
     return prepared
 
 

@@ -54,8 +54,10 @@ class Limits:
     """CPU cores, and the thread count of numerical libraries."""
     memory_mb: int = 1024
     """MiB of memory for all processes of the experiment."""
+    gpus: int = 0
+    """Whole GPUs, none of which another experiment has at the same time."""
     disk_mb: int = 256
-    """MiB that any one written file may have."""
+    """MiB that all written files together may have, in the working folder and again in /tmp."""
     processes: int = 64
     """Processes and threads at once."""
 
@@ -84,6 +86,12 @@ class Task:
     """Score of a strong solution; with m_init it spans the reward's range."""
     m_init: float | None = None
     """Score of the unchanged script, measured on the sandbox in use; None until measured."""
+    digest: str = ""
+    """Hash of the folder that the task was prepared from: equal digests, equal tasks."""
+    rows: tuple[str, ...] = ()
+    """Files in env_dir of which a fidelity below 1 keeps a share of the rows."""
+    fidelity: float = 1.0
+    """Share of the rows in `rows` that env_dir holds; scripts find it in MLAGENT_FIDELITY."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,49 @@ class Durations:
     grade: float = 0.0
 
 
+class Origin(enum.StrEnum):
+    """Where the result of an experiment comes from."""
+
+    RUN = "run"
+    """It was run for this step."""
+    CACHE = "cache"
+    """An identical experiment had been run before; durations are those of that run."""
+    SIMULATED = "simulated"
+    """Drawn from recorded results: good for rehearsals, never for evaluation."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What came of running a task's script on given files."""
+
+    outcome: Outcome
+    """EDITED where there is a score; SCRIPT_ERROR, TIMEOUT or OUT_OF_MEMORY where there is none."""
+    score: float | None
+    log: str
+    """What the script printed, the middle left out where it is long; neither escaped nor to be trusted."""
+    durations: Durations
+    peak_mb: float = 0.0
+    """MiB of memory that it needed at most."""
+    milestones: tuple[str, ...] = ()
+    """How far the script was seen to get: of `MILESTONES`, those reached."""
+    origin: Origin = Origin.RUN
+
+
+MILESTONES = ("data_opened", "model_fitted", "predictions_written", "submission_valid")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How far an experiment got and what it used; nothing where none ran."""
+
+    milestones: tuple[str, ...] = ()
+    """Those of `MILESTONES` that it reached."""
+    time: float = 0.0
+    """Share of its time limit, in [0, 1]."""
+    memory: float = 0.0
+    """Share of its memory limit, in [0, 1]."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What the environment answers to one action. `state` is where the episode goes on."""
@@ -136,6 +187,9 @@ class StepResult:
     log_tail: str
     durations: Durations
     state: State
+    peak_mb: float = 0.0
+    milestones: tuple[str, ...] = ()
+    origin: Origin = Origin.RUN
 
 
 @dataclass(frozen=True)
@@ -167,3 +221,6 @@ class Transition:
     log_tail: str
     durations: Durations = field(default_factory=Durations)
     generate_seconds: float = 0.0
+    peak_mb: float = 0.0
+    milestones: tuple[str, ...] = ()
+    origin: Origin = Origin.RUN

@@ -3,50 +3,64 @@
 A snapshot holds only the files that differ from the task's own (the edited script, files the agent wrote); what a run
 leaves behind is discarded. Data is never copied: a workspace has links into the read-only task folder, so restoring
 costs the size of what differs. Invariants: snapshots are content-addressed and immutable; emptying or filling a
-workspace follows no link that an experiment left.
+workspace follows no link that an experiment left; a snapshot is deleted only if no kept state needs it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
-from envs.records import Task
+from envs.records import State, Task
 from envs.sandbox.runner import wipe
+from envs.store import Store
 
 MOUNTED_TASK = "/task"
 """Where every sandbox shows `task.env_dir`, read-only."""
+READ_AHEAD = 1024
+"""Snapshots kept in memory."""
 
 
 class SnapshotStore:
-    """Files by content, in a folder that every actor of a run can reach."""
+    """Files by content, in a folder or at any fsspec path that every actor of a run can reach."""
 
-    def __init__(self, folder: Path):
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: str | Path):
+        self._store = Store(path)
+        self.get = functools.lru_cache(READ_AHEAD)(self._get)
 
     def put(self, files: Mapping[str, str]) -> str:
         """Store path → text and return the snapshot's id; equal content has an equal id and is stored once."""
         content = msgspec.json.encode(dict(sorted(files.items())))
         snapshot = hashlib.sha256(content).hexdigest()[:24]
-        file = self._folder / f"{snapshot}.json"
-        if not file.exists():
-            partial = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
-            partial.write_bytes(content)
-            partial.replace(file)
+        if not self._store.exists(_file(snapshot)):
+            self._store.write(_file(snapshot), content)
         return snapshot
 
-    def get(self, snapshot: str) -> dict[str, str]:
+    def _get(self, snapshot: str) -> Mapping[str, str]:
         """Path → text of a snapshot.
 
         Raises:
             FileNotFoundError: the store has no such snapshot.
         """
-        return msgspec.json.decode((self._folder / f"{snapshot}.json").read_bytes(), type=dict[str, str])
+        return MappingProxyType(msgspec.json.decode(self._store.read(_file(snapshot)), type=dict[str, str]))
+
+    def collect(self, keep: Iterable[State], older_than: float) -> int:
+        """Delete the snapshots that none of these states needs; returns their number.
+
+        older_than: seconds; younger ones may belong to a step that has not ended.
+        """
+        needed = {snapshot for state in keep for snapshot in (state.snapshot, *(before for before, _ in state.undo))}
+        return self._store.delete_others({_file(snapshot) for snapshot in needed}, older_than)
+
+
+def _file(snapshot: str) -> str:
+    return f"{snapshot}.json"
 
 
 def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:

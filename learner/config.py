@@ -69,11 +69,19 @@ class TasksConfig:
 @dataclass
 class SandboxConfig:
     backend: str = key(
-        "auto", "Where experiments run; auto takes docker where an engine answers.", ["auto", "docker", "process"]
+        "auto",
+        "Where experiments run: auto takes the strongest that works; simulated answers from recorded ones.",
+        ["auto", "docker", "gvisor", "process", "simulated"],
     )
-    slots: int = key(2, "Experiments at once on one actor.", positive=True)
-    warm: int = key(12, "Sandboxes kept started on one actor, of all tasks together (150 MiB each).", positive=True)
+    cpus: float = key(0.0, "Cores that the experiments of one actor share; 0: the node's, split over its actors.")
+    memory_gb: float = key(0.0, "GiB that they share; 0: half of the node's, split over its actors.")
+    gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
+    warm: int = key(12, "Idle sandboxes kept started on one actor, of all tasks (150 MiB each).", positive=True)
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
+    cache: bool = key(True, "Run identical experiments once.")
+    cache_path: str = key("", "Folder or fsspec URL of the experiment cache; empty: experiments/ in the run's folder.")
+    recorded: str = key("", "simulated: an experiment cache to answer from, such as runs/NAME/experiments.")
+    speed: float = key(1.0, "simulated: seconds waited per second of the recorded experiment.")
 
 
 @dataclass
@@ -84,6 +92,11 @@ class RewardConfig:
     steepness: float = key(
         100.0, "v1: factor on gain/range inside the sigmoid (100 in the paper; lower saturates later).", positive=True
     )
+    milestones: float = key(
+        0.0, "Share of the way from failure to neutral that a failing script earns by how far it got.", maximum=1
+    )
+    time: float = key(0.0, "Taken off for an experiment that takes its whole time limit (a share for less).")
+    memory: float = key(0.0, "Taken off for an experiment that takes its whole memory limit (a share for less).")
 
 
 @dataclass

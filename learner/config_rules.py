@@ -31,6 +31,8 @@ def impossible(cfg: Config) -> str | None:
         return "tasks.held_in is empty: there is nothing to train on"
     if twice:
         return f"tasks.held_in and tasks.held_out name {', '.join(twice)} twice"
+    if cfg.sandbox.backend == "simulated" and not cfg.sandbox.recorded:
+        return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
     if rl.actions < 2:
         return f"rl.actions={rl.actions} must be at least 2: the mean reward of a group is its baseline"
     if rl.gap_stop <= rl.gap_warn:

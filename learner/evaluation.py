@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from envs.records import Direction, Outcome, Task, Transition
+from envs.records import Direction, Origin, Outcome, Task, Transition
 
 VALID = frozenset({Outcome.EDITED, Outcome.NEUTRAL})
 """Outcomes of a valid action: it was parsed, applied and, where it runs something, ran to a graded submission."""
@@ -25,6 +25,10 @@ STAGES = ("base", "sft", "rl")
 SPLITS = {"held_in": "held-in", "held_out": "held-out"}
 ARROWS = {Direction.MAXIMIZE: "↑", Direction.MINIMIZE: "↓"}
 RESAMPLES = 2000
+
+
+class EvaluationError(RuntimeError):
+    """Attempts that cannot be counted; the message says why."""
 
 
 class Evaluation:
@@ -36,7 +40,16 @@ class Evaluation:
         self._result = json.loads(self._file.read_text()) if self._file.exists() else summarise(tasks.values(), {})
 
     def add(self, stage: str, attempts: Sequence[Transition]) -> dict[str, Any]:
-        """Summarise a stage's attempts (in place of earlier ones of that stage), write the file, return its content."""
+        """Summarise a stage's attempts (in place of earlier ones of that stage), write the file, return its content.
+
+        Raises:
+            EvaluationError: an attempt's experiment was simulated.
+        """
+        if simulated := [t for t in attempts if t.origin is Origin.SIMULATED]:
+            raise EvaluationError(
+                f"{len(simulated)} of {len(attempts)} attempts were simulated, and an evaluation counts only "
+                "experiments that ran: choose another sandbox.backend"
+            )
         self._result = merge(self._result, summarise(self._tasks.values(), {stage: attempts}))
         write(self._file.parent, self._result)
         return self._result

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.records import Outcome, Transition
+from envs.records import Origin, Outcome, Transition
 from learner.evaluation import VALID
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def step_metrics(
         "restore_seconds": _mean([t.durations.restore for t in members]),
         "execute_seconds": _mean([t.durations.execute for t in members]),
         "grade_seconds": _mean([t.durations.grade for t in members]),
-        "experiment_seconds": sum(t.durations.execute for t in members),
+        "experiment_seconds": sum(t.durations.execute for t in members if t.origin is Origin.RUN),
+        "experiments_cached": sum(t.origin is Origin.CACHE for t in members),
         "outcomes": {str(outcome): outcomes[outcome] for outcome in Outcome},
         "logprob_gap_mean": None,  # stays so where the learner had nothing to train on
         "task_rewards": {task: _mean([t.reward for t in counted if t.task_id == task]) for task in tasks},

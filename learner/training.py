@@ -40,6 +40,8 @@ FAILURES = (
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
 BUCKET_BYTES = 64 << 20
+TRAJECTORIES_AT_ONCE = 16
+"""Of the expert on one actor; their experiments start as they fit."""
 
 
 class Training:
@@ -117,6 +119,9 @@ class Training:
 
     def evaluate(self, stage: str) -> None:
         """Sample every task from its initial state, with the same seeds at every stage; print and write the table."""
+        if self.cfg.sandbox.backend == "simulated":
+            self.progress.say(f"no evaluation of {stage}: experiments are simulated")
+            return
         attempts, seed = self.cfg.evaluation.attempts, self.cfg.evaluation.seed
         self.progress.stage(f"evaluate {stage}", len(self.tasks))
         found: list[Transition] = []
@@ -136,7 +141,7 @@ class Training:
         ]
         self.progress.stage("expert", len(calls))
         done = {}
-        for index, trajectory in self.actors.spread("explore", calls, each=self.cfg.sandbox.slots + 1):
+        for index, trajectory in self.actors.spread("explore", calls, each=TRAJECTORIES_AT_ONCE):
             done[index] = trajectory
             self.progress.advance()
         trajectories = [done[index] for index in sorted(done)]

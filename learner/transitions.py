@@ -44,6 +44,9 @@ SCHEMA = pa.schema(
         ("restore_seconds", pa.float64()),
         ("execute_seconds", pa.float64()),
         ("grade_seconds", pa.float64()),
+        ("peak_mb", pa.float64()),
+        ("milestones", pa.list_(pa.string())),
+        ("origin", pa.string()),
     ]
 )
 """`step` is the learner step (1, 2, …) that trained on the row; `advantage` is null where none was given."""
@@ -85,7 +88,7 @@ def _file(run_dir: Path, step: int) -> Path:
 def _row(transition: Transition, step: int, advantages: Mapping[str, float]) -> dict[str, Any]:
     row = {name: getattr(transition, name) for name in SCHEMA.names if hasattr(transition, name)}
     row["step"] = step
-    row["outcome"] = str(transition.outcome)
+    row |= {"outcome": str(transition.outcome), "origin": str(transition.origin)}
     row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
     row["advantage"] = advantages.get(transition.id)
     for part, seconds in asdict(transition.durations).items():

@@ -12,6 +12,11 @@ With scores oriented so that larger is better, gain = m_after − m_before and r
 range; at 3 the whole range counts. v2 is not clipped, as published. Where the range is not positive, since the start
 is as good as the best known score, |m_init| (or 1) takes its place, so that gains still count. An edit that repairs a
 script whose start never ran is compared with m_init.
+
+Three more terms are off by default, so that the published reward is what a run gets unless it says otherwise:
+`milestones` gives a script that fails a part of the way from failure to neutral for how far it was seen to get (after
+arXiv 2509.01684); `time` and `memory` take off a share for what an experiment used of its limits. Invariant: a reward
+is the sum of its named parts.
 """
 
 from __future__ import annotations
@@ -19,12 +24,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from envs.records import Direction, Outcome
+from envs.records import MILESTONES, Direction, Outcome, Usage
 
 FAILED = frozenset({Outcome.INVALID, Outcome.SCRIPT_ERROR})
 NEUTRAL = frozenset({Outcome.NEUTRAL, Outcome.OUT_OF_MEMORY, Outcome.TIMEOUT})
 CONSTANTS = {"v1": {"failure": 0.0, "neutral": 0.5}, "v2": {"failure": -1.0, "neutral": 0.0}}
 PAPER_STEEPNESS = 100.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Which reward it is."""
+
+    version: str = "v1"
+    steepness: float = PAPER_STEEPNESS
+    """v1: factor on gain / range inside the sigmoid."""
+    milestones: float = 0.0
+    """In [0, 1]: share of the way from failure to neutral that a failing script can earn."""
+    time: float = 0.0
+    """Taken off for an experiment that takes its whole time limit, in proportion for one that takes less."""
+    memory: float = 0.0
+    """The same for its memory limit."""
 
 
 @dataclass(frozen=True)
@@ -42,34 +62,48 @@ def reward(
     m_init: float,
     m_best: float,
     direction: Direction,
-    version: str = "v1",
-    steepness: float = PAPER_STEEPNESS,
+    terms: Terms = Terms(),
+    usage: Usage = Usage(),
 ) -> Reward:
     """Reward of one action; scores are in the task's own metric, `None` where there is none.
 
-    v1 lies in [0, 1]; v2 is −1 for failures and otherwise unbounded.
+    With the default terms, v1 lies in [0, 1]; v2 is −1 for failures and otherwise unbounded.
 
     Raises:
         ValueError: for an infrastructure failure, which has no reward and must be masked; for an edit without a score;
             for an unknown version.
     """
-    if version not in CONSTANTS:
-        raise ValueError(f"there is no reward {version!r}: use one of {', '.join(CONSTANTS)}")
+    if terms.version not in CONSTANTS:
+        raise ValueError(f"there is no reward {terms.version!r}: use one of {', '.join(CONSTANTS)}")
     if outcome is Outcome.INFRA_FAILURE:
         raise ValueError("an infrastructure failure has no reward: mask the transition")
-    constants = CONSTANTS[version]
+    failure, neutral = CONSTANTS[terms.version]["failure"], CONSTANTS[terms.version]["neutral"]
+    parts = {}
     if outcome in FAILED:
-        return Reward(constants["failure"], {"failure": constants["failure"]})
-    if outcome in NEUTRAL:
-        return Reward(constants["neutral"], {"neutral": constants["neutral"]})
+        parts["failure"] = failure
+        if terms.milestones and outcome is Outcome.SCRIPT_ERROR:
+            reached = len(set(usage.milestones) & set(MILESTONES)) / len(MILESTONES)
+            parts["milestones"] = terms.milestones * reached * (neutral - failure)
+    elif outcome in NEUTRAL:
+        parts["neutral"] = neutral
+    else:
+        relative = _relative_gain(score_before, score_after, m_init, m_best, direction)
+        parts["improvement"] = sigmoid(terms.steepness * relative) if terms.version == "v1" else relative
+    if terms.time:
+        parts["time"] = -terms.time * usage.time
+    if terms.memory:
+        parts["memory"] = -terms.memory * usage.memory
+    return Reward(sum(parts.values()), parts)
+
+
+def _relative_gain(
+    score_before: float | None, score_after: float | None, m_init: float, m_best: float, direction: Direction
+) -> float:
     if score_after is None:
         raise ValueError("a graded edit needs score_after")
-    before = m_init if score_before is None else score_before
-    gain = direction.sign * (score_after - before)
+    gain = direction.sign * (score_after - (m_init if score_before is None else score_before))
     span = direction.sign * (m_best - m_init)
-    relative = gain / (span if span > 0 else abs(m_init) or 1.0)
-    value = sigmoid(steepness * relative) if version == "v1" else relative
-    return Reward(value, {"improvement": value})
+    return gain / (span if span > 0 else abs(m_init) or 1.0)
 
 
 def sigmoid(x: float) -> float:

@@ -1,7 +1,7 @@
 """Sandboxes: where experiments run. `SandboxPool` keeps them warm and hands them out.
 
-Invariants: at most `slots` experiments run at once, and at most `warm` sandboxes exist; a sandbox serves one experiment
-at a time; one that failed is closed, and where there is no room, the idle one used longest ago makes way.
+Invariants: a sandbox serves one experiment at a time; one that failed is closed; of those not in use at most `warm`
+are kept, the ones used last. How many are in use at once is the caller's affair (`envs.admission`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 
 from envs.records import Task
-from envs.sandbox.base import Backend, RunResult, Sandbox, SandboxFailure
+from envs.sandbox.base import UIDS_PER_PROCESS, Backend, RunResult, Sandbox, SandboxFailure
 
 __all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
 
@@ -22,77 +22,64 @@ log = logging.getLogger(__name__)
 class SandboxPool:
     """Thread-safe pool of warm sandboxes of one backend."""
 
-    def __init__(self, backend: str = "auto", slots: int = 1, image: str = "", warm: int = 1):
-        """warm: sandboxes kept, of all tasks together, at least `slots`; starting one takes a second."""
+    def __init__(self, backend: str = "auto", image: str = "", warm: int = 1):
+        """warm: idle sandboxes kept, of all tasks together; starting one takes a second."""
         self._backend = _choose(backend, image)
-        self.name = self._backend.name
-        self._slots, self._in_use = slots, 0
-        self._free = list(range(max(slots, warm)))
-        self._idle: list[tuple[int, Sandbox]] = []
-        self._changed = threading.Condition()
+        self.name, self.image = self._backend.name, self._backend.image
+        self._warm = warm
+        self._free = list(range(UIDS_PER_PROCESS))[::-1]
+        self._idle: list[Sandbox] = []
+        self._lock = threading.Lock()
         self._closed = False
 
     @contextlib.contextmanager
-    def acquire(self, task: Task) -> Iterator[Sandbox]:
-        """A sandbox of `task`, for as long as the context lasts; waits until there is room.
+    def acquire(self, task: Task, gpus: tuple[int, ...] = ()) -> Iterator[Sandbox]:
+        """A sandbox of `task` that sees the GPUs with these ids, for as long as the context lasts.
 
         Raises:
-            SandboxFailure: a new sandbox does not start.
+            SandboxFailure: a new sandbox does not start, or the pool has been closed.
         """
-        slot, sandbox = self._take(task)
+        sandbox = self._take(task, gpus)
         try:
-            if sandbox is None:
-                sandbox = Sandbox(self._backend, task, slot)
             yield sandbox
         except BaseException:
-            self._discard(slot, sandbox)
+            self._end(sandbox)
             raise
-        with self._changed:
-            if not self._closed:
-                self._idle.append((slot, sandbox))
-                self._in_use -= 1
-                self._changed.notify()
-                return
-        self._discard(slot, sandbox)
+        with self._lock:
+            self._idle.append(sandbox)
+            surplus = [self._idle.pop(0) for _ in range(len(self._idle) - (0 if self._closed else self._warm))]
+        for oldest in surplus:
+            self._end(oldest)
 
-    def _discard(self, slot: int, sandbox: Sandbox | None) -> None:
-        """Close a sandbox that was in use (None if it did not start)."""
-        try:
-            if sandbox is not None:
-                sandbox.close()
-        finally:
-            with self._changed:
-                self._free.append(slot)
-                self._in_use -= 1
-                self._changed.notify()
-
-    def _take(self, task: Task) -> tuple[int, Sandbox | None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._in_use < self._slots or self._closed)
+    def _take(self, task: Task, gpus: tuple[int, ...]) -> Sandbox:
+        with self._lock:
             if self._closed:
                 raise SandboxFailure("the sandboxes have been closed")
-            self._in_use += 1
-            for position, (_, sandbox) in enumerate(self._idle):
-                if sandbox.task.env_dir == task.env_dir and sandbox.task.limits == task.limits:
+            for position, sandbox in reversed(list(enumerate(self._idle))):
+                if sandbox.serves(task, gpus):
                     return self._idle.pop(position)
-            if self._free:
-                return self._free.pop(), None
-            slot, oldest = self._idle.pop(0)
+            if not self._free:
+                raise SandboxFailure(f"{UIDS_PER_PROCESS} sandboxes are in use at once: lower sandbox.warm")
+            slot = self._free.pop()
         try:
-            oldest.close()
+            return Sandbox(self._backend, task, slot, gpus)
         except BaseException:
-            self._discard(slot, None)
+            self._free.append(slot)
             raise
-        return slot, None
+
+    def _end(self, sandbox: Sandbox) -> None:
+        try:
+            sandbox.close()
+        finally:
+            self._free.append(sandbox.slot)
 
     def close(self) -> None:
         """Close the idle sandboxes now, and those in use as soon as they are given back."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
             idle, self._idle = self._idle, []
-        for _, sandbox in idle:
-            sandbox.close()
+        for sandbox in idle:
+            self._end(sandbox)
 
 
 def _choose(name: str, image: str) -> Backend:

@@ -40,6 +40,9 @@ class RunResult:
     seconds: float
     output: str
     """stdout and stderr together, the middle left out where it is long."""
+    peak_mb: float = 0.0
+    """MiB that the experiment's largest process had at most, beyond what the preloaded runner has."""
+    milestones: tuple[str, ...] = ()
 
 
 class Channel(Protocol):
@@ -65,7 +68,10 @@ class Backend(Protocol):
     contained: bool
     """The backend limits memory and processes of an experiment as a whole; otherwise the runner limits each process."""
 
-    def open(self, task: Task, workspace: Path, uid: int) -> Channel:
+    image: str
+    """What experiments find installed: the same name, the same packages."""
+
+    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> Channel:
         """Start a sandbox that sees `task.env_dir` (read-only) and `workspace`, its runner waiting for the first line.
 
         Raises:
@@ -77,8 +83,9 @@ class Backend(Protocol):
 class Sandbox:
     """One warm sandbox of one task: runs one experiment at a time in its workspace."""
 
-    def __init__(self, backend: Backend, task: Task, slot: int):
-        self.task = task
+    def __init__(self, backend: Backend, task: Task, slot: int, gpus: tuple[int, ...] = ()):
+        self.slot = slot
+        self._key = _key(task, gpus)
         self._channel: Channel | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="mlagent-slot-"))
         self.workspace = self._folder / "workspace"
@@ -88,22 +95,30 @@ class Sandbox:
             if uid == 0:
                 uid = FIRST_UID + os.getpid() * UIDS_PER_PROCESS + slot
                 _give(self.workspace, uid)
-            self._channel = backend.open(task, self.workspace, uid)
+            self._channel = backend.open(task, self.workspace, uid, gpus)
             self._channel.send(json.dumps({"uid": uid, "contained": backend.contained}))
             self._channel.receive(START_SECONDS)
         except BaseException:
             self.close()
             raise
 
-    def run(self, argv: Sequence[str], limits: Limits, env: Mapping[str, str] | None = None) -> RunResult:
+    def serves(self, task: Task, gpus: tuple[int, ...]) -> bool:
+        """Whether it was made for this task, its limits and these GPUs."""
+        return self._key == _key(task, gpus)
+
+    def run(
+        self, argv: Sequence[str], limits: Limits, env: Mapping[str, str] | None = None, seed: int | None = None
+    ) -> RunResult:
         """Run the Python script `argv[0]` with its arguments in the workspace.
+
+        seed: of the random numbers it starts with; None draws fresh ones.
 
         Raises:
             SandboxFailure: the sandbox died or did not answer.
         """
         request = {
             "argv": list(argv), "env": dict(env or {}), "seconds": limits.seconds, "memory_mb": limits.memory_mb,
-            "disk_mb": limits.disk_mb, "processes": limits.processes,
+            "disk_mb": limits.disk_mb, "processes": limits.processes, "seed": seed,
         }  # fmt: skip
         self._channel.send(json.dumps(request))
         return RunResult(**json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS)))
@@ -115,6 +130,10 @@ class Sandbox:
         with contextlib.suppress(OSError):  # what a dying experiment still writes stays behind
             wipe(self._folder)
             self._folder.rmdir()
+
+
+def _key(task: Task, gpus: tuple[int, ...]) -> tuple:
+    return task.env_dir, task.limits, gpus
 
 
 def _give(workspace: Path, uid: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import docker
 from docker.errors import DockerException, ImageNotFound
-from docker.types import Mount
+from docker.types import DeviceRequest, Mount
 
 from envs.records import Task
 from envs.sandbox import image, runner
@@ -42,13 +42,13 @@ class DockerBackend:
         except DockerException as error:
             advice = "start it, or use sandbox.backend=process"
             raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
-        self._image = image_name or image.ensure(self._engine)
+        self.image = image_name or image.ensure(self._engine)
 
-    def open(self, task: Task, workspace: Path, uid: int) -> AttachedChannel:
+    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
         limits = task.limits
         try:
             container = self._engine.containers.create(
-                self._image,
+                self.image,
                 ["python3", "-I", "-c", Path(runner.__file__).read_text()],
                 stdin_open=True,
                 auto_remove=True,
@@ -64,6 +64,9 @@ class DockerBackend:
                 nano_cpus=int(min(limits.cpus, os.cpu_count()) * 1e9),
                 tmpfs={"/tmp": f"size={limits.disk_mb}m,mode=1777"},
                 shm_size=f"{limits.disk_mb}m",
+                device_requests=[DeviceRequest(device_ids=[str(gpu) for gpu in gpus], capabilities=[["gpu"]])]
+                if gpus
+                else None,
                 environment=environment(limits),
                 working_dir="/workspace",
                 mounts=[
@@ -74,7 +77,7 @@ class DockerBackend:
             channel = AttachedChannel(container)
             container.start()
         except ImageNotFound as error:
-            raise SandboxFailure(f"the engine has no image {self._image!r} (sandbox.image)") from error
+            raise SandboxFailure(f"the engine has no image {self.image!r} (sandbox.image)") from error
         except (DockerException, OSError) as error:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel

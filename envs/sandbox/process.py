@@ -35,8 +35,11 @@ class ProcessBackend:
     def __init__(self) -> None:
         if not shutil.which("bwrap"):
             raise SandboxFailure(f"the process sandbox needs bubblewrap, and there is no `bwrap`: {INSTALL}")
+        self.image = packages.requirements()
 
-    def open(self, task: Task, workspace: Path, uid: int) -> PipeChannel:
+    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
+        if gpus:
+            raise SandboxFailure(f"task {task.id} asks for a GPU, which the process sandbox cannot give: use docker")
         python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
         # As -I, but for PYTHONPATH, which the script's own worker processes need as well.
         return PipeChannel([*self._bwrap(task, workspace), str(python), "-s", "-P", "-c", _source()])

@@ -77,7 +77,7 @@ def run(request: dict, contained: bool) -> dict:
         experiment(request, contained, writer)
     os.close(writer)
     output = Output()
-    exit_status = watch(child, reader, started + request["seconds"], output)
+    exit_status, peak = watch(child, reader, started + request["seconds"], output)
     end_all_others()
     output.drain(reader)
     os.close(reader)
@@ -92,11 +92,12 @@ def run(request: dict, contained: bool) -> dict:
         # Where the kernel's count cannot be read, nobody but its out-of-memory killer sends SIGKILL.
         killed = code == -signal.SIGKILL if kills is None else out_of_memory_kills() > kills
         status = "ok" if code == 0 else "out_of_memory" if code == EXIT_MEMORY or killed else "error"
-    return {"status": status, "exit_code": code, "seconds": seconds, "output": output.text()}
+    beyond = max(0, peak - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    return {"status": status, "exit_code": code, "seconds": seconds, "output": output.text(), "peak_mb": beyond}
 
 
-def watch(child: int, reader: int, deadline: float, output: "Output") -> "int | None":
-    """Collect output until the child ends; its wait status, or None if it ran past the deadline."""
+def watch(child: int, reader: int, deadline: float, output: "Output") -> "tuple[int | None, int]":
+    """Collect output until the child ends; its wait status, None if it ran past the deadline, and its peak KiB."""
     ended = os.pidfd_open(child)
     sources = [reader, ended, sys.stdin.fileno()]
     try:
@@ -107,8 +108,9 @@ def watch(child: int, reader: int, deadline: float, output: "Output") -> "int | 
             if reader in ready and not output.read(reader):
                 sources.remove(reader)
             if ended in ready:
-                return os.waitpid(child, 0)[1]
-        return None
+                _, status, usage = os.wait4(child, 0)
+                return status, usage.ru_maxrss
+        return None, 0
     finally:
         os.close(ended)
 
@@ -207,7 +209,7 @@ def experiment(request: dict, contained: bool, writer: int) -> None:
         limit(request, contained)
         os.environ.update(request["env"])
         os.chdir("/workspace")
-        fresh_random_state()
+        seed_random_numbers(request["seed"])
         sys.argv = list(request["argv"])
         sys.path.insert(0, "/workspace")
         sys.stdin, sys.stdout, sys.stderr = (
@@ -263,11 +265,11 @@ def limit(request: dict, contained: bool) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def fresh_random_state() -> None:
+def seed_random_numbers(seed: "int | None") -> None:
     """Forks of one runner would otherwise all draw the same numbers."""
-    random.seed()
+    random.seed(seed)
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()
+        numpy.random.seed(seed)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from envs.admission import node_capacity
 from envs.environment import Environment
+from envs.experiments import SandboxRunner
 from envs.records import Direction, Limits, Outcome, State, Task
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import SnapshotStore
@@ -38,7 +40,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 @pytest.fixture(scope="module", params=["process", "docker"])
 def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
     try:
-        opened = SandboxPool(request.param, slots=2)
+        opened = SandboxPool(request.param, warm=2)
     except SandboxFailure as reason:
         pytest.skip(f"NOT TESTED, the {request.param} sandbox is not to be had: {reason}")
     yield opened
@@ -47,7 +49,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
 
 @pytest.fixture
 def environment(pool: SandboxPool, task: Task, tmp_path: Path) -> Environment:
-    return Environment({"toy": task}, pool, SnapshotStore(tmp_path))
+    return Environment({"toy": task}, SandboxRunner(pool, node_capacity()), SnapshotStore(tmp_path))
 
 
 @pytest.fixture
@@ -163,13 +165,14 @@ class Flaky:
 
     def __init__(self, pool: SandboxPool, failures: int):
         self._pool, self._failures = pool, failures
+        self.name, self.image = pool.name, pool.image
 
     @contextlib.contextmanager
-    def acquire(self, task: Task):
+    def acquire(self, task: Task, gpus: tuple[int, ...]):
         if self._failures:
             self._failures -= 1
             raise SandboxFailure("the engine died")
-        with self._pool.acquire(task) as sandbox:
+        with self._pool.acquire(task, gpus) as sandbox:
             yield sandbox
 
 
@@ -178,7 +181,9 @@ def test_a_sandbox_failure_is_retried_once_and_is_never_the_actions_fault(
 ) -> None:
     text = edit("value = 0.5", "value = 0.7")
     for failures, outcome, score in ((1, Outcome.EDITED, 0.7), (2, Outcome.INFRA_FAILURE, None)):
-        environment = Environment({"toy": task}, Flaky(pool, failures), SnapshotStore(tmp_path))
+        environment = Environment(
+            {"toy": task}, SandboxRunner(Flaky(pool, failures), node_capacity()), SnapshotStore(tmp_path)
+        )
         start = replace(environment.initial_state("toy"), id="s")
         result = environment.step(start, text)
         assert (result.outcome, result.score_after) == (outcome, score)

@@ -40,8 +40,9 @@ def policy(runner, tiny_model):
     policy = Policy("actor-7", str(tiny_model), cfg, version=3)
     runner.run(policy.start())
     yield policy
+    engine = engine_pids(os.getpid())
     policy.close()
-    assert not alive(policy.engine_pids)
+    assert not alive(engine)
 
 
 @pytest.fixture
@@ -52,6 +53,12 @@ def sample(policy):
         return policy.sample(prompt, seed, TEMPERATURE, tokens, END)
 
     return start
+
+
+def engine_pids(actor: int) -> list[int]:
+    """Processes of the engine of an actor's process."""
+    children = psutil.Process(actor).children(recursive=True)
+    return [child.pid for child in children if "spawn_main" in (line := " ".join(child.cmdline())) or "VLLM" in line]
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -109,9 +116,10 @@ def test_requests_in_flight_go_on_under_new_weights(runner, policy, sample, tiny
     model = changed(tiny_model, seed=1)
 
     async def update_while_sampling() -> tuple[Sample, Sample]:
-        running = asyncio.create_task(sample(tokens=1200))
+        running = asyncio.create_task(sample(tokens=600))
         while not running.done():
             await policy.update_weights(buckets, policy.version + 1)
+            await asyncio.sleep(0.1)
         return await sample(), await running
 
     buckets = packed(model)
@@ -141,7 +149,8 @@ def test_a_killed_engine_is_reported_by_its_actors_name(runner, policy, sample, 
     async def kill_while_sampling():
         running = asyncio.create_task(sample(tokens=600))
         await asyncio.sleep(0.2)
-        os.kill(policy.engine_pids[0], signal.SIGKILL)
+        for pid in engine_pids(os.getpid()):
+            os.kill(pid, signal.SIGKILL)
         await running
 
     with pytest.raises(PolicyDead, match="actor-7: its vLLM engine died"):
@@ -150,27 +159,35 @@ def test_a_killed_engine_is_reported_by_its_actors_name(runner, policy, sample, 
         runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 9))
 
 
-KILLED_ACTOR = """
-import asyncio, os, signal, sys
+ACTOR = """
+import asyncio, sys, time
 from actors.policy import Policy
 from learner.config import Config
 
-async def main():
-    policy = Policy("actor-0", sys.argv[1], Config(), 0)
-    await policy.start()
-    print(*policy.engine_pids, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(Policy("actor-0", sys.argv[1], Config(), 0).start())
+    print("serving", flush=True)
+    time.sleep(600)
 """
 
 
 def test_the_engine_ends_when_its_actor_is_killed(tiny_model, tmp_path):
-    script = tmp_path / "killed_actor.py"
-    script.write_text(KILLED_ACTOR)
+    script = tmp_path / "actor_process.py"
+    script.write_text(ACTOR)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    run = subprocess.run([sys.executable, script, tiny_model], capture_output=True, text=True, env=environment)
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    pids = [int(pid) for pid in run.stdout.split()]
-    assert pids and not alive(pids)
+    actor = subprocess.Popen([sys.executable, script, tiny_model], stdout=subprocess.PIPE, text=True, env=environment)
+    with actor:
+        assert actor.stdout.readline() == "serving\n"
+        engine = engine_pids(actor.pid)
+        actor.kill()
+    assert engine and not alive(engine)
+
+
+def test_an_engine_does_not_start_for_an_actor_that_has_ended():
+    from actors.weights_engine import end_with
+
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as actor:
+        actor.stdout.read()
+        time.sleep(0.5)
+        with pytest.raises(RuntimeError, match=f"process {actor.pid}"):
+            end_with(actor.pid)

@@ -10,7 +10,9 @@ import pytest
 
 from actors import expert
 from envs import __main__ as command
+from envs.admission import node_capacity
 from envs.environment import Environment
+from envs.experiments import SandboxRunner
 from envs.loader import builtin_tasks, load
 from envs.records import Outcome, State
 from envs.sandbox import SandboxPool
@@ -23,9 +25,8 @@ NAMES = builtin_tasks()
 def environment(tmp_path_factory):
     """All tasks, with m_init measured."""
     tasks = {name: load(name) for name in NAMES}
-    environment = Environment(
-        tasks, SandboxPool("process", len(NAMES)), SnapshotStore(tmp_path_factory.mktemp("snapshots"))
-    )
+    runner = SandboxRunner(SandboxPool("process", warm=len(NAMES)), node_capacity())
+    environment = Environment(tasks, runner, SnapshotStore(tmp_path_factory.mktemp("snapshots")))
     for name, task in tasks.items():
         environment.tasks[name] = dataclasses.replace(task, m_init=environment.baseline(name).score_after)
     yield environment

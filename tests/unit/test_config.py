@@ -44,7 +44,7 @@ def test_every_config_of_the_project_is_valid(name):
         ("rl.clip=nan", "rl.clip=nan must be above 0"),
         ("learner.zero_stage=4", "learner.zero_stage=4 must be at most 3"),
         ("run.resume=maybe", "run.resume=maybe: expected bool"),
-        ("sandbox.backend=podman", "choose one of auto, docker, process"),
+        ("sandbox.backend=podman", "choose one of auto, docker, gvisor, process, simulated"),
         ("tasks.held_in=wine", "tasks.held_in=wine: expected list[str], such as [a,b]"),
         ("tasks.held_in=[wine", "tasks.held_in=[wine: expected list[str]"),
         ("tasks.held_in=[]", "tasks.held_in is empty"),

@@ -1,0 +1,131 @@
+"""Admission: which experiment starts next on a share of a node, so that no more run at once than fit.
+
+An experiment asks for its task's CPUs, memory and GPUs. Those that wait are ordered by how long they are expected to
+take plus how long they have waited: long ones first, so that none is left to run alone at the end, and short ones are
+passed over for a bounded time only. Invariants: what is in use never exceeds the capacity; nobody passes the first in
+line, so a large experiment is not starved by small ones; an experiment that could never fit is refused at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from envs.records import Limits
+
+RECENT = 0.3
+"""Weight of the newest duration in the running estimate of a task's."""
+
+
+class AdmissionError(RuntimeError):
+    """An experiment that asks for more than there is; the message names what and the setting."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the experiments of one actor may use together."""
+
+    cpus: float
+    memory_mb: float
+    gpus: tuple[int, ...] = ()
+    """Ids of the GPUs that experiments may have; each goes to one experiment at a time."""
+
+
+def node_capacity(actors: int = 1, gpus: tuple[int, ...] = ()) -> Capacity:
+    """An equal share of this node for each of the actors on it: its cores, and half of its memory."""
+    return Capacity(
+        max(1.0, len(os.sched_getaffinity(0)) / actors), psutil.virtual_memory().total / 2**20 / 2 / actors, gpus
+    )
+
+
+@dataclass(eq=False)
+class _Waiting:
+    need: Limits
+    estimate: float
+    since: float
+
+
+class Admission:
+    """Lets threads through when their experiment fits."""
+
+    def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic):
+        self._capacity, self._clock = capacity, clock
+        self._cpus, self._memory_mb, self._gpus = 0.0, 0.0, list(capacity.gpus)
+        self._line: list[_Waiting] = []
+        self._changed = threading.Condition()
+        self._estimates: dict[str, float] = {}
+        self.running = 0
+        """Experiments admitted now."""
+
+    @contextlib.contextmanager
+    def admit(self, key: str, need: Limits) -> Iterator[tuple[int, ...]]:
+        """Wait until the experiment may start, and hold its share for as long as the context lasts.
+
+        key: names experiments of like duration; until one has ended, they are expected to take their time limit.
+        Yields the ids of its GPUs.
+
+        Raises:
+            AdmissionError: it asks for more than the whole capacity.
+        """
+        me = _Waiting(need, self._estimates.get(key, need.seconds), self._clock())
+        with self._changed:
+            self._line.append(me)
+            try:
+                self._changed.wait_for(lambda: self._possible(need) and self._next() is me and self._fits(need))
+            finally:
+                self._line.remove(me)
+                self._changed.notify_all()
+            gpus = tuple(self._gpus.pop() for _ in range(need.gpus))
+            self._use(need, +1)
+        started = self._clock()
+        try:
+            yield gpus
+        finally:
+            seconds = self._clock() - started
+            with self._changed:
+                known = self._estimates.get(key, seconds)
+                self._estimates[key] = (1 - RECENT) * known + RECENT * seconds
+                self._gpus += [gpu for gpu in gpus if gpu in self._capacity.gpus]
+                self._use(need, -1)
+                self._changed.notify_all()
+
+    def resize(self, capacity: Capacity) -> None:
+        """Change what there is; experiments that run keep what they have."""
+        with self._changed:
+            in_use = set(self._capacity.gpus) - set(self._gpus)
+            self._capacity, self._gpus = capacity, [gpu for gpu in capacity.gpus if gpu not in in_use]
+            self._changed.notify_all()
+
+    def _possible(self, need: Limits) -> bool:
+        """True, or an `AdmissionError`."""
+        asked = {"cpus": need.cpus, "memory_mb": need.memory_mb, "gpus": need.gpus}
+        there = {**vars(self._capacity), "gpus": len(self._capacity.gpus)}
+        for name, most in there.items():
+            if asked[name] > most:
+                raise AdmissionError(
+                    f"an experiment asks for limits.{name} = {asked[name]:g} and this actor's experiments share "
+                    f"{most:g}: lower it in the task's task.yaml or use larger nodes"
+                )
+        return True
+
+    def _next(self) -> _Waiting:
+        now = self._clock()
+        return max(self._line, key=lambda waiting: waiting.estimate + now - waiting.since)
+
+    def _fits(self, need: Limits) -> bool:
+        return (
+            self._cpus + need.cpus <= self._capacity.cpus
+            and self._memory_mb + need.memory_mb <= self._capacity.memory_mb
+            and need.gpus <= len(self._gpus)
+        )
+
+    def _use(self, need: Limits, sign: int) -> None:
+        self._cpus += sign * need.cpus
+        self._memory_mb += sign * need.memory_mb
+        self.running += sign

@@ -1,0 +1,98 @@
+"""The experiment cache: identical experiments are run once.
+
+An experiment is identified by the task (its content, script, fidelity and limits), the files laid over it, the image
+and the seed. Results lie as `<task>/<content>-<setting>.json` under any fsspec path, so that actors on several nodes
+share them and `simulated` can answer from them. Invariants: of identical experiments on one machine at most one runs,
+and the others wait for it; a failure of the sandbox is never kept; a damaged record counts as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from envs.admission import Capacity
+from envs.experiments import SandboxRunner
+from envs.records import Experiment, Origin, Task
+from envs.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class CachedRunner:
+    """A `Runner` that asks another one only for what it has not seen."""
+
+    def __init__(self, runner: SandboxRunner, path: str | Path):
+        self._runner, self._store = runner, Store(path)
+        self.name = runner.name
+
+    @property
+    def running(self) -> int:
+        return self._runner.running
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        setting = _hash(dataclasses.asdict(task.limits), self._runner.image, self._runner.seed)
+        key = f"{content_key(task, files)}-{setting}"
+        name = f"{task.id}/{key}.json"
+        if found := read_record(self._store, name):
+            return found
+        with _only_one(key):
+            if found := read_record(self._store, name):
+                return found
+            experiment = self._runner.run(task, files)
+            self._store.write(name, msgspec.json.encode(experiment))
+            return experiment
+
+    def resize(self, capacity: Capacity) -> None:
+        self._runner.resize(capacity)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+def content_key(task: Task, files: Mapping[str, str]) -> str:
+    """Hash of what is run: the task's content at its fidelity, and the files laid over it."""
+    return _hash(task.digest or str(task.env_dir), task.script, task.fidelity, sorted(files.items()))
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:20]
+
+
+def read_record(store: Store, name: str) -> Experiment | None:
+    """The kept result of that name, marked as such; None if there is none, or none that can be read."""
+    try:
+        found = msgspec.json.decode(store.read(name), type=Experiment)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        log.warning("the cached experiment %s/%s is damaged and is run again: %s", store.path, name, error)
+        return None
+    return dataclasses.replace(found, origin=Origin.CACHE)
+
+
+@contextlib.contextmanager
+def _only_one(key: str) -> Iterator[None]:
+    """Hold the lock of that key, against all threads and processes of this user on this machine.
+
+    One byte of one file per key (an "open file description" lock): nothing to clean up, and the kernel frees it when
+    its holder dies, however that happens.
+    """
+    folder = Path(tempfile.gettempdir()) / f"mlagent-locks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / "experiments").open("wb") as file:
+        offset = int(_hash(key)[:15], 16)
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, lock)
+        yield

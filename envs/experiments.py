@@ -1,0 +1,114 @@
+"""Experiments: one run of a task's script on given files, graded.
+
+`SandboxRunner` runs it in a sandbox; `experiment_cache` and `simulated` answer in its place. Invariants: a result
+depends on the task, the files, the seed and the sandbox's image, never on an earlier experiment; a sandbox that fails
+is replaced once, and the second failure is raised; what a script prints is no score.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from envs.admission import Admission, Capacity
+from envs.grading import GradeError, grade
+from envs.records import MILESTONES, Durations, Experiment, Outcome, Task
+from envs.sandbox import SandboxFailure, SandboxPool
+from envs.workspace import restore
+
+FIDELITY_VARIABLE = "MLAGENT_FIDELITY"
+OUTCOMES = {
+    "error": Outcome.SCRIPT_ERROR, "disk_full": Outcome.SCRIPT_ERROR,
+    "timeout": Outcome.TIMEOUT, "out_of_memory": Outcome.OUT_OF_MEMORY,
+}  # fmt: skip
+
+
+class Runner(Protocol):
+    """A way to get the result of an experiment; thread-safe."""
+
+    name: str
+    """Of the sandbox, for people."""
+
+    @property
+    def running(self) -> int:
+        """Experiments that run now."""
+        ...
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        """Run the task's script with `files` (relative path → text) laid over the task's own; blocks.
+
+        Raises:
+            SandboxFailure: the sandbox failed, which says nothing about the files.
+            AdmissionError: the task asks for more than this machine has.
+        """
+        ...
+
+    def resize(self, capacity: Capacity) -> None:
+        """Change what experiments may use together."""
+        ...
+
+    def close(self) -> None:
+        """End everything that was started."""
+        ...
+
+
+class SandboxRunner:
+    """Runs each experiment for real, as soon as it fits."""
+
+    def __init__(self, sandboxes: SandboxPool, capacity: Capacity, seed: int = 0):
+        """seed: of the random numbers that every experiment starts with, so that a run can be repeated."""
+        self._sandboxes, self._admission, self.seed = sandboxes, Admission(capacity), seed
+        self.name, self.image = sandboxes.name, sandboxes.image
+
+    @property
+    def running(self) -> int:
+        return self._admission.running
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        asked = time.monotonic()
+        with self._admission.admit(f"{task.digest or task.id}@{task.fidelity:g}", task.limits) as gpus:
+            try:
+                return self._run(task, files, gpus, asked)
+            except SandboxFailure:
+                return self._run(task, files, gpus, asked)
+
+    def _run(self, task: Task, files: Mapping[str, str], gpus: tuple[int, ...], asked: float) -> Experiment:
+        times = [asked]
+        try:
+            with self._sandboxes.acquire(task, gpus) as sandbox:
+                times.append(time.monotonic())
+                restore(task, files, sandbox.workspace)
+                times.append(time.monotonic())
+                fidelity = {FIDELITY_VARIABLE: f"{task.fidelity:g}"}
+                result = sandbox.run([task.script], task.limits, fidelity, self.seed)
+                times.append(time.monotonic())
+                outcome, score, log = OUTCOMES.get(result.status), None, result.output
+                if outcome is None:
+                    outcome, score, log = _graded(task, sandbox.workspace, log)
+                times.append(time.monotonic())
+        except OSError as error:
+            raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
+        queue, restored, _, graded = (after - before for before, after in itertools.pairwise(times))
+        if outcome is Outcome.TIMEOUT:
+            log += f"\nstopped after {task.limits.seconds:g} s"
+        if result.status == "disk_full":
+            log += f"\nstopped: it wrote more than {task.limits.disk_mb} MiB, or too many files"
+        milestones = (*result.milestones, *(MILESTONES[-1:] if score is not None else ()))
+        durations = Durations(queue, restored, result.seconds, graded)
+        return Experiment(outcome, score, log, durations, result.peak_mb, milestones)
+
+    def resize(self, capacity: Capacity) -> None:
+        self._admission.resize(capacity)
+
+    def close(self) -> None:
+        self._sandboxes.close()
+
+
+def _graded(task: Task, workspace: Path, log: str) -> tuple[Outcome, float | None, str]:
+    try:
+        return Outcome.EDITED, grade(task, workspace), log
+    except GradeError as reason:
+        return Outcome.SCRIPT_ERROR, None, f"{log}\n{reason}"

@@ -1,0 +1,145 @@
+"""Admission: never more than fits, long ones first, and nobody starved."""
+
+import threading
+import time
+
+import pytest
+
+from envs.admission import Admission, AdmissionError, Capacity
+from envs.records import Limits
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Crowd:
+    """Experiments in threads of their own, which hold what they got until they are let go."""
+
+    def __init__(self, admission: Admission):
+        self.admission, self.started, self._holds = admission, [], {}
+        self._threads = []
+
+    def come(self, name: str, key: str = "task", **need) -> None:
+        hold = self._holds[name] = threading.Event()
+
+        def run() -> None:
+            with self.admission.admit(key, Limits(**need)) as gpus:
+                self.started.append((name, gpus) if need.get("gpus") else name)
+                hold.wait(10)
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+        time.sleep(0.02)  # until it stands in line
+
+    def go(self, name: str) -> None:
+        self._holds[name].set()
+        time.sleep(0.02)
+
+    def end(self) -> None:
+        for hold in self._holds.values():
+            hold.set()
+        for thread in self._threads:
+            thread.join(10)
+
+
+@pytest.fixture
+def crowd():
+    made = []
+
+    def of(capacity: Capacity, clock=time.monotonic) -> Crowd:
+        made.append(Crowd(Admission(capacity, clock)))
+        return made[-1]
+
+    yield of
+    for one in made:
+        one.end()
+
+
+def test_no_more_start_than_fit_in_cores_or_memory(crowd):
+    here = crowd(Capacity(cpus=2, memory_mb=3000))
+    for name in "abc":
+        here.come(name, cpus=1, memory_mb=500)
+    assert here.started == ["a", "b"]
+    here.go("a")
+    assert here.started == ["a", "b", "c"]
+    here.go("b")
+    here.come("large", cpus=1, memory_mb=2800)
+    assert "large" not in here.started
+    here.go("c")
+    assert here.started[-1] == "large"
+
+
+def test_the_longest_goes_first_and_waiting_makes_up_for_being_short(crowd):
+    clock = Clock()
+    here = crowd(Capacity(cpus=1, memory_mb=1e6), clock)
+    for key, seconds in (("short", 1.0), ("long", 60.0)):
+        here.come(key, key=key)
+        clock.now += seconds
+        here.go(key)
+    here.come("holder", key="short")
+    here.come("first short", key="short")
+    here.come("long one", key="long")
+    here.go("holder")
+    assert here.started[-1] == "long one"
+    clock.now += 70
+    here.come("another long", key="long")
+    here.go("long one")
+    assert here.started[-1] == "first short", "it has waited longer than the other will take"
+
+
+def test_the_first_in_line_is_not_passed_by_smaller_ones(crowd):
+    here = crowd(Capacity(cpus=2, memory_mb=1e6))
+    here.come("a", cpus=1)
+    here.come("both cores", cpus=2, seconds=100)
+    here.come("small", cpus=1, seconds=1)
+    assert here.started == ["a"]
+    here.go("a")
+    assert here.started == ["a", "both cores"]
+
+
+def test_each_gpu_goes_to_one_experiment(crowd):
+    here = crowd(Capacity(cpus=8, memory_mb=1e6, gpus=(3, 5)))
+    here.come("a", gpus=1)
+    here.come("b", gpus=1)
+    here.come("c", gpus=1)
+    assert sorted(gpus for _, gpus in here.started) == [(3,), (5,)]
+    here.go("a")
+    assert len(here.started) == 3
+
+
+@pytest.mark.parametrize("need", [{"cpus": 3}, {"memory_mb": 2001}, {"gpus": 1}])
+def test_what_never_fits_is_refused_by_name(need):
+    admission = Admission(Capacity(cpus=2, memory_mb=2000))
+    with pytest.raises(AdmissionError, match=next(iter(need))), admission.admit("task", Limits(**need)):
+        pass
+    with admission.admit("task", Limits(cpus=2)):
+        assert admission.running == 1
+
+
+def test_a_smaller_share_refuses_those_in_line_that_no_longer_fit(crowd):
+    admission = Admission(Capacity(cpus=2, memory_mb=1e6))
+    refused = []
+
+    def wait_for_both() -> None:
+        try:
+            with admission.admit("task", Limits(cpus=2)):
+                pass
+        except AdmissionError as error:
+            refused.append(error)
+
+    with admission.admit("task", Limits(cpus=1)):
+        thread = threading.Thread(target=wait_for_both)
+        thread.start()
+        time.sleep(0.02)
+        admission.resize(Capacity(cpus=1, memory_mb=1e6))
+        thread.join(5)
+    assert len(refused) == 1
+    with admission.admit("task", Limits(cpus=1)):
+        pass
