@@ -218,9 +218,11 @@ class Actor:
     def _reward(self, task: Task, result: StepResult) -> Reward:
         if result.outcome is Outcome.INFRA_FAILURE:
             return Reward(0.0, {})  # masked wherever rewards are used
+        chosen = self._cfg.reward
+        terms = Terms(chosen.version, chosen.steepness, chosen.milestones, chosen.time, chosen.memory)
         return reward(
             result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
-            Terms(**self._cfg.reward), usage(task, result),
+            terms, usage(task, result),
         )  # fmt: skip
 
     async def _step(self, state: State, text: str) -> StepResult:

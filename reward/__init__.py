@@ -47,6 +47,9 @@ class Terms:
     """The same for its memory limit."""
 
 
+PUBLISHED, NOTHING = Terms(), Usage()
+
+
 @dataclass(frozen=True)
 class Reward:
     """A reward and the named terms that add up to it."""
@@ -62,8 +65,8 @@ def reward(
     m_init: float,
     m_best: float,
     direction: Direction,
-    terms: Terms = Terms(),
-    usage: Usage = Usage(),
+    terms: Terms = PUBLISHED,
+    usage: Usage = NOTHING,
 ) -> Reward:
     """Reward of one action; scores are in the task's own metric, `None` where there is none.
 
