@@ -54,7 +54,8 @@ class Actor:
         started, model = time.monotonic(), self._cfg.model
         self._chat = Chat(self._model_dir, model.context, model.response)
         runner, _ = await asyncio.gather(asyncio.to_thread(self._runner), self._policy.start())
-        self._environment = Environment(self._tasks, runner, SnapshotStore(self._run_dir / "snapshots"))
+        snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
+        self._environment = Environment(self._tasks, runner, snapshots)
         return {
             "sandbox": runner.name, "node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(),
             "pid": os.getpid(), "engine_seconds": time.monotonic() - started,

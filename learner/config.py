@@ -80,6 +80,7 @@ class SandboxConfig:
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
     cache: bool = key(True, "Run identical experiments once.")
     cache_path: str = key("", "Folder or fsspec URL of the experiment cache; empty: experiments/ in the run's folder.")
+    snapshots: str = key("", "Folder or fsspec URL of the states' workspaces; empty: snapshots/ in the run's folder.")
     recorded: str = key("", "simulated: an experiment cache to answer from, such as runs/NAME/experiments.")
     speed: float = key(1.0, "simulated: seconds waited per second of the recorded experiment.")
 

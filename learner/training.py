@@ -20,9 +20,11 @@ import ray
 from actors.model import ModelError, resolve
 from actors.policy import PolicyError
 from actors.pool import ActorError, ActorPool
+from envs.admission import AdmissionError
 from envs.loader import TaskError, load
 from envs.records import Outcome, Transition
 from envs.sandbox import SandboxFailure
+from envs.workspace import SnapshotStore
 from learner import evaluation, report, transitions, warmstart
 from learner.batching import BatchingError, Example
 from learner.config import Config
@@ -34,12 +36,14 @@ from learner.states import StatePool, StatePoolError
 from learner.stream import Cursor, Stream, StreamError
 
 FAILURES = (
-    TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError, RunError,
-    StatePoolError, StreamError, OSError,
+    AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
+    RunError, StatePoolError, StreamError, evaluation.EvaluationError, OSError,
 )  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
 BUCKET_BYTES = 64 << 20
+UNUSED_SECONDS = 6 * 3600.0
+"""Age at which a snapshot that no state of the pool needs is deleted: longer than any step that may still use it."""
 TRAJECTORIES_AT_ONCE = 16
 """Of the expert on one actor; their experiments start as they fit."""
 
@@ -167,7 +171,7 @@ class Training:
     def batches(self) -> Iterator[list[list[Transition]]]:
         """Start the actors' loops and yield the groups of each learner step; ends the loops after the last."""
         rl, run = self.cfg.rl, self.cfg.run
-        pool = StatePool.load(self._pool_file, run.seed, self._held_in())
+        pool = self._pool()
         self.progress.stage("reinforce", rl.steps, done=self.cursor.step)
         self._stream = (
             ray.remote(num_cpus=0)(Stream)
@@ -218,6 +222,8 @@ class Training:
     def checkpoint(self) -> None:
         folder = self.run.save(self.cursor, self.learner)
         self.progress.say(f"checkpoint {folder}")
+        snapshots = SnapshotStore(self.cfg.sandbox.snapshots or self.run.dir / "snapshots")
+        snapshots.collect(self._pool().states, UNUSED_SECONDS)
 
     def report(self) -> None:
         self.progress.say(f"report {report.write_report(self.run.dir)}")
@@ -238,6 +244,9 @@ class Training:
 
     def _held_in(self) -> list[str]:
         return [task_id for task_id, task in self.tasks.items() if task.split == "held_in"]
+
+    def _pool(self) -> StatePool:
+        return StatePool.load(self._pool_file, self.cfg.run.seed, self._held_in())
 
     @property
     def _pool_file(self) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.records import Direction, Limits, Task
+from envs.records import Direction, Limits, State, Task
 from envs.workspace import SnapshotStore, restore
 
 
@@ -41,6 +41,26 @@ def test_a_snapshot_is_named_by_its_content(tmp_path: Path) -> None:
     assert SnapshotStore(tmp_path / "snapshots").get(name) == files
     with pytest.raises(FileNotFoundError):
         store.get("unknown")
+
+
+def test_only_snapshots_that_no_state_needs_are_deleted(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "snapshots")
+    now, before, stale, young = (store.put({"train.py": text}) for text in ("now", "before", "stale", "young"))
+    kept = State("s", "toy", now, undo=((before, 0.5),))
+    for name in (now, before, stale):
+        os.utime(tmp_path / "snapshots" / f"{name}.json", (0, time.time() - 100))
+    assert store.collect([kept], older_than=60) == 1
+    again = SnapshotStore(tmp_path / "snapshots")
+    assert [again.get(name)["train.py"] for name in (now, before, young)] == ["now", "before", "young"]
+    with pytest.raises(FileNotFoundError):
+        again.get(stale)
+
+
+def test_any_fsspec_path_holds_snapshots() -> None:
+    name = SnapshotStore("memory://snapshots").put({"train.py": "x"})
+    other = SnapshotStore("memory://snapshots")
+    assert other.get(name) == {"train.py": "x"} and other.collect([], older_than=60) == 0
+    assert other.collect([], older_than=-1) == 1
 
 
 def test_files_are_copies_and_the_rest_links_into_the_read_only_task(task: Task, workspace: Path) -> None:
