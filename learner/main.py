@@ -57,7 +57,8 @@ def main(arguments: list[str]) -> int:
 
 
 def fail(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    reason = getattr(error, "cause", error)  # Ray wraps what a remote call raised
+    print(f"error: {reason}", file=sys.stderr, flush=True)
     return code
 
 

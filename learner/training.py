@@ -114,8 +114,8 @@ class Training:
         for task_id, result in self.actors.first("baselines").items():
             if result.score_after is None:
                 raise TaskError(
-                    f"task {task_id}: its unchanged script ended as {result.outcome}; fix it with "
-                    f"`python -m envs check {task_id}`. End of its log:\n{result.log_tail}"
+                    f"task {task_id}: its unchanged script ended as {result.outcome}; `python -m envs check` on it "
+                    f"shows whether it is mended. End of its log:\n{result.log_tail}"
                 )
             self.tasks[task_id] = dataclasses.replace(self.tasks[task_id], m_init=result.score_after)
         self.actors.everyone("set_baselines", {task_id: task.m_init for task_id, task in self.tasks.items()})

@@ -7,87 +7,45 @@ process sandbox.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from learner import transitions
+from tests.main_job import leftovers, output, start, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, STATES, ACTIONS, ATTEMPTS = 5, 2, 4, 4
-MARK = "MLAGENT_TEST_RUN"
-"""Environment variable that every process of a run inherits: how leftovers are found."""
-
-
-def engine_answers() -> bool:
-    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
-
-
-def start(run_dir: Path, model: Path, *arguments: str) -> subprocess.Popen:
-    command = [
-        sys.executable, "learner/main.py", "config=smoke", f"run.dir={run_dir}", f"model.path={model}",
-        "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", "model.response=128", "experts.trajectories=16",
-        "experts.steps=1", "sft.epochs=4", "sft.learning_rate=0.005",
-        f"rl.steps={STEPS}", f"rl.states={STATES}", f"rl.actions={ACTIONS}", f"evaluation.attempts={ATTEMPTS}",
-        f"sandbox.backend={'docker' if engine_answers() else 'process'}", *arguments,
-    ]  # fmt: skip
-    output = (run_dir / f"output-{len(arguments)}").open("w")
-    environment = {**os.environ, MARK: str(run_dir), "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-
-
-def leftovers(run_dir: Path) -> list[str]:
-    """Processes and containers of the run that are still there."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == str(run_dir) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline())[:200])
-        except psutil.Error:
-            continue
-    listed = subprocess.run(["docker", "ps", "-q", "--filter", "label=mlagent"], capture_output=True, text=True)
-    return found + (listed.stdout.split() if listed.returncode == 0 else [])
-
-
-def wait_until(condition, seconds: float, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, f"the run ended early with exit code {process.returncode}"
-        assert time.monotonic() < deadline, "the run did not come so far in time"
-        time.sleep(0.2)
+SMALL = (
+    "model.response=128", "experts.trajectories=16", "experts.steps=1", "sft.epochs=4", "sft.learning_rate=0.005",
+    f"rl.steps={STEPS}", f"rl.states={STATES}", f"rl.actions={ACTIONS}", f"evaluation.attempts={ATTEMPTS}",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_model) -> Path:
     """The folder of a run that was interrupted in RL and resumed to its end."""
     folder = tmp_path_factory.mktemp("runs")
-    process = start(folder, tiny_model)
+    process = start(folder, tiny_model, *SMALL)
     try:
         wait_until((folder / "smoke/checkpoints/step_1").exists, 600, process)
         process.send_signal(signal.SIGTERM)  # as `ray job stop` does
-        assert process.wait(60) == 130, (folder / "output-0").read_text()
+        assert process.wait(60) == 130, output(folder)
     finally:
         process.kill()
     assert leftovers(folder) == []
     lines = (folder / "smoke/metrics.jsonl").read_text().count("\n")
     assert 1 <= lines < STEPS, "the interrupt came too late to test resuming"
 
-    process = start(folder, tiny_model, "run.resume=true")
+    process = start(folder, tiny_model, *SMALL, "run.resume=true")
     try:
-        assert process.wait(600) == 0, (folder / "output-1").read_text()
+        assert process.wait(600) == 0, output(folder)
     finally:
         process.kill()
     assert leftovers(folder) == []
-    assert "resumed from" in (folder / "output-1").read_text()
+    assert "resumed from" in output(folder)
     return folder / "smoke"
 
 

@@ -1,0 +1,58 @@
+"""A real run of learner/main.py in a process of its own, for the tests that look at it from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "MLAGENT_TEST_RUN"
+"""Environment variable that every process of a run inherits: how leftovers are found."""
+
+
+def engine_answers() -> bool:
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+def start(run_dir: Path, model: Path | str, *arguments: str) -> subprocess.Popen:
+    """Start a run of the configuration `smoke` in `run_dir`/smoke."""
+    command = [
+        sys.executable, "learner/main.py", "config=smoke", f"run.dir={run_dir}", f"model.path={model}",
+        "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]",
+        f"sandbox.backend={'docker' if engine_answers() else 'process'}", *arguments,
+    ]  # fmt: skip
+    said = (run_dir.parent / f"{run_dir.name}.output").open("w")
+    environment = {**os.environ, MARK: str(run_dir), "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+
+
+def output(run_dir: Path) -> str:
+    """What the last run said."""
+    return (run_dir.parent / f"{run_dir.name}.output").read_text()
+
+
+def leftovers(run_dir: Path) -> list[str]:
+    """Processes and containers of the run that are still there."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(run_dir) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline())[:200])
+        except psutil.Error:
+            continue
+    listed = subprocess.run(["docker", "ps", "-q", "--filter", "label=mlagent"], capture_output=True, text=True)
+    return found + (listed.stdout.split() if listed.returncode == 0 else [])
+
+
+def wait_until(condition, seconds: float, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"the run ended early with exit code {process.returncode}"
+        assert time.monotonic() < deadline, "the run did not come so far in time"
+        time.sleep(0.2)
