@@ -26,10 +26,12 @@ from actors import expert
 from actors.chat import Chat
 from actors.policy import Policy, PolicyDead
 from envs.admission import Capacity, node_capacity
+from envs.editor import EndpointEditor
 from envs.environment import Environment, usage
 from envs.experiment_cache import CachedRunner
 from envs.experiments import Runner, SandboxRunner
 from envs.records import Outcome, State, StepResult, Task, Transition
+from envs.research_actions import Editor
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.simulated import SimulatedRunner
 from envs.workspace import SnapshotStore
@@ -55,7 +57,7 @@ class Actor:
         self._chat = Chat(self._model_dir, model.context, model.response)
         runner, _ = await asyncio.gather(asyncio.to_thread(self._runner), self._policy.start())
         snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
-        self._environment = Environment(self._tasks, runner, snapshots)
+        self._environment = Environment(self._tasks, runner, snapshots, self._editor())
         return {
             "sandbox": runner.name, "node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(),
             "pid": os.getpid(), "engine_seconds": time.monotonic() - started,
@@ -69,6 +71,22 @@ class Actor:
         sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm)
         runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
         return CachedRunner(runner, recorded) if sandbox.cache else runner
+
+    def _editor(self) -> Editor:
+        """What carries out the actions that need another model: an endpoint, or the policy itself."""
+        chosen, loop = self._cfg.editor, asyncio.get_running_loop()
+        if chosen.endpoint:
+            return EndpointEditor(chosen.endpoint, chosen.model, chosen.key_variable)
+
+        def ask(prompt: str) -> str:
+            return asyncio.run_coroutine_threadsafe(self._answer(prompt), loop).result(self._cfg.actors.deadline)
+
+        return ask
+
+    async def _answer(self, text: str) -> str:
+        """The policy's most likely answer to a question."""
+        ids, longest = self._chat.question(text), self._cfg.model.response
+        return (await self._policy.sample(ids, 0, 0.0, longest, self._chat.end_token)).text
 
     def _capacity(self, actors: int, position: int = 0) -> Capacity:
         sandbox, share = self._cfg.sandbox, node_capacity(actors)

@@ -31,6 +31,14 @@ class Chat:
         messages = prompt.messages(task, state, files, lambda text: len(self._encode(text)), self._budget)
         return np.array(self._render(messages), dtype=np.int32)
 
+    def question(self, text: str) -> np.ndarray:
+        """int32 [P] that asks `text` of the model outside an episode; where it is too long, its middle is left out."""
+        ids = self._encode(text)
+        if len(ids) > self._budget:
+            half = self._budget // 2
+            text = f"{self._tokenizer.decode(ids[: half - 1])}…{self._tokenizer.decode(ids[1 - half :])}"
+        return np.array(self._render([{"role": "user", "content": text}]), dtype=np.int32)
+
     def response(self, text: str) -> np.ndarray:
         """int32 [R] of an answer, the end token included."""
         return np.array([*self._encode(text), self.end_token], dtype=np.int32)

@@ -64,9 +64,11 @@ class Write:
 
 @dataclass(frozen=True)
 class Execute:
-    """Run the script as it is."""
+    """Run a script as it is."""
 
     kind: ClassVar[str] = "execute"
+    path: str | None = None
+    """None: the task's script."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def parse(text: str, task: Task) -> Action:
     if name not in NAMES:
         raise InvalidAction(f"there is no action {name[:40]!r}: use {', '.join(NAMES).title()}")
     arguments = _arguments(head[headers[0].end() :])
-    path = _path(arguments.get("File", task.script))
+    path = checked_path(arguments.get("File", task.script))
     if name == "edit":
         found = _all(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
         return Edit(path, tuple((block["search"], block["replace"]) for block in found))
@@ -176,6 +178,18 @@ def inspect(action: Inspect, files: Mapping[str, str], task: Task) -> str:
     return "\n".join(shown)
 
 
+def checked_path(name: str) -> str:
+    """A relative path in the working folder, as written by the policy.
+
+    Raises:
+        InvalidAction: it leads elsewhere, or has unusual characters.
+    """
+    parts = PurePosixPath(name).parts
+    if not 1 <= len(parts) <= MAX_PATH_PARTS or not all(PATH_PART.fullmatch(part) for part in parts):
+        raise InvalidAction(f"{name[:60]!r} is no path in the working folder: write one like {'data/notes.txt'!r}")
+    return "/".join(parts)
+
+
 def _edited(action: Edit, files: Mapping[str, str]) -> str:
     """Text of the file after the edit. Lines are matched whole, but for blanks at their ends."""
     if action.path not in files:
@@ -228,13 +242,6 @@ def _arguments(text: str) -> dict[str, str]:
             raise InvalidAction(f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}")
         arguments[found["name"]] = found["value"]
     return arguments
-
-
-def _path(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    if not 1 <= len(parts) <= MAX_PATH_PARTS or not all(PATH_PART.fullmatch(part) for part in parts):
-        raise InvalidAction(f"{name[:60]!r} is no path in the working folder: write one like {'data/notes.txt'!r}")
-    return "/".join(parts)
 
 
 def _lines(given: str | None) -> tuple[int, int]:

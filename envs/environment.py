@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 
-from envs import actions
+from envs import actions, research_actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
 from envs.experiments import Runner
 from envs.records import Durations, Outcome, State, Step, StepResult, Task, Usage
+from envs.research_actions import LOG, Editor, Note
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
 
@@ -25,9 +26,12 @@ LOG_CHARACTERS = 600
 class Environment:
     """Runs actions on the states of `tasks`; methods block and may be called from many threads."""
 
-    def __init__(self, tasks: Mapping[str, Task], runner: Runner, snapshots: SnapshotStore):
+    def __init__(
+        self, tasks: Mapping[str, Task], runner: Runner, snapshots: SnapshotStore, editor: Editor | None = None
+    ):
+        """editor: the model that carries out the actions which need another one."""
         self.tasks = dict(tasks)
-        self.runner, self._snapshots = runner, snapshots
+        self.runner, self._snapshots, self._editor = runner, snapshots, editor
 
     def initial_state(self, task_id: str) -> State:
         """Where every episode of the task begins: the unchanged script with its measured score m_init."""
@@ -42,38 +46,61 @@ class Environment:
     def baseline(self, task_id: str) -> StepResult:
         """Run and grade the unchanged script."""
         state = self.initial_state(task_id)
-        return self._execute(state, state, "execute", "")
+        try:
+            return self._execute(state, "execute", "", edited=False)
+        except SandboxFailure as failure:
+            return _failed(state, "execute", failure)
 
     def step(self, state: State, text: str) -> StepResult:
         """Apply the action in `text` (what the policy wrote) to `state`."""
-        task, files = self.tasks[state.task_id], self.files(state)
+        task, files, kind = self.tasks[state.task_id], self.files(state), "invalid"
         try:
-            action = actions.parse(text, task)
+            kind, action = self._read(text, state, files, task)
             match action:
+                case str():
+                    return _neutral(state, kind, text, action)
+                case Note():
+                    noted = {LOG: f"{files.get(LOG, '')}{action.text}\n"}
+                    return _neutral(self._with(state, noted), kind, text, "noted")
                 case Edit() | Write():
                     changed = actions.apply(action, files, task)
-                    return self._execute(state, self._edited(state, changed), action.kind, text)
+                    return self._execute(self._edited(state, changed), kind, text, edited=True)
                 case Execute():
-                    return self._execute(state, state, action.kind, text)
+                    return self._execute(state, kind, text, edited=False, script=action.path)
                 case Inspect():
-                    return _neutral(state, action.kind, text, actions.inspect(action, files, task))
+                    return _neutral(state, kind, text, actions.inspect(action, files, task))
                 case Undo():
-                    return _neutral(self._undone(state), action.kind, text, "the last edit was undone")
+                    return _neutral(self._undone(state), kind, text, "the last edit was undone")
                 case FinalAnswer():
-                    return _neutral(state, action.kind, text, "the episode is over")
+                    return _neutral(state, kind, text, "the episode is over")
         except InvalidAction as reason:
             observation = f"invalid action: {reason}"
             after = _after(state, text, observation)
             return StepResult(
                 "invalid", Outcome.INVALID, state.reference, None, observation, str(reason), Durations(), after
             )
+        except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
+            return _failed(state, kind, failure)
+
+    def _read(
+        self, text: str, state: State, files: Mapping[str, str], task: Task
+    ) -> tuple[str, actions.Action | Note | str]:
+        """The kind of the action, and what it comes to."""
+        if task.actions == "native":
+            action = actions.parse(text, task)
+            return action.kind, action
+        asked = research_actions.parse(text)
+        return asked.kind, research_actions.resolve(asked, files, task, self._editor)
 
     def close(self) -> None:
         self.runner.close()
 
     def _edited(self, state: State, changed: Mapping[str, str]) -> State:
-        snapshot = self._snapshots.put({**self._snapshots.get(state.snapshot), **changed})
-        return replace(state, snapshot=snapshot, undo=(*state.undo, (state.snapshot, state.score)), score=None)
+        after = self._with(state, changed)
+        return replace(after, undo=(*state.undo, (state.snapshot, state.score)))
+
+    def _with(self, state: State, changed: Mapping[str, str]) -> State:
+        return replace(state, snapshot=self._snapshots.put({**self._snapshots.get(state.snapshot), **changed}))
 
     def _undone(self, state: State) -> State:
         if not state.undo:
@@ -82,23 +109,28 @@ class Environment:
         reference = state.reference if score is None else score
         return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=reference)
 
-    def _execute(self, before: State, state: State, kind: str, text: str) -> StepResult:
-        """Run the script of `state`, which is `before` with the edit applied, and grade it."""
-        task = self.tasks[state.task_id]
-        try:
-            run = self.runner.run(task, self.files(state))
-        except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
-            reason = str(failure)
-            return StepResult(kind, Outcome.INFRA_FAILURE, before.reference, None, reason, reason, Durations(), before)
-        outcome = Outcome.NEUTRAL if kind == "execute" and run.outcome is Outcome.EDITED else run.outcome
+    def _execute(self, state: State, kind: str, text: str, edited: bool, script: str | None = None) -> StepResult:
+        """Run the task's script, or another one, as it is in `state`, and grade what it wrote."""
+        task, other = self.tasks[state.task_id], script is not None and script != self.tasks[state.task_id].script
+        run = self.runner.run(replace(task, script=script) if other else task, self.files(state))
+        outcome = run.outcome
+        if not edited and (outcome is Outcome.EDITED or (other and run.finished)):
+            outcome = Outcome.NEUTRAL
         tail, score = readable(run.log), run.score
         observation = f"{task.metric} = {score:.5g}" if score is not None else f"{outcome}: {tail}"
         reference = state.reference if score is None else score
-        after = replace(_after(state, text, observation), score=score, reference=reference)
+        after = _after(state, text, observation)
+        if edited or not other:  # what another script achieved says nothing about this one
+            after = replace(after, score=score, reference=reference)
         return StepResult(
             kind, outcome, state.reference, score, observation, tail, run.durations, after,
             run.peak_mb, run.milestones, run.origin,
         )  # fmt: skip
+
+
+def _failed(state: State, kind: str, failure: SandboxFailure) -> StepResult:
+    reason = str(failure)
+    return StepResult(kind, Outcome.INFRA_FAILURE, state.reference, None, reason, reason, Durations(), state)
 
 
 def _neutral(state: State, kind: str, text: str, observation: str) -> StepResult:

@@ -98,7 +98,7 @@ class SandboxRunner:
             log += f"\nstopped: it wrote more than {task.limits.disk_mb} MiB, or too many files"
         milestones = (*result.milestones, *(MILESTONES[-1:] if score is not None else ()))
         durations = Durations(queue, restored, result.seconds, graded)
-        return Experiment(outcome, score, log, durations, result.peak_mb, milestones)
+        return Experiment(outcome, score, log, durations, result.peak_mb, milestones, result.status == "ok")
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)

@@ -52,6 +52,12 @@ def grade(task: Task, workspace: Path) -> float:
     return score
 
 
+def medal(task: Task, score: float) -> str | None:
+    """The best medal that the score earns; None if it earns none."""
+    sign = task.direction.sign
+    return next((name for name, needed in task.medals if sign * score >= sign * needed), None)
+
+
 def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """For a task's eval.py: the submission's `columns`, one row per answer, in the order of the answers' `id`.
 

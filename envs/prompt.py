@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from envs import research_actions
 from envs.records import State, Step, Task
 
 SYSTEM = "You improve machine-learning scripts. Write one thought and one action."
@@ -20,6 +21,7 @@ Action: Edit
 <new lines>
 >>>>>>> REPLACE
 Other actions: Write, Execute, Inspect, Undo, Final Answer."""
+FORMATS = {"native": FORMAT, "mlagentbench": research_actions.FORMAT}
 GOAL = {1: "higher is better", -1: "lower is better"}
 MAX_STEPS = 3
 """History entries shown at most."""
@@ -76,7 +78,7 @@ def _content(task: Task, state: State, files: Mapping[str, str], problem: str, s
         f"{task.script}:\n```\n{files[task.script]}```",
         f"Other files: {others}" if others else "",
         *(f"Tried: {_gist(step.action)}\nResult: {step.observation}" for step in steps),
-        FORMAT,
+        FORMATS[task.actions],
     ]
     return "\n".join(filter(None, parts))
 

@@ -82,14 +82,18 @@ class Task:
     split: str
     """`held_in` (trained on) or `held_out` (only evaluated)."""
     limits: Limits
-    m_best: float
-    """Score of a strong solution; with m_init it spans the reward's range."""
+    m_best: float | None
+    """Score of a strong solution; with m_init it spans the reward's range. None where none is known."""
     m_init: float | None = None
     """Score of the unchanged script, measured on the sandbox in use; None until measured."""
     digest: str = ""
     """Hash of the folder that the task was prepared from: equal digests, equal tasks."""
     rows: tuple[str, ...] = ()
     """Files in env_dir of which a fidelity below 1 keeps a share of the rows."""
+    medals: tuple[tuple[str, float], ...] = ()
+    """(medal, the score that earns it), the best medal first."""
+    actions: str = "native"
+    """How the policy writes actions: `native` (envs.actions) or `mlagentbench` (envs.research_actions)."""
     fidelity: float = 1.0
     """Share of the rows in `rows` that env_dir holds; scripts find it in MLAGENT_FIDELITY."""
 
@@ -156,6 +160,8 @@ class Experiment:
     """MiB of memory that it needed at most."""
     milestones: tuple[str, ...] = ()
     """How far the script was seen to get: of `MILESTONES`, those reached."""
+    finished: bool = True
+    """The script itself ended without an error, whatever it left."""
     origin: Origin = Origin.RUN
 
 

@@ -86,6 +86,15 @@ class SandboxConfig:
 
 
 @dataclass
+class EditorConfig:
+    endpoint: str = key(
+        "", "OpenAI-compatible URL of the model behind actions like `Edit Script (AI)`; empty: the policy itself."
+    )
+    model: str = key("", "Name of the model at editor.endpoint.")
+    key_variable: str = key("OPENAI_API_KEY", "Environment variable of the actors that holds the endpoint's key.")
+
+
+@dataclass
 class RewardConfig:
     version: str = key(
         "v1", "Published reward: v1 (2025, sigmoid) or v2 (2026, linear with -1 for errors).", ["v1", "v2"]
@@ -175,6 +184,7 @@ class Config:
     model: ModelConfig = section(ModelConfig, "The policy.")
     tasks: TasksConfig = section(TasksConfig, "What is learned and what is only evaluated.")
     sandbox: SandboxConfig = section(SandboxConfig, "Where experiments run.")
+    editor: EditorConfig = section(EditorConfig, "The model that carries out MLAgentBench's `(AI)` actions.")
     reward: RewardConfig = section(RewardConfig, "What an outcome is worth.")
     experts: ExpertConfig = section(ExpertConfig, "The built-in expert of the warm start.")
     sft: SftConfig = section(SftConfig, "Exploration-enriched fine-tuning.")

@@ -33,6 +33,8 @@ def impossible(cfg: Config) -> str | None:
         return f"tasks.held_in and tasks.held_out name {', '.join(twice)} twice"
     if cfg.sandbox.backend == "simulated" and not cfg.sandbox.recorded:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
+    if cfg.editor.endpoint and not cfg.editor.model:
+        return "editor.endpoint needs editor.model: the name of a model that is served there"
     if rl.actions < 2:
         return f"rl.actions={rl.actions} must be at least 2: the mean reward of a group is its baseline"
     if rl.gap_stop <= rl.gap_warn:

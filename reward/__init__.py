@@ -10,7 +10,7 @@ With scores oriented so that larger is better, gain = m_after − m_before and r
 
 (The table was read from secondary sources.) v1's steepness is 100 in the paper, where it saturates at about 5 % of the
 range; at 3 the whole range counts. v2 is not clipped, as published. Where the range is not positive, since the start
-is as good as the best known score, |m_init| (or 1) takes its place, so that gains still count. An edit that repairs a
+is as good as the best known score or none is known, |m_init| (or 1) takes its place, so that gains still count. An edit that repairs a
 script whose start never ran is compared with m_init.
 
 Three more terms are off by default, so that the published reward is what a run gets unless it says otherwise:
@@ -63,7 +63,7 @@ def reward(
     score_before: float | None,
     score_after: float | None,
     m_init: float,
-    m_best: float,
+    m_best: float | None,
     direction: Direction,
     terms: Terms = PUBLISHED,
     usage: Usage = NOTHING,
@@ -100,12 +100,12 @@ def reward(
 
 
 def _relative_gain(
-    score_before: float | None, score_after: float | None, m_init: float, m_best: float, direction: Direction
+    score_before: float | None, score_after: float | None, m_init: float, m_best: float | None, direction: Direction
 ) -> float:
     if score_after is None:
         raise ValueError("a graded edit needs score_after")
     gain = direction.sign * (score_after - (m_init if score_before is None else score_before))
-    span = direction.sign * (m_best - m_init)
+    span = 0.0 if m_best is None else direction.sign * (m_best - m_init)
     return gain / (span if span > 0 else abs(m_init) or 1.0)
 
 

@@ -1,0 +1,138 @@
+"""What task.yaml states of a task, and what is known of those that come without one.
+
+The file lies in the task's folder, or beside it as NAME.yaml, so that a folder of another benchmark stays as it is.
+MLAgentBench's own tasks are known by name. Invariant: an unknown key, a wrong type or an impossible value is a
+`TaskError` that names file and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from envs.records import Direction, Limits
+
+SPLITS = ("held_in", "held_out")
+ACTIONS = ("native", "mlagentbench")
+MLAGENTBENCH = {
+    "amp-parkinsons-disease-progression-prediction": ("SMAPE", Direction.MINIMIZE),
+    "cifar10": ("accuracy", Direction.MAXIMIZE),
+    "fathomnet": ("MAP@20", Direction.MAXIMIZE),
+    "feedback": ("MCRMSE", Direction.MINIMIZE),
+    "house-price": ("MAE", Direction.MINIMIZE),
+    "identify-contrails": ("Dice", Direction.MAXIMIZE),
+    "imdb": ("accuracy", Direction.MAXIMIZE),
+    "ogbn-arxiv": ("accuracy", Direction.MAXIMIZE),
+    "spaceship-titanic": ("accuracy", Direction.MAXIMIZE),
+}
+"""Metric and direction of MLAgentBench's tasks that are graded from submission.csv."""
+MLAGENTBENCH_SECONDS = 1800.0
+
+
+class TaskError(ValueError):
+    """A task that cannot be used; the message names the file and what to do."""
+
+
+@dataclass
+class TaskFile:
+    """The keys of task.yaml."""
+
+    metric: str
+    """Name of the metric that eval.py computes."""
+    direction: Direction
+    """`maximize` or `minimize`."""
+    best: float | None = None
+    """Score of a strong solution, if one is known; with the baseline's it spans the reward's range."""
+    best_from: str = ""
+    """How `best` was obtained."""
+    origin: str = ""
+    """Where the data comes from."""
+    licence: str = ""
+    """Licence of the data."""
+    medals: dict[str, float] = field(default_factory=dict)
+    """Least score of each medal, the best medal first, where the task has any."""
+    actions: str = "native"
+    """How the policy writes actions: `native`, or `mlagentbench` for those of that benchmark."""
+    rows: list[str] = field(default_factory=list)
+    """Files in env/ (.csv, .jsonl or .npz) of which a fidelity below 1 keeps a share of the rows."""
+    script: str = "train.py"
+    split: str = "held_in"
+    limits: Limits = field(default_factory=Limits)
+
+
+def read(folder: Path) -> TaskFile:
+    """What is stated of the task in `folder`.
+
+    Raises:
+        TaskError: nothing is, or it is wrong.
+    """
+    beside = folder.with_name(f"{folder.name}.yaml")
+    for file in (folder / "task.yaml", beside):
+        if file.exists():
+            return _read(file)
+    if folder.name in MLAGENTBENCH:
+        metric, direction = MLAGENTBENCH[folder.name]
+        limits = Limits(seconds=MLAGENTBENCH_SECONDS, memory_mb=8192, disk_mb=4096)
+        return TaskFile(metric, direction, actions="mlagentbench", limits=limits)
+    raise TaskError(
+        f"{folder / 'task.yaml'} is missing: it, or {beside}, states at least metric and direction (envs/README.md)"
+    )
+
+
+def _read(file: Path) -> TaskFile:
+    try:
+        given = OmegaConf.load(file)
+        if not isinstance(given, DictConfig):
+            raise TaskError(f"{file} must be a mapping of keys to values")
+        for path, kind in _unknown(given, TaskFile):
+            near = difflib.get_close_matches(path.rpartition(".")[2], [item.name for item in fields(kind)], n=1)
+            raise TaskError(f"{file}: there is no key {path!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if missing := [
+            item.name
+            for item in fields(TaskFile)
+            if item.default is item.default_factory is MISSING and item.name not in given
+        ]:
+            raise TaskError(f"{file}: {', '.join(missing)} missing")
+        if given.direction not in list(Direction):
+            raise TaskError(f"{file}: direction must be one of {', '.join(Direction)}, not {given.direction!r}")
+        given.direction = given.direction.upper()  # OmegaConf knows an enum by its names
+        stated: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskFile), given))
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file}: {' '.join(str(error).split())}") from error
+    if wrong := _impossible(stated):
+        raise TaskError(f"{file}: {wrong}")
+    return stated
+
+
+def _impossible(stated: TaskFile) -> str | None:
+    """What is wrong with values that have the right type; None if nothing is."""
+    if stated.split not in SPLITS:
+        return f"split must be one of {', '.join(SPLITS)}, not {stated.split!r}"
+    if stated.actions not in ACTIONS:
+        return f"actions must be one of {', '.join(ACTIONS)}, not {stated.actions!r}"
+    if stated.best is not None and not math.isfinite(stated.best):
+        return f"best must be a finite number, not {stated.best}"
+    if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:
+        return f"script must be a path inside env/, not {stated.script!r}"
+    for name, value in asdict(stated.limits).items():
+        if not (value >= 0 if name == "gpus" else 0 < value < math.inf):
+            return f"limits.{name} must be {'at least 0' if name == 'gpus' else 'above 0 and finite'}, not {value}"
+    return None
+
+
+def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Dotted keys that the dataclass `kind`, which they would belong to, does not have."""
+    hints = get_type_hints(kind)
+    for key, value in given.items():
+        if key not in hints:
+            yield f"{prefix}{key}", kind
+        elif is_dataclass(hints[key]) and isinstance(value, Mapping):
+            yield from _unknown(value, hints[key], f"{prefix}{key}.")
