@@ -1,7 +1,8 @@
-"""`python -m envs`: list the tasks, check one, or try one action on one.
+"""`python -m envs`: list the tasks, write a new one, check one, run its best solution, or try one action on one.
 
-Each of `check` and `step` prints one JSON object on stdout; what it used and what went wrong go to stderr. The exit
-status is 0 only if the baseline ran and, for `step`, the action was carried out, whatever came of it.
+Each of `check`, `best` and `step` prints one JSON object on stdout; what it used and what went wrong go to stderr. The
+exit status is 0 only if the task has no problem (`check`), its best score comes out as stated (`best`), or the action
+was carried out, whatever came of it (`step`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import contextlib
 import json
 import logging
+import math
+import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.admission import node_capacity
-from envs.environment import Environment, usage
+from envs.check import problems
+from envs.environment import Environment, readable, usage
 from envs.experiments import SandboxRunner
 from envs.loader import TaskError, about, builtin_tasks, load
 from envs.records import Direction, Outcome, StepResult, Task
@@ -29,6 +32,10 @@ from envs.workspace import SnapshotStore
 from reward import reward
 
 log = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).parent / "template"
+SAME_SCORE = 1e-4
+"""Relative difference up to which a score is the stated one: machines round differently."""
 
 
 class CommandError(RuntimeError):
@@ -50,25 +57,71 @@ def list_tasks(arguments: argparse.Namespace) -> None:
     for name in builtin_tasks():
         stated = about(name)
         arrow = "↑" if stated.direction is Direction.MAXIMIZE else "↓"
-        table.add_row(name, stated.split, f"{stated.metric} {arrow}", f"{stated.best:.4g}", stated.origin)
+        table.add_row(
+            name,
+            stated.split,
+            f"{stated.metric} {arrow}",
+            f"{stated.best:.4g}" if stated.best is not None else "–",
+            stated.origin,
+        )
     Console().print(table)
 
 
+def new(arguments: argparse.Namespace) -> None:
+    """Write a task to start from into a new folder."""
+    if arguments.folder.exists():
+        raise CommandError(f"{arguments.folder} exists: give the name of a new folder")
+    try:
+        shutil.copytree(TEMPLATE, arguments.folder)
+    except OSError as error:
+        raise CommandError(f"{arguments.folder} cannot be written: {error}") from error
+    print(f"wrote {arguments.folder}: read its task.yaml, then python -m envs check {arguments.folder}")
+
+
 def check(arguments: argparse.Namespace) -> None:
-    """Run the unchanged script and print its score."""
+    """Run the unchanged script, print its score, and say what its author should mend."""
     task = load(arguments.task)
-    with _environment(task, arguments.sandbox) as environment:
-        result = environment.baseline(task.id)
+    with _sandboxes(arguments.sandbox) as sandboxes:
+        # Two seeds: a script that draws its own random numbers shows it.
+        first, again = (_environment(task, sandboxes, seed).baseline(task.id) for seed in (0, 1))
+        _require_sandbox(first)
+        found = {
+            "task": task.id,
+            "metric": task.metric,
+            "direction": task.direction,
+            "score": first.score_after,
+            "outcome": first.outcome,
+            "seconds": round(first.durations.execute, 4),
+            "problems": problems(task, first, again, sandboxes),
+        }
+    print(json.dumps(found))
+    if found["problems"]:
+        log_tail = f"\n{first.log_tail}" if first.score_after is None else ""
+        raise CommandError(f"task {task.id}: " + "\n- ".join(["", *found["problems"]]).strip() + log_tail)
+
+
+def best(arguments: argparse.Namespace) -> None:
+    """Run the task's scripts/best.py in the place of its script and compare its score with what task.yaml states."""
+    task = load(arguments.task)
+    solution = task.private_dir / "best.py"
+    if not solution.is_file():
+        raise CommandError(f"task {task.id} has no scripts/best.py: a strong solution, run as {task.script} is")
+    with _sandboxes(arguments.sandbox) as sandboxes:
+        run = SandboxRunner(sandboxes, node_capacity()).run(task, {task.script: solution.read_text()})
+    agrees = None not in (run.score, task.m_best) and math.isclose(run.score, task.m_best, rel_tol=SAME_SCORE)
     found = {
         "task": task.id,
         "metric": task.metric,
-        "direction": task.direction,
-        "score": result.score_after,
-        "outcome": result.outcome,
-        "seconds": round(result.durations.execute, 4),
+        "stated": task.m_best,
+        "score": run.score,
+        "outcome": run.outcome,
+        "seconds": round(run.durations.execute, 4),
+        "agrees": agrees,
     }
     print(json.dumps(found))
-    _require_score(task, result)
+    if not agrees:
+        reason = readable(run.log) if run.score is None else f"task.yaml states best: {task.m_best}"
+        raise CommandError(f"task {task.id}: scripts/best.py scored {run.score}: {reason}")
 
 
 def step(arguments: argparse.Namespace) -> None:
@@ -78,13 +131,14 @@ def step(arguments: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{arguments.action} cannot be read: {error}") from error
     task = load(arguments.task)
-    with _environment(task, arguments.sandbox) as environment:
+    with _sandboxes(arguments.sandbox) as sandboxes:
+        environment = _environment(task, sandboxes)
         baseline = environment.baseline(task.id)
+        _require_sandbox(baseline)
         _require_score(task, baseline)
         environment.tasks[task.id] = task = replace(task, m_init=baseline.score_after)
         result = environment.step(environment.initial_state(task.id), text)
-    if result.outcome is Outcome.INFRA_FAILURE:
-        raise CommandError(f"the sandbox failed, not the action: {result.log_tail}")
+    _require_sandbox(result)
     worth = reward(
         result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
         usage=usage(task, result),
@@ -108,10 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     one = argparse.ArgumentParser(add_help=False)
     one.add_argument("task", metavar="TASK", help="name of a built-in task, or a task folder")
     one.add_argument(
-        "--sandbox", choices=["auto", "docker", "process"], default="auto",
-        help="where the script runs; auto: docker where an engine answers, otherwise process (default: %(default)s)",
+        "--sandbox", choices=["auto", "docker", "gvisor", "process"], default="auto",
+        help="where the script runs; auto: the strongest that works (default: %(default)s)",
     )  # fmt: skip
     commands.add_parser("check", parents=[one], help=check.__doc__).set_defaults(command=check)
+    commands.add_parser("best", parents=[one], help=best.__doc__).set_defaults(command=best)
+    fresh = commands.add_parser("new", help=new.__doc__)
+    fresh.add_argument("folder", metavar="NAME", type=Path, help="folder to make")
+    fresh.set_defaults(command=new)
     trial = commands.add_parser("step", parents=[one], help=step.__doc__)
     trial.add_argument("--action", metavar="FILE", type=Path, required=True, help="file with the text of an action")
     trial.set_defaults(command=step)
@@ -119,16 +177,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _environment(task: Task, backend: str) -> Iterator[Environment]:
+def _sandboxes(backend: str) -> Iterator[SandboxPool]:
     sandboxes = SandboxPool(backend)
     log.info("sandbox: %s", sandboxes.name)
-    with tempfile.TemporaryDirectory() as folder:
-        runner = SandboxRunner(sandboxes, node_capacity())
-        environment = Environment({task.id: task}, runner, SnapshotStore(folder))
-        try:
-            yield environment
-        finally:
-            environment.close()
+    try:
+        yield sandboxes
+    finally:
+        sandboxes.close()
+
+
+def _environment(task: Task, sandboxes: SandboxPool, seed: int = 0) -> Environment:
+    """Keeps the workspaces of its states in memory."""
+    runner = SandboxRunner(sandboxes, node_capacity(), seed)
+    return Environment({task.id: task}, runner, SnapshotStore("memory://snapshots"))
+
+
+def _require_sandbox(result: StepResult) -> None:
+    if result.outcome is Outcome.INFRA_FAILURE:
+        raise CommandError(f"the sandbox failed, not the task: {result.log_tail}")
 
 
 def _require_score(task: Task, baseline: StepResult) -> None:

@@ -1,15 +1,12 @@
 """Every built-in task keeps its promises, in a real sandbox: so does the command line that shows them."""
 
 import dataclasses
-import json
 import random
-import sys
 
 import pandas as pd
 import pytest
 
 from actors import expert
-from envs import __main__ as command
 from envs.admission import node_capacity
 from envs.environment import Environment
 from envs.experiments import SandboxRunner
@@ -96,77 +93,3 @@ def test_mistakes_of_the_expert_fail_and_it_recovers(environment):
         state, expert.propose(environment.tasks["wine"], state, environment.files(state), random.Random(1), mistakes=0)
     )
     assert result.state.score is not None
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `python -m envs …`: (exit status or message, stdout)."""
-
-    def run(*arguments: str) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["envs", *arguments])
-        try:
-            command.main()
-        except SystemExit as stop:
-            return stop.code, capsys.readouterr().out
-        return 0, capsys.readouterr().out
-
-    return run
-
-
-def test_command_list(run):
-    status, out = run("list")
-    assert status == 0 and all(name in out for name in NAMES)
-
-
-def test_command_check(run):
-    status, out = run("check", "diabetes", "--sandbox", "process")
-    found = json.loads(out)
-    assert status == 0 and list(found) == ["task", "metric", "direction", "score", "outcome", "seconds"]
-    assert found["score"] == pytest.approx(62.01, abs=0.01) and found["direction"] == "minimize"
-
-
-def test_command_step(run, tmp_path):
-    (tmp_path / "action").write_text(
-        "Action: Edit\n<<<<<<< SEARCH\nmodel = KNeighborsRegressor()\n=======\n"
-        "from sklearn.linear_model import Ridge\nmodel = Ridge(alpha=1.0)\n>>>>>>> REPLACE\n"
-    )
-    status, out = run("step", "diabetes", "--action", str(tmp_path / "action"), "--sandbox", "process")
-    found = json.loads(out)
-    assert status == 0 and list(found) == [
-        "outcome", "score_before", "score_after", "reward", "reward_parts", "durations", "log_tail"
-    ]  # fmt: skip
-    assert found["outcome"] == "edited" and found["score_after"] < found["score_before"] and found["reward"] > 0.9
-
-
-def test_command_with_a_failing_baseline(run, tmp_path):
-    task = load("diabetes")
-    folder = tmp_path / "broken"
-    for file, text in {
-        "task.yaml": (task.private_dir.parent / "task.yaml").read_text(),
-        "env/train.py": "print('so far')\nraise ValueError('no luck')\n",
-        "scripts/eval.py": "def get_score(folder): return 1.0\n",
-        "scripts/research_problem.txt": "Anything.",
-    }.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(text)
-    status, out = run("check", str(folder), "--sandbox", "process")
-    assert json.loads(out)["outcome"] == "script_error" and json.loads(out)["score"] is None
-    assert "broken" in status and "no luck" in status
-    (tmp_path / "action").write_text("Action: Undo")
-    status, out = run("step", str(folder), "--action", str(tmp_path / "action"), "--sandbox", "process")
-    assert "no luck" in status and not out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["check", "diabtes"], "did you mean diabetes"),
-        (["step", "wine", "--action", "/nowhere/action"], "/nowhere/action cannot be read"),
-        (["check", "wine", "--sandbox", "chroot"], 2),
-        (["fly"], 2),
-    ],
-)
-def test_command_with_bad_input(run, arguments, message):
-    status, out = run(*arguments)
-    assert message == status or message in status
-    assert not out

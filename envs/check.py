@@ -1,0 +1,142 @@
+"""What is wrong with a task, as its author can mend it: the checks of `python -m envs check`.
+
+The unchanged script is run twice, and its submission is graded in altered forms. Invariant: a problem names what is
+wrong and what to do; a task without problems may still be a poor one, but it can be trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from envs.grading import SUBMISSION, GradeError, grade
+from envs.records import Direction, Outcome, StepResult, Task
+from envs.sandbox import SandboxPool
+from envs.workspace import restore
+
+UPWARDS = ("accuracy", "auc", "f1", "kappa", "qwk", "map@", "pearson", "spearman", "r2", "dice", "precision", "recall")
+DOWNWARDS = ("rmse", "rmsle", "mcrmse", "mae", "mse", "log loss", "logloss", "smape", "error", "perplexity", "brier")
+SLOW = 0.5
+"""Share of the time limit that a baseline may take before it is called too slow for what improves on it."""
+LONG_SCRIPT = 6000
+"""Characters of a script that leave little room in a prompt of two thousand tokens."""
+
+
+def problems(task: Task, first: StepResult, again: StepResult, sandboxes: SandboxPool) -> list[str]:
+    """What should be mended; first, again: two runs of the unchanged script that shared no cache."""
+    found = [*_of_the_baseline(task, first), *_of_the_metric(task, first), *_of_the_folder(task)]
+    if first.score_after is not None:
+        if again.score_after != first.score_after:
+            found.append(
+                f"two runs of {task.script} scored {first.score_after} and {again.score_after}: fix its random_state, "
+                "or every edit will look like a gain or a loss"
+            )
+        found += _of_the_grader(task, sandboxes)
+    return found
+
+
+def _of_the_baseline(task: Task, run: StepResult) -> Iterator[str]:
+    limits = task.limits
+    if run.outcome is Outcome.TIMEOUT:
+        yield f"{task.script} ran past limits.seconds = {limits.seconds:g}: raise it in task.yaml, or do less"
+    elif run.outcome is Outcome.OUT_OF_MEMORY:
+        yield f"{task.script} needs more than limits.memory_mb = {limits.memory_mb}: raise it in task.yaml, or use less"
+    elif run.score_after is None:
+        yield f"{task.script} got no score ({run.outcome}): {run.log_tail.splitlines()[-1] if run.log_tail else ''}"
+    elif run.durations.execute > SLOW * limits.seconds:
+        yield (
+            f"{task.script} took {run.durations.execute:.1f} s of limits.seconds = {limits.seconds:g}: better models "
+            "will time out; raise it in task.yaml"
+        )
+
+
+def _of_the_metric(task: Task, run: StepResult) -> Iterator[str]:
+    name = task.metric.lower()
+    usual = {Direction.MAXIMIZE: UPWARDS, Direction.MINIMIZE: DOWNWARDS}
+    against = Direction.MINIMIZE if task.direction is Direction.MAXIMIZE else Direction.MAXIMIZE
+    if any(word in name for word in usual[against]) and not any(word in name for word in usual[task.direction]):
+        yield f"direction is {task.direction}, but {task.metric} is one to {against}: correct task.yaml"
+    elif task.m_best is not None and run.score_after is not None:
+        gain = task.direction.sign * (task.m_best - run.score_after)
+        if gain <= 0:
+            yield (
+                f"best = {task.m_best:g} is no better than the baseline's {run.score_after:g}, with direction "
+                f"{task.direction}: one of the two is wrong in task.yaml"
+            )
+
+
+def _of_the_folder(task: Task) -> Iterator[str]:
+    """Answers that the agent could read, and a script too long to be shown."""
+    seen = {hashlib.sha256(file.read_bytes()).digest(): file for file in _files(task.env_dir)}
+    for private in _files(task.private_dir):
+        if private.suffix in (".py", ".txt"):
+            continue
+        if same := seen.get(hashlib.sha256(private.read_bytes()).digest()):
+            yield f"env/{same.relative_to(task.env_dir)} is a copy of scripts/{private.name}: the agent could read it"
+        if private.suffix == ".csv":
+            yield from _columns_shown(task, private)
+    if (task.env_dir / SUBMISSION).exists():
+        yield f"env/{SUBMISSION} exists: a script that writes nothing would be graded on it; delete it"
+    if len((task.env_dir / task.script).read_text()) > LONG_SCRIPT:
+        yield f"{task.script} is over {LONG_SCRIPT} characters: prompts show the whole of it, so make it shorter"
+
+
+def _columns_shown(task: Task, private: Path) -> Iterator[str]:
+    """Answer columns that stand beside the same ids in a file that the agent sees."""
+    answers = pd.read_csv(private)
+    key = answers.columns[0]
+    for file in _files(task.env_dir):
+        if file.suffix != ".csv":
+            continue
+        shown = pd.read_csv(file)
+        if key not in shown or shown[key].duplicated().any() or not set(answers[key]) & set(shown[key]):
+            continue
+        both = answers.merge(shown, on=key, suffixes=("", " shown"))
+        for column in answers.columns[1:]:
+            beside = f"{column} shown" if f"{column} shown" in both else None
+            if beside and both[column].nunique() > 1 and both[column].equals(both[beside]):
+                yield (
+                    f"env/{file.relative_to(task.env_dir)} has the column {column!r} of scripts/{private.name} for the "
+                    "same ids: the agent could read the answers; leave it out"
+                )
+
+
+def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
+    """What the grader makes of submissions that are not as they should be."""
+    with sandboxes.acquire(task) as sandbox:
+        restore(task, {task.script: (task.env_dir / task.script).read_text()}, sandbox.workspace)
+        sandbox.run([task.script], task.limits, seed=0)
+        text = (sandbox.workspace / SUBMISSION).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / SUBMISSION
+        file.write_bytes(text)
+        table, score = pd.read_csv(file, dtype=str, keep_default_na=False), grade(task, Path(folder))
+        altered = {
+            "without its last row": table.iloc[:-1],
+            "with a row twice": pd.concat([table, table.iloc[:1]]),
+            "with no prediction in it": table.assign(**{name: "" for name in table.columns[1:]}),
+        }
+        for how, changed in altered.items():
+            changed.to_csv(file, index=False)
+            try:
+                grade(task, Path(folder))
+            except GradeError:
+                continue
+            yield f"scripts/eval.py scores a submission {how}: refuse it (envs.grading.read_submission does)"
+        table.iloc[::-1].to_csv(file, index=False)
+        try:
+            reordered = grade(task, Path(folder))
+        except GradeError:
+            return
+        if abs(reordered - score) > 1e-9 * max(1.0, abs(score)):
+            yield (
+                f"scripts/eval.py scores {reordered:g} instead of {score:g} when rows are in another order: align by id"
+            )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

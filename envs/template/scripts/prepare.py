@@ -1,0 +1,6 @@
+# Runs once, in scripts/. Replace the data by a table of your own: features and one column to predict.
+from sklearn.datasets import load_diabetes
+
+from envs.splits import write_split
+
+write_split(load_diabetes(as_frame=True).frame, "target")
