@@ -25,7 +25,7 @@ from envs.task_file import TaskError
 PREFIX = "mlebench:"
 DATA_VARIABLE = "MLEBENCH_DATA"
 INSTALL = "pip install git+https://github.com/openai/mle-bench"
-LIMITS = Limits(seconds=3600.0, cpus=4.0, memory_mb=16384, disk_mb=16384)
+LIMITS = Limits(seconds=3600.0, cpus=2.0, memory_mb=8192, disk_mb=16384)
 MEDALS = ("gold", "silver", "bronze")
 SCRIPT = """import pandas as pd
 
@@ -97,6 +97,8 @@ def _competition(competition_id: str, data: str | None) -> Any:
 def _stated(competition: Any) -> dict[str, Any]:
     """The content of task.yaml."""
     leaderboard = pd.read_csv(competition.leaderboard)
+    if "score" not in leaderboard:
+        raise TaskError(f"{competition.leaderboard} has no column `score`: fetch it with `git lfs pull`")
     minimize = competition.grader.is_lower_better(leaderboard)
     thresholds = competition.grader.rank_score(None, leaderboard)
     return {

@@ -133,9 +133,7 @@ def test_what_authors_get_wrong_is_found(run, folder, file, old, new, found):
 def test_a_grader_that_takes_anything_is_found(run, folder):
     (folder / "scripts/eval.py").write_text("def get_score(folder):\n    return 50.0\n")
     status, _ = run("check", str(folder), "--sandbox", "process")
-    assert (
-        len(re.findall(r"scores a submission (without its last row|with a row twice|with no prediction)", status)) == 3
-    )
+    assert status.count("scripts/eval.py scores a submission") == 3
 
 
 def test_a_best_that_does_not_come_out_is_told(run, folder):
