@@ -1,6 +1,7 @@
 """States as token ids: prompts and responses in the chat template of the model.
 
-Invariant: what fine-tuning learns from and what the engine samples have the same ids for the same text.
+Invariants: what fine-tuning learns from and what the engine samples have the same ids for the same text; no text of a
+message, such as what a script printed, becomes a special token, so that none can end a turn or begin another.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ class Chat:
     def __init__(self, model_dir: str, context: int, response: int):
         """context: tokens of prompt and response together; response: most tokens of a response."""
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        special = [added.content for added in self._tokenizer.added_tokens_decoder.values()]
+        self._special = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
         frame = self._render([{"role": "system", "content": ""}, {"role": "user", "content": ""}])
         self._budget = context - response - len(frame)
         self.end_token = end_of_turn(self._tokenizer)
@@ -28,12 +31,12 @@ class Chat:
         Raises:
             PromptError: the script alone is over the budget.
         """
-        messages = prompt.messages(task, state, files, lambda text: len(self._encode(text)), self._budget)
+        messages = prompt.messages(task, state, files, lambda text: len(self._encode(self._plain(text))), self._budget)
         return np.array(self._render(messages), dtype=np.int32)
 
     def question(self, text: str) -> np.ndarray:
         """int32 [P] that asks `text` of the model outside an episode; where it is too long, its middle is left out."""
-        ids = self._encode(text)
+        ids = self._encode(self._plain(text))
         if len(ids) > self._budget:
             half = self._budget // 2
             text = f"{self._tokenizer.decode(ids[: half - 1])}…{self._tokenizer.decode(ids[1 - half :])}"
@@ -46,7 +49,14 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def _plain(self, text: str) -> str:
+        """The text with what would be special tokens broken up."""
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
     def _render(self, messages: list[dict[str, str]]) -> list[int]:
+        messages = [{**message, "content": self._plain(message["content"])} for message in messages]
         return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from envs.records import Task
 from envs.sandbox.base import UIDS_PER_PROCESS, Backend, RunResult, Sandbox, SandboxFailure
@@ -46,10 +46,11 @@ class SandboxPool:
             self._end(sandbox)
             raise
         with self._lock:
-            self._idle.append(sandbox)
+            if sandbox.usable:
+                self._idle.append(sandbox)
             surplus = [self._idle.pop(0) for _ in range(len(self._idle) - (0 if self._closed else self._warm))]
-        for oldest in surplus:
-            self._end(oldest)
+        for gone in surplus if sandbox.usable else [*surplus, sandbox]:
+            self._end(gone)
 
     def _take(self, task: Task, gpus: tuple[int, ...]) -> Sandbox:
         with self._lock:
@@ -83,16 +84,28 @@ class SandboxPool:
 
 
 def _choose(name: str, image: str) -> Backend:
-    """The backend of that name; `auto` is docker where an engine answers, otherwise process."""
+    """The backend of that name; `auto` is the strongest that works here.
+
+    Raises:
+        SandboxFailure: it does not work here, or none does.
+    """
     from envs.sandbox.docker import DockerBackend
+    from envs.sandbox.gvisor import GvisorBackend
     from envs.sandbox.process import ProcessBackend
 
-    if name == "docker":
-        return DockerBackend(image)
-    if name == "process":
-        return ProcessBackend()
-    try:
-        return DockerBackend(image)
-    except SandboxFailure as reason:
-        log.warning("experiments run in the process sandbox, which is weaker than Docker: %s", reason)
-        return ProcessBackend()
+    backends: dict[str, Callable[[], Backend]] = {
+        "docker": lambda: DockerBackend(image), "gvisor": GvisorBackend, "process": ProcessBackend,
+    }  # fmt: skip
+    if name != "auto":
+        return backends[name]()
+    reasons = []
+    for candidate, start in backends.items():
+        try:
+            chosen = start()
+        except SandboxFailure as reason:
+            reasons.append(f"not {candidate}: {reason}")
+            continue
+        for reason in reasons:
+            log.warning("experiments run in the %s sandbox, %s", candidate, reason)
+        return chosen
+    raise SandboxFailure("no sandbox works here; " + "; ".join(reasons))

@@ -10,16 +10,21 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from envs.records import Limits, Task
+from envs.sandbox import milestones
 from envs.sandbox.runner import wipe
+from envs.workspace import MOUNTED_TASK
 
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
+RUNNER_MB = 384
+"""Memory of the preloaded runner, on top of the experiment's."""
 FIRST_UID = 2_000_000
 UIDS_PER_PROCESS = 64
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
@@ -35,7 +40,7 @@ class RunResult:
     """What became of one experiment."""
 
     status: str
-    """`ok` (exit code 0), `error`, `timeout` or `out_of_memory`."""
+    """`ok` (exit code 0), `error`, `timeout`, `out_of_memory` or `disk_full`."""
     exit_code: int | None
     seconds: float
     output: str
@@ -43,10 +48,14 @@ class RunResult:
     peak_mb: float = 0.0
     """MiB that the experiment's largest process had at most, beyond what the preloaded runner has."""
     milestones: tuple[str, ...] = ()
+    """Of `milestones.NAMES`, those that it was seen to reach."""
 
 
 class Channel(Protocol):
     """A line-by-line connection to the runner in a sandbox."""
+
+    contained: bool
+    """Memory and processes of an experiment are limited as a whole; otherwise the runner limits each process."""
 
     def send(self, line: str) -> None: ...
 
@@ -58,6 +67,10 @@ class Channel(Protocol):
         """
         ...
 
+    def ran_out_of_memory(self) -> bool:
+        """Whether the whole sandbox ended for want of memory."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -65,11 +78,10 @@ class Backend(Protocol):
     """A way to isolate experiments."""
 
     name: str
-    contained: bool
-    """The backend limits memory and processes of an experiment as a whole; otherwise the runner limits each process."""
-
     image: str
     """What experiments find installed: the same name, the same packages."""
+    guarded: bool
+    """The runner must be another user than its experiments, or they could end it."""
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> Channel:
         """Start a sandbox that sees `task.env_dir` (read-only) and `workspace`, its runner waiting for the first line.
@@ -85,6 +97,8 @@ class Sandbox:
 
     def __init__(self, backend: Backend, task: Task, slot: int, gpus: tuple[int, ...] = ()):
         self.slot = slot
+        self.usable = True
+        """False once it has ended: it must be closed."""
         self._key = _key(task, gpus)
         self._channel: Channel | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="mlagent-slot-"))
@@ -96,7 +110,11 @@ class Sandbox:
                 uid = FIRST_UID + os.getpid() * UIDS_PER_PROCESS + slot
                 _give(self.workspace, uid)
             self._channel = backend.open(task, self.workspace, uid, gpus)
-            self._channel.send(json.dumps({"uid": uid, "contained": backend.contained}))
+            setup = {
+                "uid": uid, "contained": self._channel.contained, "guarded": backend.guarded, "task": MOUNTED_TASK,
+                "milestones": Path(milestones.__file__).read_text(),
+            }  # fmt: skip
+            self._channel.send(json.dumps(setup))
             self._channel.receive(START_SECONDS)
         except BaseException:
             self.close()
@@ -120,8 +138,17 @@ class Sandbox:
             "argv": list(argv), "env": dict(env or {}), "seconds": limits.seconds, "memory_mb": limits.memory_mb,
             "disk_mb": limits.disk_mb, "processes": limits.processes, "seed": seed,
         }  # fmt: skip
+        started = time.monotonic()
         self._channel.send(json.dumps(request))
-        return RunResult(**json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS)))
+        try:
+            answer = json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS))
+        except SandboxFailure:
+            self.usable = False
+            if not self._channel.ran_out_of_memory():
+                raise
+            seconds = time.monotonic() - started
+            return RunResult("out_of_memory", None, seconds, "Killed: out of memory", float(limits.memory_mb))
+        return RunResult(**{**answer, "milestones": tuple(answer["milestones"])})
 
     def close(self) -> None:
         """End the runner and whatever it runs, and delete the workspace."""

@@ -20,12 +20,10 @@ from docker.types import DeviceRequest, Mount
 
 from envs.records import Task
 from envs.sandbox import image, runner
-from envs.sandbox.base import SandboxFailure, environment
+from envs.sandbox.base import RUNNER_MB, SandboxFailure, environment
 from envs.workspace import MOUNTED_TASK
 
 LABEL = "mlagent"
-RUNNER_MB = 384
-"""Memory of the preloaded runner, on top of the experiment's."""
 STDOUT = 1
 
 
@@ -33,7 +31,7 @@ class DockerBackend:
     """Containers of a Docker Engine (`DOCKER_HOST` is honoured)."""
 
     name = "docker"
-    contained = True
+    guarded = False
 
     def __init__(self, image_name: str = ""):
         try:
@@ -86,6 +84,8 @@ class DockerBackend:
 class AttachedChannel:
     """Lines over a container's attached streams, in Docker's multiplexed framing."""
 
+    contained = True
+
     def __init__(self, container: docker.models.containers.Container):
         self._container = container
         attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
@@ -132,6 +132,9 @@ class AttachedChannel:
     def _ended(self) -> SandboxFailure:
         said = self._said.decode(errors="replace").strip() or "the engine or the container died"
         return SandboxFailure(f"container {self._container.short_id} ended: {said}")
+
+    def ran_out_of_memory(self) -> bool:
+        return False  # the kernel ends the experiment, whose score is highest, and the runner reports it
 
     def close(self) -> None:
         self._owner.close()

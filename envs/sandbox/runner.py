@@ -3,8 +3,10 @@
 The host sends one JSON line per experiment and gets one JSON line back. Since the heavy imports are already done,
 an experiment costs a fork. Invariants:
 * an experiment cannot reach the runner: PID 1 of a PID namespace cannot be signalled from inside, and it is not
-  dumpable, so its memory and descriptors are closed to processes of the same user;
+  dumpable, so its memory and descriptors are closed to processes of the same user; where the kernel guards PID 1 less
+  (gVisor), the runner is another user;
 * when a reply is sent, no process of the experiment is left, no System V object, and /tmp and /dev/shm are empty;
+* what an experiment writes and starts is bounded, also where the kernel under it does not count;
 * output is kept to its head and tail, whatever its size; when the host goes away, the runner ends.
 """
 
@@ -25,6 +27,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 
 PRELOADED = (
     "numpy", "pandas", "scipy.stats", "sklearn.linear_model", "sklearn.ensemble", "sklearn.svm", "sklearn.neighbors",
@@ -36,8 +39,14 @@ PRELOADED = (
 HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
 SCRATCH = ("/tmp", "/dev/shm")
 EXIT_MEMORY = 87
+NEAR_LIMIT = 0.8
+LOOK_SECONDS = 0.2
+"""Between looks at what an experiment has written and started."""
+MAX_FILES = 20_000
 PR_SET_DUMPABLE = 4
 LIBC = ctypes.CDLL(None)
+milestones = types.ModuleType("milestones")
+"""The module of that name; its source comes with the first line from the host."""
 
 
 def main() -> None:
@@ -47,16 +56,27 @@ def main() -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):  # an image may come without one
             importlib.import_module(name)
-    if os.getuid() == 0 and setup["uid"] != 0:
-        os.setgroups([])
-        os.setgid(setup["uid"])
-        os.setuid(setup["uid"])
+    if not setup["guarded"]:
+        become(setup["uid"])
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    exec(compile(setup["milestones"], "milestones", "exec"), milestones.__dict__)
+    milestones.watch_fits()
+    ended = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(ended[1], warn_on_full_buffer=False)
     gc.freeze()
     reply({"ready": True})
     for line in sys.stdin:
-        reply(run(json.loads(line), setup["contained"]))
+        reply(run(json.loads(line), setup, ended[0]))
     os._exit(0)
+
+
+def become(uid: int) -> None:
+    """Drop root for the user of this sandbox, where there is one."""
+    if os.getuid() == 0 and uid != 0:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
 
 
 def reply(message: dict) -> None:
@@ -64,67 +84,107 @@ def reply(message: dict) -> None:
     sys.stdout.flush()
 
 
-def run(request: dict, contained: bool) -> dict:
-    """Run one experiment and return its status (`ok`, `error`, `timeout` or `out_of_memory`), time and output.
+def run(request: dict, setup: dict, ended: int) -> dict:
+    """Run one experiment; `ended` can be read when a child has ended.
 
-    `contained`: a container already limits the memory and the processes of the experiment as a whole.
+    Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, output, peak
+    memory (MiB of its largest process, beyond what the runner has) and milestones.
     """
     reader, writer = os.pipe()
     kills = out_of_memory_kills()
+    milestones.reset()
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        experiment(request, contained, writer)
+        experiment(request, setup, writer)
     os.close(writer)
     output = Output()
-    exit_status, peak = watch(child, reader, started + request["seconds"], output)
-    end_all_others()
+    stopped = watch(child, reader, ended, started + request["seconds"], request, output)
+    exit_status, peak_kb = end_all(child)
     output.drain(reader)
     os.close(reader)
     seconds = time.monotonic() - started
+    stopped = stopped or over_disk(request)
     for folder in SCRATCH:
         wipe(folder)
+    remove_special("/workspace")
     remove_ipc()
-    if exit_status is None:
-        status, code = "timeout", None
-    else:
-        code = os.waitstatus_to_exitcode(exit_status)
-        # Where the kernel's count cannot be read, nobody but its out-of-memory killer sends SIGKILL.
-        killed = code == -signal.SIGKILL if kills is None else out_of_memory_kills() > kills
-        status = "ok" if code == 0 else "out_of_memory" if code == EXIT_MEMORY or killed else "error"
-    beyond = max(0, peak - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
-    return {"status": status, "exit_code": code, "seconds": seconds, "output": output.text(), "peak_mb": beyond}
+    peak_mb = max(0, peak_kb - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    code = None if stopped else os.waitstatus_to_exitcode(exit_status)
+    # Where the kernel's count cannot be read, its out-of-memory killer is told by how much memory there was in use.
+    near = peak_mb > NEAR_LIMIT * request["memory_mb"]
+    killed = code == -signal.SIGKILL and near if kills is None else out_of_memory_kills() > kills
+    by_itself = "ok" if code == 0 else "out_of_memory" if code == EXIT_MEMORY or killed else "error"
+    return {
+        "status": stopped or by_itself, "exit_code": code, "seconds": seconds, "output": output.text(),
+        "peak_mb": peak_mb, "milestones": milestones.reached(),
+    }  # fmt: skip
 
 
-def watch(child: int, reader: int, deadline: float, output: "Output") -> "tuple[int | None, int]":
-    """Collect output until the child ends; its wait status, None if it ran past the deadline, and its peak KiB."""
-    ended = os.pidfd_open(child)
+def watch(child: int, reader: int, ended: int, deadline: float, request: dict, output: "Output") -> str:
+    """Collect output until the child ends; why it has to be stopped before (`timeout`, …), else an empty string."""
     sources = [reader, ended, sys.stdin.fileno()]
-    try:
-        while (left := deadline - time.monotonic()) > 0:
-            ready = select.select(sources, [], [], left)[0]
-            if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
-                os._exit(0)
-            if reader in ready and not output.read(reader):
-                sources.remove(reader)
-            if ended in ready:
-                _, status, usage = os.wait4(child, 0)
-                return status, usage.ru_maxrss
-        return None, 0
-    finally:
-        os.close(ended)
+    next_look = time.monotonic() + LOOK_SECONDS
+    while (now := time.monotonic()) < deadline:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return ""
+        if now >= next_look:
+            next_look = now + LOOK_SECONDS
+            if reason := over_disk(request) or over_processes(request, output):
+                return reason
+        ready = select.select(sources, [], [], min(deadline, next_look) - now)[0]
+        if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
+            os._exit(0)
+        if reader in ready and not output.read(reader):
+            sources.remove(reader)
+        if ended in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(ended, 65536)
+    return "timeout"
 
 
-def end_all_others() -> None:
-    """Kill and reap every other process of this PID namespace, however fast it forks."""
+def over_disk(request: dict) -> str:
+    """`disk_full` if what lies in the workspace, or the number of its files, is over the limit."""
+    room, files, folders = request["disk_mb"] << 20, MAX_FILES, ["/workspace"]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    room -= entry.stat(follow_symlinks=False).st_blocks * 512
+                    files -= 1
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                if room < 0 or files < 0:
+                    return "disk_full"
+    return ""
+
+
+def over_processes(request: dict, output: "Output") -> str:
+    """`error` if there are more processes than allowed: a last resort where nothing else counts them."""
+    count = sum(name.isdigit() for name in os.listdir("/proc")) - 1
+    if count <= request["processes"] + 1:
+        return ""
+    output.add(f"\nstopped: {count} processes, and at most {request['processes']} are allowed\n".encode())
+    return "error"
+
+
+def end_all(child: int) -> "tuple[int, int]":
+    """Kill and reap every other process of this PID namespace, however fast it forks.
+
+    Returns the child's wait status and the largest process's peak memory in KiB.
+    """
+    child_status, peak = 0, 0
+    if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):  # before it is killed with the others
+        _, child_status, usage = os.wait4(child, 0)
+        peak = usage.ru_maxrss
     while True:
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
         try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            while (found := os.wait4(-1, os.WNOHANG))[0]:
+                peak = max(peak, found[2].ru_maxrss)
         except ChildProcessError:
-            return
+            return child_status, peak
         time.sleep(0.001)
 
 
@@ -151,12 +211,38 @@ def wipe(folder: "str | os.PathLike[str]") -> None:
             os.rmdir(entry.path)
 
 
+def remove_special(folder: str) -> None:
+    """Remove pipes and sockets, which gVisor keeps to itself: the host could not."""
+    folders = [folder]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                    os.unlink(entry.path)
+
+
 def remove_ipc() -> None:
     """Remove System V shared memory, queues and semaphores, which outlive the processes that made them."""
-    for kind, remove in (("shm", LIBC.shmctl), ("msg", LIBC.msgctl), ("sem", lambda id, *_: LIBC.semctl(id, 0, 0))):
-        with open(f"/proc/sysvipc/{kind}") as lines:
-            for line in list(lines)[1:]:
-                remove(int(line.split()[1]), 0, None)
+    kinds = (
+        ("shm", LIBC.shmctl, lambda: LIBC.shmget(0, 1, 0o600)),
+        ("msg", LIBC.msgctl, lambda: LIBC.msgget(0, 0o600)),
+        ("sem", lambda id, *_: LIBC.semctl(id, 0, 0), lambda: LIBC.semget(0, 1, 0o600)),
+    )
+    for kind, remove, make in kinds:
+        try:
+            with open(f"/proc/sysvipc/{kind}") as lines:
+                ids = [int(line.split()[1]) for line in list(lines)[1:]]
+        except FileNotFoundError:  # gVisor lists none, but counts up from one object to the next
+            newest = make()
+            ids = range(last_ipc.get(kind, -1) + 1, newest + 1)
+            last_ipc[kind] = newest
+        for id in ids:
+            remove(id, 0, None)
+
+
+last_ipc: "dict[str, int]" = {}
 
 
 def out_of_memory_kills() -> "int | None":
@@ -178,12 +264,15 @@ class Output:
     def read(self, descriptor: int) -> bool:
         """Take what is there; False at the end of the stream."""
         data = os.read(descriptor, 65536)
+        self.add(data)
+        return bool(data)
+
+    def add(self, data: bytes) -> None:
         room = HEAD_BYTES - len(self.head)
         self.head += data[:room]
         kept = self.tail + data[room:]
         self.tail = kept[-TAIL_BYTES:]
         self.dropped += len(kept) - len(self.tail)
-        return bool(data)
 
     def drain(self, descriptor: int) -> None:
         while select.select([descriptor], [], [], 0)[0] and self.read(descriptor):
@@ -194,7 +283,7 @@ class Output:
         return (self.head + gap + self.tail).decode(errors="replace")
 
 
-def experiment(request: dict, contained: bool, writer: int) -> None:
+def experiment(request: dict, setup: dict, writer: int) -> None:
     """In the forked child: become the script. Never returns."""
     code = 1
     try:
@@ -204,9 +293,12 @@ def experiment(request: dict, contained: bool, writer: int) -> None:
             os.dup2(source, target)
         os.closerange(3, 1024)
         LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc entry is closed to a process that is not dumpable
-        with open("/proc/self/oom_score_adj", "w") as score:
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")  # a full container loses the experiment, not the runner
-        limit(request, contained)
+        limit(request, setup["contained"])
+        become(setup["uid"])
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.update(request["env"])
         os.chdir("/workspace")
         seed_random_numbers(request["seed"])
@@ -215,7 +307,10 @@ def experiment(request: dict, contained: bool, writer: int) -> None:
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
+        milestones.watch_files(setup["task"], request["argv"][0])
         code = run_script(request["argv"][0])
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
     finally:
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
@@ -261,8 +356,14 @@ def limit(request: dict, contained: bool) -> None:
     ]
     if not contained:
         limits += [(resource.RLIMIT_AS, used[0] + 2 * memory), (resource.RLIMIT_NPROC, request["processes"])]
-    for kind, most in limits:
-        resource.setrlimit(kind, (most, most))
+    for kind, wanted in limits:
+        hard = resource.getrlimit(kind)[1]  # a sandbox may come with lower ones
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(kind, (most, most))
+        except ValueError:
+            if kind not in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE):  # gVisor has neither
+                raise
 
 
 def seed_random_numbers(seed: "int | None") -> None:

@@ -37,7 +37,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["process", "docker"])
+@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
 def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
     try:
         opened = SandboxPool(request.param, warm=2)

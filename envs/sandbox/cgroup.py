@@ -1,0 +1,105 @@
+"""A control group around a sandbox: memory, processes and CPU of all its processes together.
+
+Works as root with cgroup v1 (memory, pids and cpu mounted) or v2. Invariant: `close` ends every process in the group,
+and removes it; where no group can be made, there is none, and the reason is told once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+ROOT = Path("/sys/fs/cgroup")
+PERIOD_US = 100_000
+END_SECONDS = 5.0
+
+
+class Cgroup:
+    """One group; `enter` is a command prefix that puts a program into it."""
+
+    def __init__(self, name: str, memory_mb: int, cpus: float, processes: int | None):
+        """processes: with threads; None leaves them unlimited.
+
+        Raises:
+            OSError: groups cannot be made here.
+        """
+        self.version = 2 if (ROOT / "cgroup.controllers").exists() else 1
+        memory, quota, most = memory_mb << 20, int(cpus * PERIOD_US), "max" if processes is None else processes
+        if self.version == 2:
+            self.folders = [ROOT / name]
+            (ROOT / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+            values = {
+                "memory.max": memory, "memory.swap.max": 0, "pids.max": most, "cpu.max": f"{quota} {PERIOD_US}",
+            }  # fmt: skip
+        else:
+            self.folders = [ROOT / kind / name for kind in ("memory", "pids", "cpu")]
+            values = {
+                "memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory, "pids.max": most,
+                "cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota,
+            }  # fmt: skip
+        try:
+            for folder in self.folders:
+                if not (folder.parent / "cgroup.procs").exists():
+                    raise OSError(f"{folder.parent} is no cgroup controller")
+                folder.mkdir()
+            for file, value in values.items():
+                owner = next((folder for folder in self.folders if (folder / file).exists()), None)
+                if owner:
+                    (owner / file).write_text(str(value))
+                elif "swap" not in file and "memsw" not in file:  # without swap there is nothing to limit
+                    raise OSError(f"the kernel has no {file}")
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def memory(self) -> Path:
+        """The folder with the memory controller's files."""
+        return self.folders[0]
+
+    def enter(self, command: Sequence[str]) -> list[str]:
+        files = [str(folder / "cgroup.procs") for folder in self.folders]
+        join = "".join(f"echo $$ > {file} && " for file in files)
+        return ["/bin/sh", "-c", f'{join}exec "$@"', "sh", *command]
+
+    def out_of_memory_kills(self) -> int:
+        """How often the kernel has ended a process of the group for want of memory."""
+        file = self.memory / ("memory.events" if self.version == 2 else "memory.oom_control")
+        return int(dict(line.split() for line in file.read_text().splitlines()).get("oom_kill", 0))
+
+    def close(self) -> None:
+        deadline = time.monotonic() + END_SECONDS
+        for folder in self.folders:
+            while folder.exists():
+                with contextlib.suppress(OSError):
+                    for pid in (folder / "cgroup.procs").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                    break
+                if time.monotonic() > deadline:
+                    log.warning("the control group %s is still in use and stays behind", folder)
+                    break
+                time.sleep(0.01)
+
+
+def make(name: str, memory_mb: int, cpus: float, processes: int | None) -> Cgroup | None:
+    """A new group; None where the host does not allow any."""
+    try:
+        return Cgroup(name, memory_mb, cpus, processes)
+    except OSError as reason:
+        _tell(f"{type(reason).__name__}: {reason}")
+        return None
+
+
+@functools.cache
+def _tell(reason: str) -> None:
+    log.warning("no control groups here (%s): memory and processes are limited for each process only", reason)

@@ -1,0 +1,111 @@
+"""The gVisor backend: the experiment's system calls are answered by `runsc`, a kernel in user space, not by the host's.
+
+It needs no Docker Engine and no privileges: as an ordinary user `runsc` runs rootless, so it serves inside Kubernetes
+pods. `runsc` gets an OCI bundle with the view of `host_view`. (`ray.experimental.sandbox` drives `runsc` as well, but
+mounts its root as EROFS, which Debian's `runsc` lacks, and experiments must start without Ray.) It knows neither a
+limit on processes nor one for the experiment's memory as a whole: the runner counts processes, each process has its own
+memory limit, and a control group limits `runsc` itself where the host allows (root). CPU is limited there as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from envs.records import Task
+from envs.sandbox import cgroup, host_view, packages
+from envs.sandbox.base import RUNNER_MB, SandboxFailure
+from envs.sandbox.pipe import PipeChannel
+
+INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/user_guide/install)"
+KERNEL_MB = 256
+"""Memory of gVisor's own kernel."""
+START_SECONDS = 20.0
+RUNNER_CAPABILITIES = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_RESOURCE"]
+"""To run each experiment as another user, end it, and clean up after it."""
+
+
+class GvisorBackend:
+    """Sandboxes by `runsc`."""
+
+    name = "gvisor"
+    guarded = True
+
+    def __init__(self) -> None:
+        if not shutil.which("runsc"):
+            raise SandboxFailure(f"the gvisor sandbox needs `runsc`, and there is none: {INSTALL}")
+        try:
+            with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+                command = [*_runsc(Path(folder)), "--network=none", "do", "true"]
+                tried = subprocess.run(
+                    command, capture_output=True, text=True, env=_environment(), timeout=START_SECONDS
+                )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SandboxFailure(f"`runsc` does not work here: {error}") from error
+        if tried.returncode:
+            raise SandboxFailure(f"`runsc` does not work here: {(tried.stderr or tried.stdout).strip()[-500:]}")
+        self.image = packages.requirements()
+
+    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
+        if gpus:
+            raise SandboxFailure(f"task {task.id} asks for a GPU, which the gvisor sandbox cannot give: use docker")
+        bundle = workspace.parent / "bundle"
+        (bundle / "root").mkdir(parents=True)
+        (bundle / "config.json").write_text(json.dumps(_config(task, workspace)))
+        name, runsc = f"mlagent-{uid}-{workspace.parent.name}", _runsc(bundle)
+        limits, group = task.limits, None
+        if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
+            memory_mb = limits.memory_mb + RUNNER_MB + KERNEL_MB
+            group = cgroup.make(f"mlagent-{uid}", memory_mb, limits.cpus, processes=None)
+
+        def ended() -> None:
+            subprocess.run([*runsc, "delete", "--force", name], capture_output=True, timeout=START_SECONDS)
+
+        command = [*runsc, "--network=none", "run", "--bundle", str(bundle), name]
+        return PipeChannel(
+            f"the gvisor sandbox ({INSTALL})", command, group, contained=False, ended=ended, env=_environment()
+        )
+
+
+def _runsc(folder: Path) -> list[str]:
+    rootless = [] if os.getuid() == 0 else ["--rootless"]
+    return ["runsc", *rootless, "--ignore-cgroups", "--root", str(folder / "state")]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "TMPDIR": "/tmp"}  # of runsc, whose own user may not see ours
+
+
+def _config(task: Task, workspace: Path) -> dict:
+    """The OCI runtime configuration."""
+    return {
+        "ociVersion": "1.0.0",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},  # of gVisor's kernel, not of the host's
+            "args": host_view.command(),
+            "env": [f"{name}={value}" for name, value in host_view.variables(task).items()],
+            "cwd": "/workspace",
+            "noNewPrivileges": True,
+            "capabilities": {kind: RUNNER_CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+        },
+        "root": {"path": "root", "readonly": True},
+        "hostname": "sandbox",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            *map(_oci, host_view.mounts(task, workspace)),
+        ],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+    }
+
+
+def _oci(mount: host_view.Mount) -> dict:
+    if mount.source:
+        options = ["rbind", "rw" if mount.writable else "ro"]
+        return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
+    options = [f"size={mount.size_mb}m", "mode=1777"] if mount.writable else ["ro"]
+    return {"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options}

@@ -1,0 +1,60 @@
+"""What an experiment sees of the host where no image is used: one list of mounts, for bubblewrap and for gVisor alike.
+
+A read-only system, Python's own folders, the task (read-only), the workspace and an empty /tmp; no home, no answers.
+Invariant: of the host's installed packages it has only those of `packages.PACKAGES`, without the data that they bundle.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.records import Task
+from envs.sandbox import packages, runner
+from envs.sandbox.base import environment
+from envs.workspace import MOUNTED_TASK
+
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
+SHOWN_PACKAGES = "/packages"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One entry; later ones lie over earlier ones."""
+
+    target: str
+    source: str = ""
+    """Empty: an empty folder in memory."""
+    writable: bool = False
+    size_mb: int = 0
+    """Of a writable folder in memory."""
+
+
+def mounts(task: Task, workspace: Path) -> list[Mount]:
+    """In order."""
+    base = Path(sys.base_prefix)
+    bases = [] if base.is_relative_to("/usr") else [base]
+    installed = [*base.glob("lib/python3*/*-packages"), *Path("/usr").glob("lib/python3*/*-packages"),
+                 *Path("/usr/local").glob("lib/python3*/*-packages")]  # fmt: skip
+    return [
+        *(Mount(folder, folder) for folder in SYSTEM if Path(folder).exists()),
+        *(Mount(str(folder), str(folder)) for folder in bases),
+        *(Mount(str(folder)) for folder in dict.fromkeys(installed)),
+        *(Mount(f"{SHOWN_PACKAGES}/{top.name}", str(top)) for top in packages.locations()),
+        *(Mount(f"{SHOWN_PACKAGES}/{folder}") for folder in packages.BUNDLED_DATA),
+        *(Mount(folder, writable=True, size_mb=task.limits.disk_mb) for folder in runner.SCRATCH),
+        Mount(MOUNTED_TASK, str(task.env_dir)),
+        Mount("/workspace", str(workspace), writable=True),
+    ]
+
+
+def command() -> list[str]:
+    """The runner's command line."""
+    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # As -I, but for PYTHONPATH, which the script's own worker processes need as well.
+    return [str(python), "-s", "-P", "-c", Path(runner.__file__).read_text()]
+
+
+def variables(task: Task) -> dict[str, str]:
+    return {**environment(task.limits), "PYTHONPATH": SHOWN_PACKAGES}

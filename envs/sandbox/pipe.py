@@ -1,0 +1,75 @@
+"""The channel to a runner that is a local process: lines over its standard input and output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+
+from envs.sandbox.base import SandboxFailure
+from envs.sandbox.cgroup import Cgroup
+
+
+class PipeChannel:
+    """Starts the command (in the control group, if there is one) and talks to it."""
+
+    def __init__(
+        self, name: str, command: list[str], group: Cgroup | None, contained: bool,
+        ended: Callable[[], None] = lambda: None, env: Mapping[str, str] | None = None,
+    ):  # fmt: skip
+        """name: of the sandbox, for messages; ended: called once the process is gone; env: None inherits ours."""
+        self.contained = contained
+        self._name, self._group, self._ended_hook = name, group, ended
+        self._kills = group.out_of_memory_kills() if group else 0
+        try:
+            self._process = subprocess.Popen(
+                group.enter(command) if group else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, start_new_session=True, env=env,
+            )  # fmt: skip
+        except OSError as error:
+            if group:
+                group.close()
+            raise SandboxFailure(f"{name} does not start: {error}") from error
+        self._buffer = b""
+
+    def send(self, line: str) -> None:
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self, timeout: float) -> str:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            stream = self._process.stdout
+            if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise SandboxFailure(f"{self._name} did not answer in {timeout:.0f} s")
+            data = os.read(stream.fileno(), 65536)
+            if not data:
+                raise self._ended()
+            self._buffer += data
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line.decode()
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel ended a process of the sandbox for want of memory since it started."""
+        return self._group is not None and self._group.out_of_memory_kills() > self._kills
+
+    def _ended(self) -> SandboxFailure:
+        self._process.kill()
+        said = self._process.communicate()[1].decode(errors="replace").strip()
+        return SandboxFailure(f"{self._name} ended ({said[-2000:] or 'no message'})")
+
+    def close(self) -> None:
+        self._process.kill()
+        if self._group:
+            self._group.close()
+        self._process.wait()
+        self._ended_hook()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):  # what was not yet written goes nowhere
+                stream.close()
