@@ -40,7 +40,8 @@ class Chat:
         if len(ids) > self._budget:
             half = self._budget // 2
             text = f"{self._tokenizer.decode(ids[: half - 1])}…{self._tokenizer.decode(ids[1 - half :])}"
-        return np.array(self._render([{"role": "user", "content": text}]), dtype=np.int32)
+        turns = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
+        return np.array(self._render(turns), dtype=np.int32)
 
     def response(self, text: str) -> np.ndarray:
         """int32 [R] of an answer, the end token included."""

@@ -47,11 +47,12 @@ missing_packages() {
     /sbin/ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1 # vLLM
 }
 
-# Prints those that only the Docker tests need.
-missing_docker_packages() {
+# Prints those that only the tests of the stronger sandboxes need.
+missing_sandbox_packages() {
     has docker || echo docker.io
     has iptables || echo iptables
     has debootstrap || echo debootstrap # the sandbox image where no registry is reachable
+    has runsc || echo runsc             # gVisor
 }
 
 install_packages() {
@@ -79,11 +80,11 @@ system_packages() {
         install_packages $missing || fail "apt-get could not install $missing (see above)"
     fi
     [ "${1:-}" = tests ] || return 0
-    missing=$(missing_docker_packages | xargs)
+    missing=$(missing_sandbox_packages | xargs)
     [ -n "$missing" ] || return 0
     # shellcheck disable=SC2086
     if [ -z "$may_install" ] || ! install_packages $missing; then
-        say "the Docker tests will be skipped: they need  sudo apt-get install -y $missing"
+        say "tests of the Docker and gVisor sandboxes will be skipped: they need  sudo apt-get install -y $missing"
     fi
 }
 

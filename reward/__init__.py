@@ -10,8 +10,8 @@ With scores oriented so that larger is better, gain = m_after − m_before and r
 
 (The table was read from secondary sources.) v1's steepness is 100 in the paper, where it saturates at about 5 % of the
 range; at 3 the whole range counts. v2 is not clipped, as published. Where the range is not positive, since the start
-is as good as the best known score or none is known, |m_init| (or 1) takes its place, so that gains still count. An edit that repairs a
-script whose start never ran is compared with m_init.
+is as good as the best known score or none is known, |m_init| (or 1) takes its place, so that gains still count. An
+edit that repairs a script whose start never ran is compared with m_init.
 
 Three more terms are off by default, so that the published reward is what a run gets unless it says otherwise:
 `milestones` gives a script that fails a part of the way from failure to neutral for how far it was seen to get (after

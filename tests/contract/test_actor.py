@@ -21,7 +21,7 @@ from actors.actor import Actor
 from actors.chat import Chat
 from actors.policy import PolicyDead, Sample
 from envs.environment import Environment
-from envs.records import Direction, Limits, Origin, Outcome, State, Step, Task
+from envs.records import Direction, Limits, Origin, Outcome, State, Step, Task, Transition
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.config import Config
 from learner.states import StatePool
