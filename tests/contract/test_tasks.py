@@ -1,73 +1,89 @@
-"""Every built-in task keeps its promises, in a real sandbox: so does the command line that shows them."""
+"""Every built-in task keeps its promises, in a real sandbox."""
 
 import dataclasses
 import random
 
-import pandas as pd
 import pytest
 
 from actors import expert
+from envs import check
 from envs.admission import node_capacity
 from envs.environment import Environment
 from envs.experiments import SandboxRunner
-from envs.loader import builtin_tasks, load
+from envs.loader import about, builtin_tasks, load
 from envs.records import Outcome, State
-from envs.sandbox import SandboxPool
+from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import SnapshotStore
 
-NAMES = builtin_tasks()
+SHORT = 0.05
+"""Fidelity at which tasks whose script takes long are tried here."""
+EXPERTS = ("wine", "wine_alcohol", "diabetes", "digits", "breast_cancer", "iris_petal")
+"""Tasks of the quickstart: every idea of the expert runs on them."""
+
+
+def names() -> list[str]:
+    return [name if about(name).limits.seconds < 100 else f"{name}@{SHORT}" for name in builtin_tasks()]
+
+
+NAMES = names()
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def sandboxes():
+    try:
+        pool = SandboxPool("process", warm=len(NAMES))
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def environment(sandboxes, tmp_path_factory):
     """All tasks, with m_init measured."""
     tasks = {name: load(name) for name in NAMES}
-    runner = SandboxRunner(SandboxPool("process", warm=len(NAMES)), node_capacity())
-    environment = Environment(tasks, runner, SnapshotStore(tmp_path_factory.mktemp("snapshots")))
+    environment = Environment(
+        tasks, SandboxRunner(sandboxes, node_capacity()), SnapshotStore(tmp_path_factory.mktemp("snapshots"))
+    )
     for name, task in tasks.items():
         environment.tasks[name] = dataclasses.replace(task, m_init=environment.baseline(name).score_after)
-    yield environment
-    environment.close()
+    return environment
 
 
-def write(text: str) -> str:
-    return f"Action: Write\n```\n{text}```\n"
-
-
-def test_there_are_enough_tasks_of_both_splits_and_directions(environment):
+def test_there_are_enough_tasks_of_both_splits_and_all_metrics(environment):
     tasks = environment.tasks.values()
-    assert sum(task.split == "held_in" for task in tasks) >= 4 and sum(task.split == "held_out" for task in tasks) >= 2
-    assert len({task.metric for task in tasks}) >= 5 and len({task.direction for task in tasks}) == 2
+    assert sum(task.split == "held_in" for task in tasks) >= 9 and sum(task.split == "held_out" for task in tasks) >= 10
+    assert {task.metric for task in tasks} == {
+        "accuracy", "AUC", "log loss", "RMSE", "MAE", "RMSLE", "QWK", "MAP@10", "Pearson", "MCRMSE",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_baseline_is_reproducible_and_leaves_room(environment, name):
+def test_its_authors_checks_find_nothing(environment, sandboxes, name):
+    """Answers out of sight, a baseline that can be repeated, a grader that refuses what is wrong, room to improve."""
     task = environment.tasks[name]
-    again = environment.baseline(name)
-    assert again.outcome is Outcome.NEUTRAL and again.score_after == task.m_init
+    other_seed = SandboxRunner(sandboxes, node_capacity(), seed=1)
+    first, again = (Environment({name: task}, runner, environment._snapshots).baseline(name)
+                    for runner in (environment.runner, other_seed))  # fmt: skip
+    assert check.problems(task, first, again, sandboxes) == []
     assert task.direction.sign * (task.m_best - task.m_init) > 0.05 * abs(task.m_init)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", builtin_tasks())
 def test_best_is_what_the_best_script_scores(environment, name):
-    task = environment.tasks[name]
-    result = environment.step(environment.initial_state(name), write((task.private_dir / "best.py").read_text()))
-    assert result.score_after == pytest.approx(task.m_best, rel=0.01), result.log_tail
+    task = load(name)
+    result = environment.runner.run(task, {task.script: (task.private_dir / "best.py").read_text()})
+    assert result.score == pytest.approx(task.m_best, rel=0.01), result.log
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_that_the_agent_sees_tells_the_answers(environment, name):
-    task = environment.tasks[name]
-    answers = pd.read_csv(task.private_dir / "answers.csv")
-    test = pd.read_csv(task.env_dir / "test.csv")
-    assert "target" not in test and sorted(test["id"]) == sorted(answers["id"])
-    assert not list(task.env_dir.rglob("answers*"))
-    assert abs(answers["target"].corr(answers["id"])) < 0.3  # neither id nor order helps
-    train = pd.read_csv(task.env_dir / "train.csv")
-    assert not set(train["id"]) & set(test["id"]) and set(train) == {*test, "target"}
+@pytest.mark.parametrize("name", builtin_tasks())
+def test_origin_licence_and_prompt_are_as_users_need_them(name):
+    stated, task = about(name), load(name)
+    assert stated.origin and stated.licence and stated.rows
+    assert len((task.env_dir / task.script).read_text()) < 900 and len(task.problem) < 400
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXPERTS)
 def test_ideas_of_the_expert_run_and_some_improve(environment, name):
     task, state, rng = environment.tasks[name], environment.initial_state(name), random.Random(0)
     gains = []
