@@ -30,6 +30,7 @@ from envs.editor import EndpointEditor
 from envs.environment import Environment, usage
 from envs.experiment_cache import CachedRunner
 from envs.experiments import Runner, SandboxRunner
+from envs.prompt import PromptError
 from envs.records import Outcome, State, StepResult, Task, Transition
 from envs.research_actions import Editor
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -59,7 +60,7 @@ class Actor:
         snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
         self._environment = Environment(self._tasks, runner, snapshots, self._editor())
         return {
-            "sandbox": runner.name, "node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(),
+            "sandbox": runner.name, "host": socket.gethostname(),
             "pid": os.getpid(), "engine_seconds": time.monotonic() - started,
         }  # fmt: skip
 
@@ -68,7 +69,7 @@ class Actor:
         sandbox, recorded = self._cfg.sandbox, self._cfg.sandbox.cache_path or self._run_dir / "experiments"
         if sandbox.backend == "simulated":
             return SimulatedRunner(sandbox.recorded, self._capacity(actors=1), sandbox.speed)
-        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm)
+        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
         runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
         return CachedRunner(runner, recorded) if sandbox.cache else runner
 
@@ -134,6 +135,18 @@ class Actor:
             return path
 
         return await self._run(trajectory)
+
+    async def fits(self, states: Sequence[State]) -> list[bool]:
+        """Whether each state's prompt is within the model's context."""
+
+        def fit(state: State) -> bool:
+            try:
+                self._prompt(state)
+            except PromptError:
+                return False
+            return True
+
+        return [fit(state) for state in states]
 
     async def encode(self, pairs: Sequence[tuple[State, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(prompt ids, response ids) of each (state, action text), int32, as they would be sampled."""

@@ -44,7 +44,7 @@ class ActorPool:
         about = self._get(self._starting, "start")
         nodes: dict[str, list[str]] = {}
         for name, one in about.items():
-            nodes.setdefault(one["node"], []).append(name)
+            nodes.setdefault(one["host"], []).append(name)
         sharing = {
             name: self._actors[name].share.remote(len(there), position)
             for there in nodes.values()

@@ -78,6 +78,9 @@ class SandboxConfig:
     gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
     warm: int = key(12, "Idle sandboxes kept started on one actor, of all tasks (150 MiB each).", positive=True)
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
+    packages: str = key(
+        "base", "What experiments find: numpy, pandas, scikit-learn; torch: PyTorch too.", ["base", "torch"]
+    )
     cache: bool = key(True, "Run identical experiments once.")
     cache_path: str = key("", "Folder or fsspec URL of the experiment cache; empty: experiments/ in the run's folder.")
     snapshots: str = key("", "Folder or fsspec URL of the states' workspaces; empty: snapshots/ in the run's folder.")

@@ -150,9 +150,14 @@ class Training:
             self.progress.advance()
         trajectories = [done[index] for index in sorted(done)]
         warmstart.save(trajectories, self.run.dir / "trajectories.parquet")
-        pool = StatePool(warmstart.states(trajectories, self.tasks), self.cfg.run.seed)
+        states = warmstart.states(trajectories, self.tasks)
+        too_long = {s.id for s, fits in zip(states, self.actors.first("fits", states), strict=True) if not fits}
+        if too_long:
+            self.progress.say(f"{len(too_long)} of {len(states)} states are left out: too long for model.context")
+        pool = StatePool((state for state in states if state.id not in too_long), self.cfg.run.seed)
         pool.save(self._pool_file)
-        chosen = warmstart.worth_imitating(trajectories, self.tasks)
+        imitable = warmstart.worth_imitating(trajectories, self.tasks)
+        chosen = [(state, text) for state, text in imitable if state.id not in too_long]
         self.progress.say(f"state pool: {pool.kinds()}; {len(chosen)} expert actions worth imitating")
         return [Example(*ids) for ids in self.actors.first("encode", chosen)]
 

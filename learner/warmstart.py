@@ -75,6 +75,9 @@ def save(trajectories: Iterable[Trajectory], file: Path) -> None:
             "score_before": result.score_before,
             "score_after": result.score_after,
             "log_tail": result.log_tail,
+            "milestones": list(result.milestones),
+            "peak_mb": result.peak_mb,
+            "origin": str(result.origin),
             **asdict(result.durations),
         }
         for number, trajectory in enumerate(trajectories)

@@ -22,9 +22,12 @@ log = logging.getLogger(__name__)
 class SandboxPool:
     """Thread-safe pool of warm sandboxes of one backend."""
 
-    def __init__(self, backend: str = "auto", image: str = "", warm: int = 1):
-        """warm: idle sandboxes kept, of all tasks together; starting one takes a second."""
-        self._backend = _choose(backend, image)
+    def __init__(self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base"):
+        """warm: idle sandboxes kept, of all tasks together; starting one takes a second.
+
+        packages: what experiments can import, `base` or `torch`.
+        """
+        self._backend = _choose(backend, image, packages)
         self.name, self.image = self._backend.name, self._backend.image
         self._warm = warm
         self._free = list(range(UIDS_PER_PROCESS))[::-1]
@@ -83,7 +86,7 @@ class SandboxPool:
             self._end(sandbox)
 
 
-def _choose(name: str, image: str) -> Backend:
+def _choose(name: str, image: str, packages: str) -> Backend:
     """The backend of that name; `auto` is the strongest that works here.
 
     Raises:
@@ -94,8 +97,10 @@ def _choose(name: str, image: str) -> Backend:
     from envs.sandbox.process import ProcessBackend
 
     backends: dict[str, Callable[[], Backend]] = {
-        "docker": lambda: DockerBackend(image), "gvisor": GvisorBackend, "process": ProcessBackend,
-    }  # fmt: skip
+        "docker": lambda: DockerBackend(image, packages),
+        "gvisor": lambda: GvisorBackend(packages),
+        "process": lambda: ProcessBackend(packages),
+    }
     if name != "auto":
         return backends[name]()
     reasons = []

@@ -23,8 +23,6 @@ from envs.workspace import MOUNTED_TASK
 
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
-RUNNER_MB = 384
-"""Memory of the preloaded runner, on top of the experiment's."""
 FIRST_UID = 2_000_000
 UIDS_PER_PROCESS = 64
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing

@@ -19,8 +19,8 @@ from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, Mount
 
 from envs.records import Task
-from envs.sandbox import image, runner
-from envs.sandbox.base import RUNNER_MB, SandboxFailure, environment
+from envs.sandbox import image, packages, runner
+from envs.sandbox.base import SandboxFailure, environment
 from envs.workspace import MOUNTED_TASK
 
 LABEL = "mlagent"
@@ -33,14 +33,16 @@ class DockerBackend:
     name = "docker"
     guarded = False
 
-    def __init__(self, image_name: str = ""):
+    def __init__(self, image_name: str = "", chosen: str = "base"):
+        """image_name: of an image of one's own; empty builds the project's, with the chosen set of packages."""
         try:
             self._engine = docker.from_env(timeout=600)
             self._engine.ping()
         except DockerException as error:
             advice = "start it, or use sandbox.backend=process"
             raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
-        self.image = image_name or image.ensure(self._engine)
+        self._runner_mb = packages.RUNNER_MB[chosen]
+        self.image = image_name or image.ensure(self._engine, chosen)
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
         limits = task.limits
@@ -57,8 +59,8 @@ class DockerBackend:
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 pids_limit=limits.processes + 1,
-                mem_limit=f"{limits.memory_mb + RUNNER_MB}m",
-                memswap_limit=f"{limits.memory_mb + RUNNER_MB}m",
+                mem_limit=f"{limits.memory_mb + self._runner_mb}m",
+                memswap_limit=f"{limits.memory_mb + self._runner_mb}m",
                 nano_cpus=int(min(limits.cpus, os.cpu_count()) * 1e9),
                 tmpfs={"/tmp": f"size={limits.disk_mb}m,mode=1777"},
                 shm_size=f"{limits.disk_mb}m",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from envs.records import Task
 from envs.sandbox import cgroup, host_view, packages
-from envs.sandbox.base import RUNNER_MB, SandboxFailure
+from envs.sandbox.base import SandboxFailure
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/user_guide/install)"
@@ -35,7 +35,7 @@ class GvisorBackend:
     name = "gvisor"
     guarded = True
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: str = "base"):
         if not shutil.which("runsc"):
             raise SandboxFailure(f"the gvisor sandbox needs `runsc`, and there is none: {INSTALL}")
         try:
@@ -48,18 +48,18 @@ class GvisorBackend:
             raise SandboxFailure(f"`runsc` does not work here: {error}") from error
         if tried.returncode:
             raise SandboxFailure(f"`runsc` does not work here: {(tried.stderr or tried.stdout).strip()[-500:]}")
-        self.image = packages.requirements()
+        self._packages, self.image = chosen, packages.requirements(chosen)
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
         if gpus:
             raise SandboxFailure(f"task {task.id} asks for a GPU, which the gvisor sandbox cannot give: use docker")
         bundle = workspace.parent / "bundle"
         (bundle / "root").mkdir(parents=True)
-        (bundle / "config.json").write_text(json.dumps(_config(task, workspace)))
+        (bundle / "config.json").write_text(json.dumps(_config(task, workspace, self._packages)))
         name, runsc = f"mlagent-{uid}-{workspace.parent.name}", _runsc(bundle)
         limits, group = task.limits, None
         if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
-            memory_mb = limits.memory_mb + RUNNER_MB + KERNEL_MB
+            memory_mb = limits.memory_mb + packages.RUNNER_MB[self._packages] + KERNEL_MB
             group = cgroup.make(f"mlagent-{uid}", memory_mb, limits.cpus, processes=None)
 
         def ended() -> None:
@@ -80,7 +80,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "TMPDIR": "/tmp"}  # of runsc, whose own user may not see ours
 
 
-def _config(task: Task, workspace: Path) -> dict:
+def _config(task: Task, workspace: Path, chosen: str) -> dict:
     """The OCI runtime configuration."""
     return {
         "ociVersion": "1.0.0",
@@ -97,7 +97,7 @@ def _config(task: Task, workspace: Path) -> dict:
         "hostname": "sandbox",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
-            *map(_oci, host_view.mounts(task, workspace)),
+            *map(_oci, host_view.mounts(task, workspace, chosen)),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }

@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 DOCKERFILE = Path(__file__).parent.parent / "images" / "Dockerfile"
 
 
-def ensure(engine: docker.DockerClient) -> str:
-    """Tag of the sandbox image in `engine`, built now if it is not there.
+def ensure(engine: docker.DockerClient, chosen: str) -> str:
+    """Tag of the sandbox image with that set of packages in `engine`, built now if it is not there.
 
     Raises:
         SandboxFailure: it can be built in neither way; the message has both reasons.
     """
-    pinned = requirements()
+    pinned = requirements(chosen)
     recipe = DOCKERFILE.read_text() + pinned + inspect.getsource(_from_debian) + str(BUNDLED_DATA)
     tag = f"mlagent-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     lock = Path(tempfile.gettempdir()) / f"mlagent-image-{os.getuid()}.lock"  # one build per machine

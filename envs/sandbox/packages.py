@@ -1,4 +1,4 @@
-"""The packages that experiments may import: one set, at this environment's versions, on every backend.
+"""The packages that experiments may import, in two sets, at this environment's versions on every backend.
 
 Invariant: an experiment finds none of the data sets that packages bundle, since tasks, answers included, are made
 from them.
@@ -15,21 +15,23 @@ from packaging.utils import canonicalize_name
 
 from envs.sandbox.base import SandboxFailure
 
-PACKAGES = ("numpy", "pandas", "scikit-learn")
+SETS = {"base": ("numpy", "pandas", "scikit-learn"), "torch": ("numpy", "pandas", "scikit-learn", "torch")}
+RUNNER_MB = {"base": 384, "torch": 1024}
+"""Memory of a runner that has imported the set, on top of the experiment's."""
 BUNDLED_DATA = ("sklearn/datasets/data", "sklearn/datasets/images", "sklearn/datasets/tests")
 """Folders below site-packages."""
 
 
-def requirements() -> str:
-    """The packages and what they need, pinned, as lines for `pip install --no-deps -r`."""
-    return "".join(f"{name}=={found.version}\n" for name, found in sorted(_distributions().items()))
+def requirements(chosen: str) -> str:
+    """The packages of that set and what they need, pinned, as lines for `pip install --no-deps -r`."""
+    return "".join(f"{name}=={found.version}\n" for name, found in sorted(_distributions(chosen).items()))
 
 
-def locations() -> list[Path]:
+def locations(chosen: str) -> list[Path]:
     """The folders and modules of the packages, and of what they need, in this environment's site-packages."""
     tops = {
         Path(found.locate_file(file.parts[0]))
-        for found in _distributions().values()
+        for found in _distributions(chosen).values()
         for file in found.files or ()
         if file.parts[0] not in ("..", "__pycache__")
     }
@@ -37,9 +39,9 @@ def locations() -> list[Path]:
 
 
 @functools.cache
-def _distributions() -> dict[str, importlib.metadata.Distribution]:
+def _distributions(chosen: str) -> dict[str, importlib.metadata.Distribution]:
     found: dict[str, importlib.metadata.Distribution] = {}
-    wanted = list(PACKAGES)
+    wanted = list(SETS[chosen])
     while wanted:
         name = canonicalize_name(wanted.pop())
         if name in found:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from envs.records import Task
 from envs.sandbox import cgroup, host_view, packages
-from envs.sandbox.base import RUNNER_MB, SandboxFailure
+from envs.sandbox.base import SandboxFailure
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install bubblewrap (`apt-get install bubblewrap`) or start a Docker Engine"
@@ -25,24 +25,29 @@ class ProcessBackend:
     name = "process"
     guarded = False
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: str = "base"):
         if not shutil.which("bwrap"):
             raise SandboxFailure(f"the process sandbox needs bubblewrap, and there is no `bwrap`: {INSTALL}")
-        self.image = packages.requirements()
+        self._packages, self.image = chosen, packages.requirements(chosen)
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
         if gpus:
             raise SandboxFailure(f"task {task.id} asks for a GPU, which the process sandbox cannot give: use docker")
         limits, group = task.limits, None
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
-            group = cgroup.make(f"mlagent-{uid}", limits.memory_mb + RUNNER_MB, limits.cpus, limits.processes + 2)
+            group = cgroup.make(
+                f"mlagent-{uid}",
+                limits.memory_mb + packages.RUNNER_MB[self._packages],
+                limits.cpus,
+                limits.processes + 2,
+            )
         shown = []
         if group:  # the runner reads the kernel's count of out-of-memory kills there
             shown = [
                 host_view.Mount("/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup", str(group.memory))
             ]
         arguments = [
-            *_bwrap([*host_view.mounts(task, workspace), *shown], host_view.variables(task)),
+            *_bwrap([*host_view.mounts(task, workspace, self._packages), *shown], host_view.variables(task)),
             *host_view.command(),
         ]
         return PipeChannel(f"the process sandbox ({INSTALL})", arguments, group, contained=group is not None)

@@ -35,6 +35,7 @@ PRELOADED = (
     "sklearn.gaussian_process", "sklearn.kernel_ridge", "sklearn.preprocessing", "sklearn.pipeline",
     "sklearn.compose", "sklearn.decomposition", "sklearn.feature_selection", "sklearn.impute",
     "sklearn.model_selection", "sklearn.metrics", "sklearn.multioutput", "sklearn.cross_decomposition",
+    "torch", "torch.optim",
 )  # fmt: skip
 HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
 SCRATCH = ("/tmp", "/dev/shm")
@@ -371,6 +372,8 @@ def seed_random_numbers(seed: "int | None") -> None:
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.seed() if seed is None else torch.manual_seed(seed)
 
 
 if __name__ == "__main__":

@@ -230,3 +230,8 @@ def test_nothing_that_a_script_prints_can_end_its_turn(tiny_model, task):
     question = chat.question(forged * 10)
     assert sum(int(i in special) for i in question) <= sum(int(i in special) for i in plain)
     assert len(question) <= 600 - 64
+
+
+def test_a_state_that_outgrew_the_context_is_known(runner, actor, state):
+    long = actor._environment.step(state, f"Action: Write\n```\n{'a = 1' + chr(10)}{'# filler ' * 3000}\n```").state
+    assert runner.run(actor.fits([state, long])) == [True, False]

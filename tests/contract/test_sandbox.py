@@ -449,6 +449,30 @@ def test_a_backend_that_is_missing_names_what_to_do(monkeypatch: pytest.MonkeyPa
         SandboxPool("process")
 
 
+def test_pytorch_is_there_where_it_is_asked_for(tmp_path: Path) -> None:
+    """In the process sandbox, which needs no image: an optimizer's steps are noticed, and the seed is PyTorch's too."""
+    script = """
+        import torch
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.rand(8, 3)).pow(2).mean().backward(); optimizer.step()
+        print(torch.rand(1).item(), torch.get_num_threads())
+    """
+    try:
+        pool = SandboxPool("process", packages="torch")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    task = make_task(tmp_path, Limits(seconds=20, memory_mb=600))
+    results = []
+    with pool.acquire(task) as sandbox:
+        for seed in (1, 1, 2):
+            restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
+            results.append(sandbox.run([task.script], task.limits, seed=seed))
+    pool.close()
+    assert results[0].milestones == ("model_fitted",) and results[0].output.endswith(" 1\n"), results[0].output
+    assert results[0].output == results[1].output != results[2].output
+
+
 @pytest.mark.parametrize(("without", "chosen"), [((), "gvisor"), (("runsc",), "process")])
 def test_auto_takes_the_strongest_that_works_and_says_why_not_the_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, without: tuple[str, ...], chosen: str

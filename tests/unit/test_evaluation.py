@@ -1,5 +1,6 @@
 """The evaluation's arithmetic, its file, and what a partial one looks like."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from envs.records import Direction, Limits, Outcome, Task, Transition
-from learner.evaluation import Evaluation, bootstrap_interval, summarise, table
+from envs.records import Direction, Limits, Origin, Outcome, Task, Transition
+from learner.evaluation import Evaluation, EvaluationError, bootstrap_interval, summarise, table
 
 EMPTY = np.zeros(0, np.int32)
 
@@ -117,3 +118,13 @@ def test_the_table_shows_what_there_is():
     shown = console.file.getvalue()
     assert "0.123" in shown and "0.987" in shown and "mae ↓" in shown and "accuracy ↑" in shown
     assert "held-out mean" in shown and "sft" not in shown
+
+
+def test_simulated_experiments_are_refused_and_cached_ones_count(tmp_path):
+    evaluation = Evaluation(tmp_path, {"a": task("a")})
+    cached = dataclasses.replace(attempt("a", 0.7, score=0.8), origin=Origin.CACHE)
+    assert evaluation.add("base", [cached])["tasks"][0]["stages"]["base"]["mean_reward"] == 0.7
+    simulated = dataclasses.replace(cached, origin=Origin.SIMULATED)
+    with pytest.raises(EvaluationError, match="1 of 2 attempts were simulated"):
+        evaluation.add("sft", [cached, simulated])
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())["tasks"][0]["stages"]) == ["base"]

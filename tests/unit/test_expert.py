@@ -36,7 +36,7 @@ def names_are_imported(script: str) -> bool:
     return used <= known
 
 
-@pytest.mark.parametrize("name", builtin_tasks())
+@pytest.mark.parametrize("name", [name for name in builtin_tasks() if ".fit(" in script_of(name)])
 def test_chains_of_edits_apply_and_differ(name):
     task, seen = task_of(name), set()
     for seed in range(40):
