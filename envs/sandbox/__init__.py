@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from envs.records import Task
-from envs.sandbox.base import UIDS_PER_PROCESS, Backend, RunResult, Sandbox, SandboxFailure
+from envs.sandbox.base import UIDS_PER_PROCESS, Backend, RunResult, Sandbox, SandboxFailure, sweep
 
 __all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
 
@@ -27,6 +27,7 @@ class SandboxPool:
 
         packages: what experiments can import, `base` or `torch`.
         """
+        sweep()
         self._backend = _choose(backend, image, packages)
         self.name, self.image = self._backend.name, self._backend.image
         self._warm = warm

@@ -7,6 +7,7 @@ that the sandbox failed, never that the experiment did; a sandbox that raised is
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Protocol
 
 from envs.records import Limits, Task
-from envs.sandbox import milestones
+from envs.sandbox import cgroup, milestones
 from envs.sandbox.runner import wipe
 from envs.workspace import MOUNTED_TASK
 
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
+PREFIX = "mlagent-slot-"
+"""Of the folder of each sandbox, in the folder for temporary files."""
 FIRST_UID = 2_000_000
 UIDS_PER_PROCESS = 64
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
@@ -99,9 +102,11 @@ class Sandbox:
         """False once it has ended: it must be closed."""
         self._key = _key(task, gpus)
         self._channel: Channel | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="mlagent-slot-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = (self._folder / "lock").open("w")  # held as long as this process lives: see `sweep`
         self.workspace = self._folder / "workspace"
         try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
             self.workspace.mkdir()
             uid = os.getuid()
             if uid == 0:
@@ -152,9 +157,23 @@ class Sandbox:
         """End the runner and whatever it runs, and delete the workspace."""
         if self._channel:
             self._channel.close()
-        with contextlib.suppress(OSError):  # what a dying experiment still writes stays behind
-            wipe(self._folder)
-            self._folder.rmdir()
+        self._lock.close()
+        _delete(self._folder)
+
+
+def sweep() -> None:
+    """Delete the folders and control groups of sandboxes whose process was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            cgroup.forget(folder.name)
+            _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # what a dying experiment still writes stays behind
+        wipe(folder)
+        folder.rmdir()
 
 
 def _key(task: Task, gpus: tuple[int, ...]) -> tuple:

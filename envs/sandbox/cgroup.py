@@ -18,6 +18,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 ROOT = Path("/sys/fs/cgroup")
+V1 = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
 END_SECONDS = 5.0
 
@@ -40,7 +41,7 @@ class Cgroup:
                 "memory.max": memory, "memory.swap.max": 0, "pids.max": most, "cpu.max": f"{quota} {PERIOD_US}",
             }  # fmt: skip
         else:
-            self.folders = [ROOT / kind / name for kind in ("memory", "pids", "cpu")]
+            self.folders = [ROOT / kind / name for kind in V1]
             values = {
                 "memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory, "pids.max": most,
                 "cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota,
@@ -89,6 +90,13 @@ class Cgroup:
                     log.warning("the control group %s is still in use and stays behind", folder)
                     break
                 time.sleep(0.01)
+
+
+def forget(name: str) -> None:
+    """Remove the group of that name, which a killed process left behind empty."""
+    for folder in (ROOT / name, *(ROOT / kind / name for kind in V1)):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def make(name: str, memory_mb: int, cpus: float, processes: int | None) -> Cgroup | None:

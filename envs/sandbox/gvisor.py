@@ -60,7 +60,7 @@ class GvisorBackend:
         limits, group = task.limits, None
         if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
             memory_mb = limits.memory_mb + packages.RUNNER_MB[self._packages] + KERNEL_MB
-            group = cgroup.make(f"mlagent-{uid}", memory_mb, limits.cpus, processes=None)
+            group = cgroup.make(workspace.parent.name, memory_mb, limits.cpus, processes=None)
 
         def ended() -> None:
             subprocess.run([*runsc, "delete", "--force", name], capture_output=True, timeout=START_SECONDS)

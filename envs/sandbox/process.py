@@ -33,24 +33,15 @@ class ProcessBackend:
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
         if gpus:
             raise SandboxFailure(f"task {task.id} asks for a GPU, which the process sandbox cannot give: use docker")
-        limits, group = task.limits, None
+        limits, group, mounts = task.limits, None, host_view.mounts(task, workspace, self._packages)
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
-            group = cgroup.make(
-                f"mlagent-{uid}",
-                limits.memory_mb + packages.RUNNER_MB[self._packages],
-                limits.cpus,
-                limits.processes + 2,
-            )
-        shown = []
+            memory_mb = limits.memory_mb + packages.RUNNER_MB[self._packages]
+            group = cgroup.make(workspace.parent.name, memory_mb, limits.cpus, limits.processes + 2)
         if group:  # the runner reads the kernel's count of out-of-memory kills there
-            shown = [
-                host_view.Mount("/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup", str(group.memory))
-            ]
-        arguments = [
-            *_bwrap([*host_view.mounts(task, workspace, self._packages), *shown], host_view.variables(task)),
-            *host_view.command(),
-        ]
-        return PipeChannel(f"the process sandbox ({INSTALL})", arguments, group, contained=group is not None)
+            folder = "/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup"
+            mounts.append(host_view.Mount(folder, str(group.memory)))
+        command = [*_bwrap(mounts, host_view.variables(task)), *host_view.command()]
+        return PipeChannel(f"the process sandbox ({INSTALL})", command, group, contained=group is not None)
 
 
 def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str]) -> list[str]:
@@ -58,17 +49,8 @@ def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str]) -> list[str
     # As root the runner drops to the slot's own user, since root is exempt from the limit on processes.
     capabilities = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     arguments += capabilities if os.getuid() == 0 else ["--unshare-user"]
-    arguments += [
-        "--as-pid-1",
-        "--new-session",
-        "--clearenv",
-        "--hostname",
-        "sandbox",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
+    arguments += ["--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
     for mount in mounts:
         for parent in list(Path(mount.target).parents)[-2::-1]:
             arguments += ["--perms", "0755", "--dir", str(parent)]

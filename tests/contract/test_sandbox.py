@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -15,7 +17,7 @@ import pytest
 
 from envs.grading import GradeError, grade
 from envs.records import Direction, Limits, Task
-from envs.sandbox import RunResult, SandboxFailure, SandboxPool
+from envs.sandbox import RunResult, SandboxFailure, SandboxPool, cgroup
 from envs.workspace import restore
 
 LIMITS = Limits(seconds=8, memory_mb=300, disk_mb=32, processes=24)
@@ -338,7 +340,9 @@ def test_sandboxes_work_at_the_same_time(pool: SandboxPool, task: Task) -> None:
     print(f"{pool.name}: three experiments of a second took {time.monotonic() - started:.1f} s")
 
 
-def test_nothing_outlives_a_host_that_is_killed(pool: SandboxPool, task: Task, tmp_path: Path) -> None:
+def test_nothing_outlives_a_host_that_is_killed(
+    pool: SandboxPool, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also in the middle of an experiment: its host dies by SIGKILL, and the experiment stops writing."""
     host = f"""
         import sys
@@ -365,6 +369,15 @@ def test_nothing_outlives_a_host_that_is_killed(pool: SandboxPool, task: Task, t
     size = alive.stat().st_size
     time.sleep(0.3)
     assert size > 0 and alive.stat().st_size == size
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    in_use = tmp_path / "mlagent-slot-living"
+    in_use.mkdir()
+    with (in_use / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        SandboxPool(pool.name).close()
+        assert not alive.parent.parent.exists() and in_use.exists(), "the next pool clears up after the dead only"
+    slot = alive.parent.parent.name
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/{slot}")) and not Path("/sys/fs/cgroup", slot).exists()
 
 
 def test_a_broken_sandbox_is_a_failure_and_is_replaced(pool: SandboxPool, task: Task) -> None:
@@ -447,6 +460,21 @@ def test_a_backend_that_is_missing_names_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SandboxFailure, match="apt-get install bubblewrap"):
         SandboxPool("process")
+
+
+def test_without_control_groups_each_process_is_limited(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+    """As on a host where we are not root, or may not make control groups."""
+    monkeypatch.setattr(cgroup, "make", lambda *_, **__: None)
+    try:
+        own = SandboxPool("process")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    assert execute(own, task, "kept = []\nwhile True: kept.append(bytearray(10 << 20))").status == "out_of_memory"
+    assert execute(own, task, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)").status == "error"
+    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: os._exit(5)"
+    assert execute(own, task, bomb).status in ("error", "timeout")
+    assert execute(own, task, "print('well')").output == "well\n"
+    own.close()
 
 
 def test_pytorch_is_there_where_it_is_asked_for(tmp_path: Path) -> None:
