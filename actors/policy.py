@@ -23,6 +23,8 @@ import numpy as np
 from actors.weights import Bucket
 
 GIB = 1 << 30
+DEATH_SECONDS = 1.0
+"""Between looks at whether the engine still lives."""
 
 
 class PolicyError(RuntimeError):
@@ -159,14 +161,30 @@ class Policy:
         if self._engine is None:
             raise PolicyDead(f"{self.name}: its vLLM engine has ended, it cannot give {awaited}")
         try:
-            async with asyncio.timeout(deadline):
-                yield
+            async with asyncio.timeout(deadline) as limit:
+                watch = asyncio.create_task(self._end_with_engine(limit))
+                try:
+                    yield
+                finally:
+                    watch.cancel()
         except EngineDeadError as error:
             raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
         except TimeoutError as error:
+            if self._dead:
+                raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
             raise PolicyDead(
                 f"{self.name}: its vLLM engine did not finish {awaited} in {deadline:g} s (actors.deadline)"
             ) from error
+
+    @property
+    def _dead(self) -> bool:
+        return self._engine is None or self._engine.errored
+
+    async def _end_with_engine(self, limit: asyncio.Timeout) -> None:
+        """End a wait when the engine has died: vLLM leaves some calls to a dead engine unanswered."""
+        while not self._dead:
+            await asyncio.sleep(DEATH_SECONDS)
+        limit.reschedule(asyncio.get_running_loop().time())
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:

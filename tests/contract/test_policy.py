@@ -145,16 +145,21 @@ def test_a_damaged_bucket_is_refused_and_the_old_version_serves_on(runner, polic
     assert after.version_spans == before.version_spans
 
 
-def test_a_killed_engine_is_reported_by_its_actors_name(runner, policy, sample, tiny_model):
-    async def kill_while_sampling():
-        running = asyncio.create_task(sample(tokens=600))
+def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, policy, sample, tiny_model):
+    async def kill_while_sampling_and_updating():
+        pids = engine_pids(os.getpid())
+        sampling = asyncio.create_task(sample(tokens=600))
         await asyncio.sleep(0.2)
-        for pid in engine_pids(os.getpid()):
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)  # so that the update has begun, and not ended, when the engine dies
+        updating = asyncio.create_task(policy.update_weights(packed(changed(tiny_model, seed=3)), 9))
+        await asyncio.sleep(0.5)
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        await running
+        return await asyncio.wait_for(asyncio.gather(sampling, updating, return_exceptions=True), 30)
 
-    with pytest.raises(PolicyDead, match="actor-7: its vLLM engine died"):
-        runner.run(kill_while_sampling())
+    for error in runner.run(kill_while_sampling_and_updating()):
+        assert isinstance(error, PolicyDead) and "actor-7: its vLLM engine died" in str(error), error
     with pytest.raises(PolicyDead, match=r"actor-7: .*version 9"):
         runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 9))
 
