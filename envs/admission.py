@@ -37,11 +37,10 @@ class Capacity:
     """Ids of the GPUs that experiments may have; each goes to one experiment at a time."""
 
 
-def node_capacity(actors: int = 1, gpus: tuple[int, ...] = ()) -> Capacity:
+def node_capacity(actors: int = 1) -> Capacity:
     """An equal share of this node for each of the actors on it: its cores, and half of its memory."""
-    return Capacity(
-        max(1.0, len(os.sched_getaffinity(0)) / actors), psutil.virtual_memory().total / 2**20 / 2 / actors, gpus
-    )
+    memory_mb = psutil.virtual_memory().total / 2**20
+    return Capacity(max(1.0, len(os.sched_getaffinity(0)) / actors), memory_mb / 2 / actors)
 
 
 @dataclass(eq=False)

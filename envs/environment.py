@@ -21,6 +21,8 @@ from envs.workspace import SnapshotStore
 
 LOG_CHARACTERS = 600
 """Of a run's output, what the history keeps: its end, where Python writes the error."""
+ANSWER_CHARACTERS = 4000
+"""Of what the editor or a listing answers: its start."""
 
 
 class Environment:
@@ -55,12 +57,12 @@ class Environment:
         """Apply the action in `text` (what the policy wrote) to `state`."""
         task, files, kind = self.tasks[state.task_id], self.files(state), "invalid"
         try:
-            kind, action = self._read(text, state, files, task)
+            kind, action = self._read(text, files, task)
             match action:
                 case str():
-                    return _neutral(state, kind, text, action)
+                    return _neutral(state, kind, text, escaped(action)[:ANSWER_CHARACTERS])
                 case Note():
-                    noted = {LOG: f"{files.get(LOG, '')}{action.text}\n"}
+                    noted = actions.apply(Write(LOG, f"{files.get(LOG, '')}{action.text}\n"), files, task)
                     return _neutral(self._with(state, noted), kind, text, "noted")
                 case Edit() | Write():
                     changed = actions.apply(action, files, task)
@@ -82,9 +84,7 @@ class Environment:
         except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
             return _failed(state, kind, failure)
 
-    def _read(
-        self, text: str, state: State, files: Mapping[str, str], task: Task
-    ) -> tuple[str, actions.Action | Note | str]:
+    def _read(self, text: str, files: Mapping[str, str], task: Task) -> tuple[str, actions.Action | Note | str]:
         """The kind of the action, and what it comes to."""
         if task.actions == "native":
             action = actions.parse(text, task)
@@ -152,7 +152,12 @@ def usage(task: Task, result: StepResult) -> Usage:
     )
 
 
+def escaped(text: str) -> str:
+    """The text with control characters (terminal escapes among them) shown as escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def readable(log: str) -> str:
-    """The end of a script's output, with control characters (terminal escapes among them) shown as escapes."""
-    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in log.strip())
+    """The end of a script's output, escaped."""
+    shown = escaped(log.strip())
     return shown if len(shown) <= LOG_CHARACTERS else "…" + shown[-LOG_CHARACTERS:]

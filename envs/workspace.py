@@ -23,7 +23,7 @@ from envs.store import Store
 
 MOUNTED_TASK = "/task"
 """Where every sandbox shows `task.env_dir`, read-only."""
-READ_AHEAD = 1024
+REMEMBERED = 1024
 """Snapshots kept in memory."""
 
 
@@ -32,7 +32,7 @@ class SnapshotStore:
 
     def __init__(self, path: str | Path):
         self._store = Store(path)
-        self.get = functools.lru_cache(READ_AHEAD)(self._get)
+        self.get = functools.lru_cache(REMEMBERED)(self._get)
 
     def put(self, files: Mapping[str, str]) -> str:
         """Store path → text and return the snapshot's id; equal content has an equal id and is stored once."""

@@ -12,7 +12,7 @@ import pytest
 
 from envs.admission import node_capacity
 from envs.editor import EndpointEditor
-from envs.environment import Environment
+from envs.environment import ANSWER_CHARACTERS, Environment
 from envs.experiments import SandboxRunner
 from envs.loader import TaskError, load
 from envs.records import Direction, Outcome
@@ -155,6 +155,18 @@ def test_an_episode_of_the_benchmark(environment, endpoint):
     assert 'train["SalePrice"].mean()' in asked["messages"][0]["content"]
     back = act(environment, edited.state, "Undo Edit Script", script_name="train.py")
     assert ".mean()" in environment.files(back.state)["train.py"]
+
+
+def test_what_another_model_says_and_notes_are_escaped_and_bounded(environment):
+    environment._editor, answering = (lambda _: "\x1b[2J" + "word " * 5000), environment._editor
+    try:
+        start = environment.initial_state("house-price")
+        result = act(environment, start, "Reflection", things_to_reflect_on="what next")
+    finally:
+        environment._editor = answering
+    assert len(result.observation) == ANSWER_CHARACTERS and result.observation.startswith("\\x1b[2J")
+    noted = act(environment, start, "Append Summary to Research Log", content="x" * 50_000)
+    assert noted.outcome is Outcome.INVALID and "bytes" in noted.observation
 
 
 def test_another_script_runs_without_being_graded(environment):
