@@ -82,12 +82,20 @@ class Row:
     """int32 [N]: the predicted tokens."""
     token_index: np.ndarray
     """int32 [N]: index of each target in the batch's responses laid end to end, groups and members in given order."""
+    groups: tuple[int, ...]
+    """The number of each segment's group in the batch."""
+
+    @property
+    def segment_index(self) -> np.ndarray:
+        """int64 [N]: the segment of each loss position."""
+        return np.repeat(np.arange(len(self.segments)), [sum(segment.branches) for segment in self.segments])
 
 
 @dataclass(frozen=True)
 class _Piece:
     """Part of a group that goes into one row, with the batch offset of each of its responses."""
 
+    group: int
     prompt_ids: np.ndarray
     responses: tuple[np.ndarray, ...]
     offsets: tuple[int, ...]
@@ -148,14 +156,14 @@ def _pieces(groups: Sequence[Group], row_tokens: int) -> list[_Piece]:
                     f"do not fit a row of {row_tokens}; raise learner.row_tokens or lower model.context"
                 )
             if used + len(response) > row_tokens:
-                pieces.append(_Piece(group.prompt_ids, tuple(responses), tuple(offsets)))
+                pieces.append(_Piece(index, group.prompt_ids, tuple(responses), tuple(offsets)))
                 responses, offsets, used = [], [], prompt
             responses.append(response)
             offsets.append(offset)
             used += len(response)
             offset += len(response)
         if responses:
-            pieces.append(_Piece(group.prompt_ids, tuple(responses), tuple(offsets)))
+            pieces.append(_Piece(index, group.prompt_ids, tuple(responses), tuple(offsets)))
     return pieces
 
 
@@ -182,4 +190,5 @@ def _row(pieces: Sequence[_Piece]) -> Row:
         loss_positions=np.concatenate(losses).astype(np.int32),
         target_ids=np.concatenate(targets).astype(np.int32),
         token_index=np.concatenate(index).astype(np.int32),
+        groups=tuple(piece.group for piece in pieces),
     )

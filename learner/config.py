@@ -132,10 +132,36 @@ class SftConfig:
 class RlConfig:
     steps: int = key(10, "Learner steps.")
     states: int = key(4, "States (groups) per learner step.", positive=True)
-    actions: int = key(16, "Actions K sampled per state; their mean reward is the baseline (GRPO).", positive=True)
+    actions: int = key(16, "Actions K sampled per state.", positive=True)
+    algorithm: str = key(
+        "grpo",
+        "Baseline of a reward: its group's mean, over its deviation (grpo); the others' mean (rloo); V(s) (ppo).",
+        ["grpo", "rloo", "ppo"],
+    )
+    epochs: int = key(1, "Optimiser steps on each batch of groups.", positive=True)
     learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)
-    clip: float = key(0.2, "PPO clip range of the ratio to the behaviour policy.", positive=True)
-    max_staleness: int = key(1, "Most versions between sampling and training; 0 is synchronous.")
+    value_learning_rate: float = key(1e-2, "Learning rate of ppo's value head.", positive=True)
+    clip: float = key(0.2, "PPO clip range of the ratio to the old policy.", positive=True)
+    dual_clip: float = key(0.0, "Bound of the ratio where the advantage is negative, above 1; 0: none.")
+    correction: str = key(
+        "none",
+        "Stale tokens: the behaviour policy is the old one (none), or decoupled from it (decoupled, truncated).",
+        ["none", "decoupled", "truncated"],
+    )
+    correction_cap: float = key(2.0, "truncated: largest weight of a stale token.", positive=True)
+    kl: float = key(0.0, "Weight of the divergence from the fine-tuned policy; above 0 each rank holds a copy of it.")
+    entropy: float = key(0.0, "Weight of the entropy bonus.")
+    aggregation: str = key(
+        "token", "Whether every token of a batch weighs the same, or every response.", ["token", "sequence"]
+    )
+    duration_weight: bool = key(False, "Weight each action by its duration over the batch's mean (arXiv 2509.01684).")
+    sampling: str = key(
+        "balanced",
+        "Draw states uniformly, every task equally often, or by how much their rewards still vary.",
+        ["uniform", "balanced", "progress"],
+    )
+    grow_pool: bool = key(False, "Add the states that improved a script to the state pool.")
+    max_staleness: int = key(1, "Most versions between sampling and training; 0 is synchronous and reproducible.")
     temperature: float = key(1.0, "Sampling temperature of training and evaluation.", positive=True)
     gap_warn: float = key(
         0.05, "Mean |log-prob gap| between engine and learner above which the run warns.", positive=True
@@ -149,12 +175,19 @@ class LearnerConfig:
     gpus: float = key(0.0, "GPUs per rank; 0 trains on the CPU.")
     cpus: float = key(1.0, "CPU cores per rank; a share of one rounds up to a thread.")
     zero_stage: int = key(1, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
+    offload: str = key(
+        "none",
+        "What waits in the memory of the host: nothing, the optimiser's state, or all.",
+        ["none", "optimizer", "all"],
+    )
+    gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, more time.")
     row_tokens: int = key(
         2048,
         "Most tokens of one packed row, at least model.context (a larger group is split over rows).",
         positive=True,
     )
     grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
+    deadline: float = key(1800.0, "Seconds that all ranks may take for one call.", positive=True)
 
 
 @dataclass

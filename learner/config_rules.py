@@ -35,8 +35,14 @@ def impossible(cfg: Config) -> str | None:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
     if cfg.editor.endpoint and not cfg.editor.model:
         return "editor.endpoint needs editor.model: the name of a model that is served there"
-    if rl.actions < 2:
-        return f"rl.actions={rl.actions} must be at least 2: the mean reward of a group is its baseline"
+    if rl.actions < 2 and rl.algorithm != "ppo":
+        return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
+    if 0 < rl.dual_clip <= 1:
+        return f"rl.dual_clip={rl.dual_clip} must be above 1, or 0 for none"
+    if cfg.learner.offload == "optimizer" and not cfg.learner.zero_stage:
+        return "learner.offload=optimizer needs learner.zero_stage of 1 or more"
+    if cfg.learner.offload == "all" and cfg.learner.zero_stage < 3:
+        return "learner.offload=all needs learner.zero_stage=3"
     if rl.gap_stop <= rl.gap_warn:
         return f"rl.gap_stop={rl.gap_stop} must be above rl.gap_warn={rl.gap_warn}"
     return None

@@ -1,7 +1,8 @@
 """The learner as the driver sees it: a handle over one DeepSpeed process per rank.
 
 Invariants: a batch's losses and gradients do not depend on how it is split over rows or ranks; a step on which no
-reward varies changes nothing; every wait for a rank ends, at the latest after `DEADLINE`, with an error that names it.
+reward varies changes nothing; every wait for a rank ends, at the latest after `learner.deadline`, with an error that
+names it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from learner import batching, policy_batch, schedules
 from learner.batching import Example
 from learner.config import Config
 from learner.policy_batch import PolicyBatch
-from learner.rank import LearnerRank, combine
+from learner.policy_step import combine
+from learner.rank import LearnerRank
 
-DEADLINE = 1800.0
-"""Seconds that all ranks may take for one call."""
 RANK_ENVIRONMENT = {
     # glibc otherwise gives each large activation back to the kernel and faults its pages in again: a quarter of a step.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -35,7 +35,7 @@ RANK_ENVIRONMENT = {
 SHARING = 4
 """Examples of one prompt that fine-tuning keeps together: they share its computation, and batches stay mixed."""
 STEP_FIGURES = (
-    "loss", "grad_norm", "ratio_mean", "clip_fraction", "entropy",
+    "loss", "value_loss", "grad_norm", "ratio_mean", "clip_fraction", "importance_max", "entropy", "kl",
     "logprob_gap_mean", "logprob_gap_max", "logprob_gap_on_current",
 )  # fmt: skip
 """Metrics of an optimiser step on transitions; `logprob_gap_*` in nats per token."""
@@ -61,7 +61,7 @@ class Learner:
         self._ranks = [remote.remote(cfg, Path(model_dir), rank) for rank in range(cfg.learner.ranks)]
         try:
             [(host, port)] = self._wait("start", [self._ranks[0].address.remote()])
-            self._everyone("join", host, port, DEADLINE)
+            self._everyone("join", host, port, cfg.learner.deadline)
         except BaseException:
             self.close()
             raise
@@ -100,15 +100,26 @@ class Learner:
         """One optimiser step on groups of transitions that share a prompt; returns its metrics.
 
         version: the weight version being trained; tokens sampled under it have the same weights here, so the
-        log-prob gap is measured on them unless there are none (`logprob_gap_on_current` says). `advantages` maps
-        transition ids to advantages, without those of infrastructure failures. Where no reward varies within any
-        group no step is taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
+        log-prob gap is measured on them unless there are none (`logprob_gap_on_current` says); `worst_tokens` are
+        those of the largest gap. `advantages` maps transition ids to advantages, without those of infrastructure
+        failures. Where there is nothing to learn from (no reward varies within any group, but for ppo) no step is
+        taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
         """
         began = time.monotonic()
-        batch = policy_batch.build(groups, version, self.cfg.learner.row_tokens)
-        rate = schedules.warmup_constant(self.rl_steps, self.cfg.rl.learning_rate)
+        rl = self.cfg.rl
+        batch = policy_batch.build(
+            groups, version, self.cfg.learner.row_tokens, rl.algorithm, rl.aggregation, rl.duration_weight
+        )
+        rate = schedules.warmup_constant(self.rl_steps, rl.learning_rate)
         self.rl_steps += 1
-        figures = self._policy_step(batch, rate) if batch.rows else dict.fromkeys(STEP_FIGURES)
+        figures: dict[str, Any] = {**dict.fromkeys(STEP_FIGURES), "worst_tokens": [], "values": {}}
+        if batch.rows:
+            figures = self._policy_step(batch, rate)
+        values = figures.pop("values")
+        for number, group in enumerate(groups):
+            for member in group:
+                if member.id in batch.advantages:
+                    batch.advantages[member.id] -= values.get(number, 0.0)
         seconds = time.monotonic() - began
         processed = sum(len(policy_row.row.input_ids) for policy_row in batch.rows)
         return figures | {
@@ -118,25 +129,41 @@ class Learner:
             "learning_rate": rate,
             "train_tokens": batch.tokens,
             "train_seconds": seconds,
-            "train_tokens_per_s": processed / seconds,
+            "train_tokens_per_s": processed * rl.epochs / seconds,
         }
 
     def _policy_step(self, batch: PolicyBatch, rate: float) -> dict[str, Any]:
-        shards = batching.shard([policy_row.row for policy_row in batch.rows], len(self._ranks))
-        sums = combine(self._each("policy_step", _take(batch.rows, shards), batch.tokens, rate))
+        """`rl.epochs` optimiser steps on the batch: figures of the last, but the log-prob gap and V(s) of the first."""
+        shards = _take(batch.rows, batching.shard([policy_row.row for policy_row in batch.rows], len(self._ranks)))
+        passes = [combine(self._each("policy_step", shards, rate, number == 0)) for number in range(self.cfg.rl.epochs)]
+        first, last = passes[0], passes[-1]
         computed = sum(len(policy_row.behaviour) for policy_row in batch.rows)
-        on_current = sums.current > 0
+        on_current = first.current > 0
         figures = (
-            sums.loss,
-            sums.grad_norm,
-            sums.ratio / computed,
-            sums.clipped / computed,
-            sums.entropy / computed,
-            sums.gap_current / sums.current if on_current else sums.gap / computed,
-            sums.gap_current_max if on_current else sums.gap_max,
+            last.loss,
+            last.value_loss,
+            last.grad_norm,
+            last.ratio / computed,
+            last.clipped / computed,
+            last.importance_max,
+            last.entropy / computed,
+            last.kl / computed,
+            first.gap_current / first.current if on_current else first.gap / computed,
+            first.gap_current_max if on_current else first.gap_max,
             on_current,
         )
-        return dict(zip(STEP_FIGURES, figures, strict=True))
+        return dict(zip(STEP_FIGURES, figures, strict=True)) | {
+            "worst_tokens": _worst_tokens(batch, first.worst),
+            "values": {batch.groups[number]: value for number, value in first.values},
+        }
+
+    def hold_reference(self, folder: Path) -> None:
+        """Take the model of `folder` as the reference of the KL term (`rl.kl`)."""
+        self._everyone("hold_reference", Path(folder))
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder (seen by all ranks)."""
+        self._everyone("export", Path(folder))
 
     def publish(self, bucket_bytes: int) -> list[ray.ObjectRef]:
         """The weights in the object store, as buckets of about `bucket_bytes` that `actors.weights` unpacks."""
@@ -166,12 +193,14 @@ class Learner:
 
     def _wait(self, method: str, refs: list[ray.ObjectRef]) -> list[Any]:
         """All answers, or LearnerError as soon as one rank fails: the others then wait for it in a collective."""
-        pending, end = list(refs), time.monotonic() + DEADLINE
+        pending, end = list(refs), time.monotonic() + self.cfg.learner.deadline
         while pending:
             done, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
             if not done:
                 late = ", ".join(str(refs.index(ref)) for ref in pending)
-                raise LearnerError(f"learner rank {late} did not answer {method} within {DEADLINE:.0f} s")
+                raise LearnerError(
+                    f"learner rank {late} did not answer {method} in {self.cfg.learner.deadline:g} s (learner.deadline)"
+                )
             try:
                 ray.get(done[0])
             except RayTaskError as error:
@@ -183,3 +212,24 @@ class Learner:
 
 def _take(rows: Sequence[Any], shards: Sequence[Sequence[int | None]]) -> list[list[Any]]:
     return [[None if index is None else rows[index] for index in shard] for shard in shards]
+
+
+def _worst_tokens(batch: PolicyBatch, worst: Sequence[tuple[float, int, float]]) -> list[dict[str, Any]]:
+    """The tokens on which engine and learner disagree most, for the message of a run that stops."""
+    ends = np.cumsum([len(member.response_ids) for member in batch.members])
+    found = []
+    for gap, index, logprob in worst:
+        number = int(np.searchsorted(ends, index, side="right"))
+        member = batch.members[number]
+        place = index - int(ends[number] - len(member.response_ids))
+        found.append(
+            {
+                "transition": member.id,
+                "position": place,
+                "token": int(member.response_ids[place]),
+                "engine": float(member.behaviour_logprobs[place]),
+                "learner": logprob,
+                "gap": gap,
+            }
+        )
+    return found

@@ -1,7 +1,8 @@
-"""The learner's maths as pure functions of tensors: advantages, the policy loss, and the supervised loss.
+"""The learner's losses as pure functions of tensors: the policy loss, the value loss and the supervised loss.
 
-Invariants: masked members (infrastructure failures) enter no mean, deviation or loss; a loss is a sum over the given
-tokens divided by the token count of the whole batch, so that losses and gradients of any split of the batch add up.
+Invariants: a loss is a weighted sum over the given tokens, and the weights of a batch add up to one
+(learner/advantages.py), so that losses and gradients of any split of the batch add up; only the log-probs, entropies
+and values of the model being trained carry gradient.
 """
 
 from __future__ import annotations
@@ -11,67 +12,100 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EPSILON = 1e-6
-"""Keeps the division finite where the rewards of a group hardly differ."""
+CORRECTIONS = ("none", "decoupled", "truncated")
 
 
 @dataclass(frozen=True)
-class Advantages:
-    """Advantages of B responses in G groups."""
+class Objective:
+    """What is maximised, token by token; see `policy_loss`."""
 
-    values: Tensor
-    """float32 [B]; zero for masked members and in groups whose rewards are equal."""
-    informative: Tensor
-    """bool [B]: members that contribute to the gradient."""
-    equal_groups: int
-    """Groups in which the rewards of all unmasked members are equal (or none is unmasked)."""
+    clip: float = 0.2
+    dual_clip: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    correction: str = "none"
+    cap: float = 2.0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is known of N response tokens besides the trained model; float32 [N] unless said otherwise."""
+
+    behaviour: Tensor
+    """Log-probs under the policy that sampled."""
+    proximal: Tensor
+    """Log-probs under the weights at the start of this learner step."""
+    reference: Tensor | None
+    """Log-probs under the reference policy; None where `kl` is 0."""
+    advantages: Tensor
+    weights: Tensor
+    """Of each token in the batch's loss."""
+    current: Tensor
+    """bool: sampled under the very weights that this step starts from."""
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The PPO-clip loss of N tokens, with sums for its metrics."""
+    """The loss of N tokens, with sums for its metrics."""
 
     loss: Tensor
     """Scalar with gradient."""
     ratio_sum: Tensor
-    """Scalar: sum of the ratios to the behaviour policy."""
+    """Scalar: sum of the ratios that are clipped."""
     clipped_sum: Tensor
-    """Scalar: number of tokens whose gradient the clip removed."""
+    """Scalar: number of tokens whose policy gradient a clip removed."""
+    kl_sum: Tensor
+    """Scalar: sum of the estimates of KL(policy ‖ reference)."""
+    importance_max: Tensor
+    """Scalar: largest correction of a stale token."""
 
 
-def group_advantages(rewards: Tensor, groups: Tensor, valid: Tensor) -> Advantages:
-    """GRPO advantages: (reward − group mean) / (group standard deviation + ε) over the valid members of each group.
+def policy_loss(logprobs: Tensor, entropy: Tensor, tokens: Tokens, objective: Objective) -> PolicyLoss:
+    """Σ weight · (−w · surrogate + kl · KL − entropy · H) over N tokens; logprobs, entropy: float32 [N] with gradient.
 
-    rewards: float [B]; groups: int64 [B], group of each response, 0 … G−1; valid: bool [B], False for infrastructure
-    failures. The deviation is the population one (DeepSeekMath, arXiv 2402.03300, eq. 4.1).
+    * surrogate = min(r·A, clamp(r, 1−clip, 1+clip)·A): PPO-clip, arXiv 1707.06347, eq. 7. With `dual_clip` c > 1 it is
+      at least c·A where A < 0, so that one very unlikely token cannot dominate (arXiv 1912.09729).
+    * correction `none`: r is the ratio to the policy that sampled, w = 1. `decoupled`: r is the ratio to the proximal
+      policy and w = π_proximal / π_behaviour for stale tokens (arXiv 2110.00641; AReaL, arXiv 2505.24298),
+      so that the clip bounds the update, not the data's age; `truncated`: w is at most `cap` (truncated importance
+      sampling, IMPALA, arXiv 1802.01561). Tokens sampled under the proximal weights themselves have w = 1.
+    * KL: the k3 estimate q − log q − 1 with q = π_reference / π (Schulman 2020), never negative.
     """
-    rewards = torch.where(valid, rewards.float(), 0.0)
-    weight = valid.float()
-    count = int(groups.max()) + 1
+    corrected = objective.correction != "none"
+    ratio = torch.exp(logprobs - (tokens.proximal if corrected else tokens.behaviour))
+    importance = torch.ones_like(ratio)
+    if corrected:
+        stale = torch.exp(tokens.proximal - tokens.behaviour)
+        stale = stale.clamp(max=objective.cap) if objective.correction == "truncated" else stale
+        importance = torch.where(tokens.current, importance, stale)
+    unclipped = ratio * tokens.advantages
+    surrogate = torch.minimum(unclipped, ratio.clamp(1 - objective.clip, 1 + objective.clip) * tokens.advantages)
+    if objective.dual_clip:
+        least = torch.where(tokens.advantages < 0, objective.dual_clip * tokens.advantages, -torch.inf)
+        surrogate = torch.maximum(surrogate, least)
+    value = -importance * surrogate
+    kl = torch.zeros_like(ratio)
+    if tokens.reference is not None:
+        difference = tokens.reference - logprobs
+        kl = torch.exp(difference) - difference - 1
+        value = value + objective.kl * kl
+    if objective.entropy:
+        value = value - objective.entropy * entropy
+    return PolicyLoss(
+        loss=(tokens.weights * value).sum(),
+        ratio_sum=ratio.detach().sum(),
+        clipped_sum=(surrogate != unclipped).sum(),
+        kl_sum=kl.detach().sum(),
+        importance_max=importance.max(),
+    )
 
-    def per_group(values: Tensor) -> Tensor:
-        return torch.zeros(count).index_add(0, groups, values * weight)
 
-    members = per_group(torch.ones_like(rewards)).clamp(min=1)
-    centred = rewards - (per_group(rewards) / members)[groups]
-    deviation = (per_group(centred**2) / members).sqrt()
-    varied = deviation > EPSILON
-    informative = valid & varied[groups]
-    values = torch.where(informative, centred / (deviation[groups] + EPSILON), torch.zeros_like(rewards))
-    return Advantages(values, informative, int((~varied).sum()))
+def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
+    """Σ weight · (V(s) − reward)²: values, returns, weights float32 [N], each response's repeated for its tokens.
 
-
-def ppo_clip_loss(logprobs: Tensor, behaviour: Tensor, advantages: Tensor, clip: float, tokens: int) -> PolicyLoss:
-    """−Σ min(r·A, clamp(r, 1−clip, 1+clip)·A) / tokens, with r = exp(logprob − behaviour log-prob).
-
-    logprobs, behaviour, advantages: float32 [N] per token; only `logprobs` carries gradient. tokens: token count of
-    the whole batch (token mean). PPO, arXiv 1707.06347, eq. 7, with the policy that sampled the tokens as the old one.
+    Weighted as the policy loss is, so that V is the baseline that makes the mean advantage of the batch zero.
     """
-    ratio = torch.exp(logprobs - behaviour)
-    unclipped = ratio * advantages
-    clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
-    loss = -torch.minimum(unclipped, clipped).sum() / tokens
-    return PolicyLoss(loss, ratio.detach().sum(), (clipped < unclipped).sum())
+    return (weights * (values - returns) ** 2).sum()
 
 
 def cross_entropy(logprobs: Tensor, tokens: int) -> Tensor:

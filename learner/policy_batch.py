@@ -1,7 +1,7 @@
 """Turns groups of transitions into the rows of one policy step.
 
-Invariants: infrastructure failures and groups whose rewards are all equal appear in no row; behaviour log-probs and
-advantages line up with the row's loss positions.
+Invariants: infrastructure failures, and groups from which the algorithm learns nothing, appear in no row; every array
+of a row lines up with its loss positions.
 """
 
 from __future__ import annotations
@@ -10,22 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from envs.records import Outcome, Transition
-from learner import batching, losses
+from learner import batching
+from learner.advantages import advantages, duration_emphasis, token_weights
 from learner.batching import Group, Row
 
 
 @dataclass(frozen=True)
 class PolicyRow:
-    """A row with what its N loss positions are trained on."""
+    """A row with what its N loss positions are trained on; float32 [N] unless said otherwise."""
 
     row: Row
     behaviour: np.ndarray
-    """float32 [N]: log-probs under the policy that sampled."""
+    """Log-probs under the policy that sampled."""
     advantages: np.ndarray
-    """float32 [N]."""
+    """For ppo the rewards: the rank takes V(s) off."""
+    emphasis: np.ndarray
+    """Factor on the advantage: the action's duration over the batch's mean, or 1."""
+    weights: np.ndarray
+    """Of each token in the loss."""
     current: np.ndarray
     """bool [N]: sampled under the very weights that are trained."""
 
@@ -35,54 +39,69 @@ class PolicyBatch:
     """What one policy step trains on."""
 
     rows: list[PolicyRow]
+    members: list[Transition]
+    """Those in the rows, in the order of `Row.token_index`."""
+    groups: list[int]
+    """Group, among those given, of each group in the rows (`Row.groups` counts these)."""
     tokens: int
-    """Response tokens of all but the infrastructure failures: the divisor of the token mean. Those of equal groups
+    """Response tokens of all but the infrastructure failures: those whose weights add up to one. Those of equal groups
     count, since their gradient is zero, not absent."""
     advantages: dict[str, float]
-    """By transition id; none for infrastructure failures."""
+    """By transition id, the emphasis left out; none for infrastructure failures."""
     equal_groups: int
     masked: int
 
 
-def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int) -> PolicyBatch:
+def build(
+    groups: Sequence[Sequence[Transition]],
+    version: int,
+    row_tokens: int,
+    algorithm: str = "grpo",
+    aggregation: str = "token",
+    duration_weight: bool = False,
+) -> PolicyBatch:
     """The batch of `groups` (transitions with the same prompt), at weight version `version`.
 
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
     """
     members = [transition for group in groups for transition in group]
+    number = [index for index, group in enumerate(groups) for _ in group]
     valid = [transition.outcome is not Outcome.INFRA_FAILURE for transition in members]
-    result = losses.group_advantages(
-        torch.tensor([transition.reward for transition in members]),
-        torch.tensor([index for index, group in enumerate(groups) for _ in group]),
-        torch.tensor(valid),
-    )
-    values = dict(zip((t.id for t in members), result.values.tolist(), strict=True))
-    trained = {t.id for t, informative in zip(members, result.informative.tolist(), strict=True) if informative}
-    kept = [chosen for group in groups if (chosen := [t for t in group if t.id in trained])]
+    lengths = [len(t.response_ids) for t in members]
+    found = advantages(algorithm, [t.reward for t in members], number, valid)
+    seconds = [t.generate_seconds + t.durations.execute for t in members]
+    emphasis = duration_emphasis(seconds, valid) if duration_weight else np.ones(len(members))
+    weights = token_weights(aggregation, lengths, valid)
+    kept = np.flatnonzero(found.informative)
+
+    def per_token(values: Sequence[float]) -> np.ndarray:
+        return np.repeat(np.asarray(values, np.float32)[kept], np.asarray(lengths)[kept])
+
+    chosen = [members[index] for index in kept]
+    if chosen:
+        behaviour = np.concatenate([t.behaviour_logprobs for t in chosen]).astype(np.float32)
+        current = np.concatenate([_sampled_under(t, version) for t in chosen])
+    per_member = [per_token(values) for values in (found.values, emphasis, weights)]
+    numbers = sorted({number[index] for index in kept})
+    prompts = [[t for t, g in zip(chosen, (number[i] for i in kept), strict=True) if g == one] for one in numbers]
+    rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in prompts], row_tokens)
     return PolicyBatch(
-        rows=_rows(kept, values, version, row_tokens),
-        tokens=sum(len(t.response_ids) for t, ok in zip(members, valid, strict=True) if ok),
-        advantages={t.id: values[t.id] for t, ok in zip(members, valid, strict=True) if ok},
-        equal_groups=result.equal_groups,
+        rows=[
+            PolicyRow(
+                row,
+                behaviour[row.token_index],
+                *(values[row.token_index] for values in per_member),
+                current[row.token_index],
+            )
+            for row in rows
+        ],
+        members=chosen,
+        groups=numbers,
+        tokens=sum(length for length, ok in zip(lengths, valid, strict=True) if ok),
+        advantages={t.id: value for t, value, ok in zip(members, found.values.tolist(), valid, strict=True) if ok},
+        equal_groups=found.equal_groups,
         masked=valid.count(False),
     )
-
-
-def _rows(
-    groups: Sequence[Sequence[Transition]], advantages: dict[str, float], version: int, row_tokens: int
-) -> list[PolicyRow]:
-    if not groups:
-        return []
-    members = [transition for group in groups for transition in group]
-    behaviour = np.concatenate([t.behaviour_logprobs for t in members]).astype(np.float32)
-    advantage = np.repeat(
-        np.array([advantages[t.id] for t in members], np.float32), [len(t.response_ids) for t in members]
-    )
-    current = np.concatenate([_sampled_under(t, version) for t in members])
-    rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in groups], row_tokens)
-    return [
-        PolicyRow(row, behaviour[row.token_index], advantage[row.token_index], current[row.token_index]) for row in rows
-    ]
 
 
 def _sampled_under(transition: Transition, version: int) -> np.ndarray:

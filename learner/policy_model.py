@@ -8,6 +8,7 @@ those of the Hugging Face model; values equal those of running each prompt + res
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,14 +37,19 @@ class PolicyModel(nn.Module):
         self.model = model
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype) -> PolicyModel:
-        """The model saved in `folder`, its weights in `dtype`."""
+    def load(cls, folder: Path, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PolicyModel:
+        """The model saved in `folder`, its weights in `dtype`; gradient_checkpointing: recompute each layer's
+        activations in the backward pass instead of keeping them."""
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
         model.config.use_cache = False
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         return cls(model)
 
-    def forward(self, row: Row, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of the row's N response tokens, both float32 [N]; only log-probs carry gradient.
+    def forward(self, row: Row, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probs and entropies of the row's N response tokens, float32 [N], and features of its S states.
+
+        The features are the directions of the hidden states at the prompts' last tokens, float32 [S, D], detached.
 
         temperature: divides the logits; that of sampling gives the log-probs of the distribution sampled from.
         """
@@ -56,7 +62,10 @@ class PolicyModel(nn.Module):
         ).last_hidden_state[0]
         losses = torch.tensor(row.loss_positions, device=device)
         targets = torch.tensor(row.target_ids, device=device, dtype=torch.int64)
-        return self.model.get_output_embeddings()(hidden.index_select(0, losses), targets, temperature)
+        logprobs, entropy = self.model.get_output_embeddings()(hidden.index_select(0, losses), targets, temperature)
+        starts = itertools.accumulate((s.prompt + sum(s.branches) for s in row.segments[:-1]), initial=0)
+        last = [start + segment.prompt - 1 for start, segment in zip(starts, row.segments, strict=True)]
+        return logprobs, entropy, F.normalize(hidden.detach()[last].float(), dim=-1)
 
 
 class LogProbHead(nn.Module):
@@ -84,21 +93,28 @@ class _TokenLogProbs(torch.autograd.Function):
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser[part]
             probabilities = torch.exp(logits - normaliser[part, None])
             entropy[part] = normaliser[part] - torch.linalg.vecdot(probabilities, logits)
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad_logprobs: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, targets, normaliser = ctx.saved_tensors
+    def backward(ctx, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
+        grad_logprobs = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for part in _chunks(len(targets)):
-            grad = F.linear(hidden[part], weight).float().div_(ctx.temperature)
-            grad.sub_(normaliser[part, None]).exp_().neg_()
+            grad = F.linear(hidden[part], weight).float().div_(ctx.temperature).sub_(normaliser[part, None])
+            of_entropy = None
+            if grad_entropy is not None:  # dH/dz = −p (log p + H)
+                of_entropy = torch.exp(grad).mul_(grad + entropy[part, None]).mul_(grad_entropy[part, None])
+            grad.exp_().neg_()
             grad.scatter_add_(1, targets[part, None], torch.ones_like(grad[:, :1]))
-            grad = grad.mul_((grad_logprobs[part] / ctx.temperature)[:, None]).to(hidden.dtype)
+            grad.mul_(grad_logprobs[part, None])
+            if of_entropy is not None:
+                grad.sub_(of_entropy)
+            grad = grad.div_(ctx.temperature).to(hidden.dtype)
             grad_hidden[part] = grad @ weight
             grad_weight += grad.T @ hidden[part]
         return grad_hidden, grad_weight.to(weight.dtype), None, None

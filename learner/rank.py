@@ -6,13 +6,11 @@ be a collective; gradients are sums over all ranks' rows; nothing here knows abo
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,30 +27,17 @@ from learner.batching import Row
 from learner.config import Config
 from learner.policy_batch import PolicyRow
 from learner.policy_model import PolicyModel
+from learner.policy_step import PolicySums, combine, objective, row_loss
+from learner.value_head import ValueHead
 
 BETAS = (0.9, 0.95)
+OFFLOADED = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}
 STATE = "state"
 """Name of DeepSpeed's part of a checkpoint."""
+VALUE = "value_head"
+"""Key of the value head in it."""
 FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
 """Run, with a loss of zero, by a rank that has fewer rows than another."""
-
-
-@dataclass(frozen=True)
-class PolicySums:
-    """What one rank adds to the metrics of a policy step; sums over its tokens unless said otherwise."""
-
-    loss: float = 0.0
-    ratio: float = 0.0
-    clipped: float = 0.0
-    entropy: float = 0.0
-    gap: float = 0.0
-    gap_max: float = 0.0
-    gap_current: float = 0.0
-    gap_current_max: float = 0.0
-    current: int = 0
-    """Tokens sampled under the current weights."""
-    grad_norm: float = 0.0
-    """Norm over all ranks, before clipping."""
 
 
 class LearnerRank:
@@ -81,7 +66,7 @@ class LearnerRank:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
         dtype = getattr(torch, self.cfg.model.dtype)
-        self.policy = PolicyModel.load(self.model_dir, dtype)
+        self.policy = PolicyModel.load(self.model_dir, dtype, learner.gradient_checkpointing)
         self.policy.train()
         self.engine, *_ = deepspeed.initialize(
             model=self.policy,
@@ -89,6 +74,10 @@ class LearnerRank:
             optimizer=lambda parameters: torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True),
             config=engine_config(self.cfg),
         )
+        self.value = None
+        if self.cfg.rl.algorithm == "ppo":
+            width = self.policy.model.config.hidden_size
+            self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.engine.device)
         self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
 
     def finetune_step(self, rows: Sequence[Row | None], tokens: int, rate: float) -> tuple[float, float]:
@@ -107,34 +96,43 @@ class LearnerRank:
         norm = self._step(rows, loss, rate)
         return total, norm
 
-    def policy_step(self, rows: Sequence[PolicyRow | None], tokens: int, rate: float) -> PolicySums:
-        """One optimiser step on the clipped policy loss; arguments as for `finetune_step`."""
-        sums: list[PolicySums] = []
+    def policy_step(self, rows: Sequence[PolicyRow | None], rate: float, first: bool) -> PolicySums:
+        """One optimiser step on the policy loss; rows and rate as for `finetune_step`.
+
+        first: whether this is the first pass over these rows; its log-probs are the proximal policy of the others.
+        """
+        rl, sums = self.cfg.rl, []
+        if first:
+            self._proximal: dict[int, Tensor] = {}
+            self._of_reference = [self._reference_logprobs(row) for row in rows] if rl.kl else []
+        place = {id(row): index for index, row in enumerate(rows)}
 
         def loss(row: PolicyRow) -> Tensor:
-            logprobs, entropy = self.engine(row.row, self.cfg.rl.temperature)
-            behaviour, advantages, current = (
-                torch.tensor(array, device=logprobs.device) for array in (row.behaviour, row.advantages, row.current)
-            )
-            result = losses.ppo_clip_loss(logprobs, behaviour, advantages, self.cfg.rl.clip, tokens)
-            gap = losses.logprob_gap(logprobs, behaviour)
-            sums.append(
-                PolicySums(
-                    loss=result.loss.item(),
-                    ratio=result.ratio_sum.item(),
-                    clipped=result.clipped_sum.item(),
-                    entropy=entropy.sum().item(),
-                    gap=gap.sum().item(),
-                    gap_max=gap.max().item(),
-                    gap_current=(gap * current).sum().item(),
-                    gap_current_max=(gap * current).max().item(),
-                    current=int(current.sum()),
-                )
-            )
-            return result.loss
+            index = place[id(row)]
+            logprobs, entropy, features = self.engine(row.row, rl.temperature)
+            values = self.value(features) if self.value else None
+            proximal = self._proximal.setdefault(index, logprobs.detach())
+            reference = self._of_reference[index] if rl.kl else None
+            value, figures = row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl))
+            sums.append(figures)
+            return value
 
         norm = self._step(rows, loss, rate)
+        if self.value:
+            self.value.step()
         return combine([*sums, PolicySums(grad_norm=norm)])
+
+    def hold_reference(self, folder: Path) -> None:
+        """Load the reference policy of the KL term from a Hugging Face folder, frozen; sharded at ZeRO stage 3."""
+        model = PolicyModel.load(folder, getattr(torch, self.cfg.model.dtype)).requires_grad_(False).eval()
+        if self.engine.zero_optimization_stage() == 3:
+            model, *_ = deepspeed.initialize(model=model, config=engine_config(self.cfg))
+        self._reference = model.to(self.engine.device)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, row: PolicyRow | None) -> Tensor:
+        """float32 [N] of a row; a rank without one takes part in the gathers of stage 3."""
+        return self._reference(FILLER if row is None else row.row, self.cfg.rl.temperature)[0]
 
     def _step(self, rows: Sequence[Any], loss: Callable[[Any], Tensor], rate: float) -> float:
         """Backward through the loss of each row, then one optimiser step at `rate`; returns the gradient norm."""
@@ -169,16 +167,23 @@ class LearnerRank:
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder, "write"):
+            state = state | {VALUE: self.value and self.value.state()}
             self.engine.save_checkpoint(str(folder), tag=STATE, client_state=state)
+        self.export(folder / checkpoints.HUGGING_FACE)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder; raises CheckpointError."""
+        with checkpoints.naming(folder.parent, "write"):
             weights = {name: tensor.cpu() for name, tensor in self._named_weights(1 << 30)}
             if self.rank == 0:
-                target = folder / checkpoints.HUGGING_FACE
-                checkpoints.write_hugging_face(target, self.policy.model, weights, self.model_dir)
+                checkpoints.write_hugging_face(folder, self.policy.model, weights, self.model_dir)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take over the state that `save` wrote; returns its `state`. Raises CheckpointError."""
         with checkpoints.naming(folder, "read"):
             _, state = self.engine.load_checkpoint(str(folder), tag=STATE)
+            if self.value and state[VALUE]:
+                self.value.restore(state[VALUE])
         return state
 
     def _named_weights(self, gather_bytes: int) -> Iterator[tuple[str, Tensor]]:
@@ -209,19 +214,16 @@ def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tupl
         yield part
 
 
-def combine(parts: Sequence[PolicySums]) -> PolicySums:
-    """Sums added, maxima taken; the gradient norm is the same on every rank."""
-    maxima = {"gap_max", "gap_current_max", "grad_norm"}
-    names = [field.name for field in dataclasses.fields(PolicySums)]
-    return PolicySums(**{name: (max if name in maxima else sum)(getattr(p, name) for p in parts) for name in names})
-
-
 def engine_config(cfg: Config) -> dict[str, Any]:
     """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage."""
+    zero: dict[str, Any] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
+    for part in OFFLOADED[cfg.learner.offload]:
+        zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": cfg.learner.gpus > 0}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_clipping": cfg.learner.grad_clip,
-        "zero_optimization": {"stage": cfg.learner.zero_stage, "overlap_comm": False},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # the same AdamW as without offload, so that offload changes no result
         "steps_per_print": None,
     }
     if cfg.model.dtype == "bfloat16":

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
+from transformers import AutoTokenizer
 
 from actors.model import ModelError, resolve
 from actors.policy import PolicyError
@@ -177,6 +178,8 @@ class Training:
         """Start the actors' loops and yield the groups of each learner step; ends the loops after the last."""
         rl, run = self.cfg.rl, self.cfg.run
         pool = self._pool()
+        if rl.kl:
+            self._hold_reference()
         self.progress.stage("reinforce", rl.steps, done=self.cursor.step)
         self._stream = (
             ray.remote(num_cpus=0)(Stream)
@@ -192,6 +195,15 @@ class Training:
         ray.get(self._stream.close.remote())
         self.actors.finish()
 
+    def _hold_reference(self) -> None:
+        """The policy as it was before the first RL step; a resumed run finds it in the run's folder."""
+        folder = self.run.dir / "reference"
+        if not folder.exists():
+            partial = folder.with_name(".partial-reference")
+            self.learner.export(partial)
+            partial.rename(folder)
+        self.learner.hold_reference(folder)
+
     def record(self, groups: list[list[Transition]], metrics: dict[str, Any]) -> None:
         """Keep what one learner step trained on and what came of it, and let the stream go on.
 
@@ -204,7 +216,7 @@ class Training:
         ray.get(self._stream.advance.remote())
         self.cursor = ray.get(self._stream.cursor.remote())
         step = self.cursor.step
-        self._check_gap(step, metrics["logprob_gap_mean"])
+        self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
         transitions.write(self.run.dir, step, groups, metrics.pop("advantages"))
         row = step_metrics(groups, self.version - 1, metrics, time.monotonic() - self._step_started)
         row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
@@ -213,16 +225,26 @@ class Training:
         if step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps:
             self.checkpoint()
 
-    def _check_gap(self, step: int, gap: float | None) -> None:
+    def _check_gap(self, step: int, gap: float | None, worst: list[dict[str, Any]]) -> None:
         """Engine and learner must agree on the log-probs of the same tokens under the same weights.
 
         Raises:
-            LearnerError: they are further apart than `rl.gap_stop`.
+            LearnerError: they are further apart than `rl.gap_stop`; the message shows the worst tokens.
         """
-        if gap is not None and gap > self.cfg.rl.gap_stop:
-            raise LearnerError(f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner > rl.gap_stop")
-        if gap is not None and gap > self.cfg.rl.gap_warn:
-            self.progress.say(f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner > rl.gap_warn")
+        rl = self.cfg.rl
+        if gap is None or gap <= rl.gap_warn:
+            return
+        found = f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner"
+        if gap <= rl.gap_stop:
+            self.progress.say(f"{found} > rl.gap_warn")
+            return
+        pieces = AutoTokenizer.from_pretrained(self.model_dir).convert_ids_to_tokens([one["token"] for one in worst])
+        shown = "".join(
+            f"\n  {one['transition']} token {one['position']} {piece!r}: engine {one['engine']:.3f}, "
+            f"learner {one['learner']:.3f}"
+            for one, piece in zip(worst, pieces, strict=True)
+        )
+        raise LearnerError(f"{found} > rl.gap_stop={rl.gap_stop:g}; the worst tokens:{shown}")
 
     def checkpoint(self) -> None:
         folder = self.run.save(self.cursor, self.learner)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 import torch
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.weights import unpack
@@ -39,11 +41,14 @@ def model_dir(tmp_path_factory) -> Path:
     return folder
 
 
-def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32") -> Learner:
-    cfg = Config()
+def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32", **keys: Any) -> Learner:
+    cfg = OmegaConf.structured(Config)
+    for name, value in keys.items():
+        OmegaConf.update(cfg, name.replace("__", "."), value)
     cfg.model.dtype, cfg.rl.learning_rate, cfg.sft.learning_rate = dtype, 3e-3, 1e-2
     cfg.sft.batch, cfg.sft.epochs = 4, 10
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
+    cfg.learner.deadline = 90
     return Learner(cfg, model_dir)
 
 
@@ -51,8 +56,8 @@ def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32
 def start(model_dir):
     learners = []
 
-    def starter(*args) -> Learner:
-        learners.append(build(model_dir, *args))
+    def starter(*args, **keys) -> Learner:
+        learners.append(build(model_dir, *args, **keys))
         return learners[-1]
 
     yield starter
@@ -165,9 +170,9 @@ def test_finetuning_learns_the_examples(shared):
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 1), (2, 3)])
-def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage):
-    first = start(ranks, stage, "bfloat16")
+@pytest.mark.parametrize(("ranks", "stage", "algorithm"), [(1, 0, "grpo"), (1, 1, "ppo"), (2, 3, "grpo")])
+def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage, algorithm):
+    first = start(ranks, stage, "bfloat16", rl__algorithm=algorithm)
     first.train(batch(0), VERSION)
     first.save(tmp_path)
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto").state_dict()
@@ -176,10 +181,61 @@ def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ran
     first.train(batch(1), VERSION)
     expected = weights(first)
     first.close()
-    resumed = start(ranks, stage, "bfloat16")
+    resumed = start(ranks, stage, "bfloat16", rl__algorithm=algorithm)
     resumed.load(tmp_path)
     resumed.train(batch(1), VERSION)
     assert_same(weights(resumed), expected, atol=0)
+
+
+ASKED = {
+    "ppo": {"rl__algorithm": "ppo", "rl__epochs": 2},
+    "kl": {"rl__kl": 0.1, "rl__entropy": 0.01},
+    "stale": {"rl__correction": "truncated", "rl__dual_clip": 3.0, "rl__epochs": 2, "rl__aggregation": "sequence"},
+    "memory": {"learner__gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_every_objective_gives_the_same_parameters_sharded_over_two_ranks(start, model_dir, asked):
+    """ZeRO 3 on two ranks against one plain rank, after a step."""
+    found = []
+    for ranks, stage in ((1, 0), (2, 3)):
+        learner = start(ranks, stage, **ASKED[asked])
+        if asked == "kl":
+            learner.hold_reference(model_dir)
+        first, second = learner.train(batch(), VERSION), learner.train(batch(), VERSION)
+        found.append((weights(learner), first, second))
+        learner.close()
+    (expected_weights, *expected), (got_weights, *got) = found
+    assert_same(got_weights, expected_weights, atol=2e-4)
+    for name in ("loss", "value_loss", "entropy", "kl", "importance_max", "clip_fraction"):
+        for step in (0, 1):
+            assert got[step][name] == pytest.approx(expected[step][name], rel=1e-2, abs=1e-6), name
+    if asked == "kl":  # the reference is the policy itself at first
+        assert expected[0]["kl"] == pytest.approx(0, abs=1e-6)
+        assert expected[1]["kl"] > 1e-4
+    if asked == "ppo":
+        assert expected[0]["advantages"]["3.0"] == 5  # V starts at 0, and equal rewards teach too
+        assert expected[1]["advantages"]["3.0"] < 5
+        assert expected[1]["value_loss"] < expected[0]["value_loss"]
+
+
+@pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("all", 3)])
+def test_offload_changes_no_result(start, one_rank, offload, stage):
+    learner = start(1, stage, learner__offload=offload)
+    learner.train(batch(), VERSION)
+    assert_same(weights(learner), one_rank[0], atol=2e-5)
+
+
+def test_the_worst_tokens_are_those_of_the_largest_gap(shared):
+    groups = batch()
+    groups[1][2].behaviour_logprobs[2] = -30.0
+    groups[0][0].behaviour_logprobs[0] = -40.0  # sampled under older weights, where a gap is no error
+    worst = shared.train(groups, VERSION)["worst_tokens"]
+    assert (worst[0]["transition"], worst[0]["position"]) == ("1.2", 2)
+    assert worst[0]["token"] == groups[1][2].response_ids[2]
+    assert worst[0]["gap"] == pytest.approx(worst[0]["learner"] - worst[0]["engine"])
+    assert worst[0]["gap"] > 10 > worst[1]["gap"]
 
 
 def test_errors_name_what_failed(start, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -45,8 +47,34 @@ def test_arrays_line_up_with_the_targets(row_tokens):
     for part in batch.rows:
         targets = part.row.target_ids.tolist()
         assert part.behaviour.tolist() == pytest.approx([-token / 100 for token in targets])
+        assert part.weights.tolist() == pytest.approx([1 / batch.tokens] * len(targets))
+        assert part.emphasis.tolist() == [1] * len(targets)
+        assert [batch.members[i].group_id for i in _member_of(batch, part.row.token_index)] == [
+            "abc"[batch.groups[part.row.groups[segment]]] for segment in part.row.segment_index
+        ]
         assert part.advantages.tolist() == pytest.approx([batch.advantages[of_token[token].id] for token in targets])
         assert part.current.tolist() == [token not in first for token in targets]
+
+
+def _member_of(batch, token_index) -> list[int]:
+    ends = np.cumsum([len(t.response_ids) for t in batch.members])
+    return np.searchsorted(ends, token_index, side="right").tolist()
+
+
+def test_ppo_trains_on_groups_of_equal_rewards_and_durations_weigh_when_asked():
+    groups = [[dataclasses.replace(t, generate_seconds=float(t.id[1]) + 1) for t in group] for group in GROUPS]
+    batch = policy_batch.build(groups, VERSION, 100, "ppo", "sequence", duration_weight=True)
+    found = {int(token): pair for row in batch.rows for token, *pair in _per_token(row)}
+    assert set(found) == {10, 11, 13, 14, 15, 16, 17, 18, 19, 20}
+    mean = (1 + 3 + 1 + 2 + 1 + 2) / 6
+    assert found[10] == pytest.approx([0.0, 1 / mean, 1 / 12])
+    assert found[13] == pytest.approx([1.0, 3 / mean, 1 / 6])
+    assert found[20] == pytest.approx([1.0, 2 / mean, 1 / 6])
+
+
+def _per_token(row) -> list[tuple]:
+    arrays = (row.row.target_ids, row.advantages, row.emphasis, row.weights)
+    return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
 def test_no_signal_means_no_rows():

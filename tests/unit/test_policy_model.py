@@ -39,7 +39,7 @@ def groups() -> list[Group]:
 
 
 def plain(config) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Log-probs and entropies of all response tokens in batch order, and gradients of a weighted sum of log-probs."""
+    """Log-probs and entropies of all response tokens in batch order, and gradients of a weighted sum of both."""
     model = build(config, "eager")
     logprobs, entropies = [], []
     for group in groups():
@@ -49,28 +49,32 @@ def plain(config) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
             distribution = torch.distributions.Categorical(logits=logits)
             logprobs.append(distribution.log_prob(torch.from_numpy(response).long()))
             entropies.append(distribution.entropy())
-    logprobs = torch.cat(logprobs)
-    (logprobs * weights(len(logprobs))).sum().backward()
-    return logprobs.detach(), torch.cat(entropies).detach(), {n: p.grad for n, p in model.named_parameters()}
+    logprobs, entropies = torch.cat(logprobs), torch.cat(entropies)
+    ((logprobs - 0.3 * entropies) * weights(len(logprobs))).sum().backward()
+    return logprobs.detach(), entropies.detach(), {n: p.grad for n, p in model.named_parameters()}
 
 
 def weights(length: int) -> torch.Tensor:
     return torch.linspace(-1, 1, length)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("row_tokens", [200, 32])
 @pytest.mark.parametrize("name", MODELS)
-def test_packed_rows_equal_single_sequences(name, row_tokens, monkeypatch):
+def test_packed_rows_equal_single_sequences(name, row_tokens, checkpointing, monkeypatch):
     monkeypatch.setattr(policy_model, "CHUNK", 5)
     expected_logprobs, expected_entropies, expected_grads = plain(MODELS[name])
-    model = PolicyModel(build(MODELS[name], policy_model.ATTENTION))
+    model = PolicyModel(build(MODELS[name], policy_model.ATTENTION)).train()
+    if checkpointing:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})
     logprobs, entropies = torch.empty_like(expected_logprobs), torch.empty_like(expected_entropies)
     rows = pack(groups(), row_tokens)
     for row in rows:
         index = torch.from_numpy(row.token_index).long()
-        got, entropies[index] = model(row, TEMPERATURE)
-        (got * weights(len(logprobs))[index]).sum().backward()
-        logprobs[index] = got.detach()
+        got, entropy, features = model(row, TEMPERATURE)
+        ((got - 0.3 * entropy) * weights(len(logprobs))[index]).sum().backward()
+        logprobs[index], entropies[index] = got.detach(), entropy.detach()
+        assert features.shape == (len(row.segments), 64)
     assert (len(rows) == 1) == (row_tokens == 200)
     torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropies, expected_entropies, rtol=1e-5, atol=1e-5)
@@ -79,6 +83,15 @@ def test_packed_rows_equal_single_sequences(name, row_tokens, monkeypatch):
     for parameter_name, expected in expected_grads.items():
         error = (grads[parameter_name] - expected).norm() / expected.norm()
         assert error < 1e-5, f"{parameter_name}: relative error {error}"
+
+
+def test_features_are_of_the_prompts_alone_and_carry_no_gradient():
+    model = PolicyModel(build(MODELS["llama"], policy_model.ATTENTION))
+    alone = [model(pack([group], 200)[0])[2][0] for group in groups()]
+    (row,) = pack(groups(), 200)
+    features = model(row)[2]
+    torch.testing.assert_close(features, torch.stack([alone[group] for group in row.groups]))
+    assert not features.requires_grad
 
 
 def test_models_whose_attention_the_rows_would_change_are_refused():

@@ -1,0 +1,46 @@
+"""The state-value baseline V(s) of ppo: linear in the direction of the hidden state at the prompt's last token.
+
+It is a few hundred numbers beside a policy of millions, so every rank holds it whole, in float32, with an optimiser of
+its own: neither sharding nor the clipping of the policy's gradient touch it. Invariants: equal on all ranks; its
+gradient never reaches the policy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class ValueHead(nn.Module):
+    """V(s) = w · features(s) + b, zero at first."""
+
+    def __init__(self, width: int, rate: float, device: torch.device) -> None:
+        """width: D of the features; rate: learning rate."""
+        super().__init__()
+        self.linear = nn.Linear(width, 1, device=device)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        self._optimizer = torch.optim.Adam(self.parameters(), rate)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float32 [S] of features float32 [S, D]."""
+        return self.linear(features)[:, 0]
+
+    def step(self) -> None:
+        """One optimiser step on the gradient summed over the ranks; all ranks call it."""
+        for parameter in self.parameters():
+            if parameter.grad is None:  # this rank had no row
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        return {"head": self.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state["head"])
+        self._optimizer.load_state_dict(state["optimizer"])
