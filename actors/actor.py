@@ -1,7 +1,7 @@
 """One actor: a policy in a vLLM engine and an environment with its sandboxes, doing many steps at once.
 
 Runs as a Ray async actor. Invariants: a response's experiment starts as soon as it is sampled, so generation and
-experiments overlap within and between groups; every ticket is answered by exactly one `put` or `fail`; a dead engine
+experiments overlap within and between groups; every ticket is answered once, while the engine lives; a dead engine
 ends the actor's loop with an error that names it.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import math
 import os
+import pickle
 import random
 import socket
 import time
@@ -47,20 +48,20 @@ class Actor:
     def __init__(self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
-        self._model_dir = model_dir
+        self._model_dir, self._grows = model_dir, cfg.rl.grow_pool
         self._policy = Policy(actor_id, model_dir, cfg, version)
         # As many as responses in flight, so that all who wait stand in one line: that of the admission.
         self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
 
     async def start(self) -> dict[str, Any]:
-        """Start engine and sandboxes; returns what they are (sandbox, host, pid, engine_seconds)."""
+        """Start engine and sandboxes; returns what they are (sandbox, host, node, pid, engine_seconds)."""
         started, model = time.monotonic(), self._cfg.model
         self._chat = Chat(self._model_dir, model.context, model.response)
         runner, _ = await asyncio.gather(asyncio.to_thread(self._runner), self._policy.start())
         snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
         self._environment = Environment(self._tasks, runner, snapshots, self._editor())
         return {
-            "sandbox": runner.name, "host": socket.gethostname(),
+            "sandbox": runner.name, "host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id(),
             "pid": os.getpid(), "engine_seconds": time.monotonic() - started,
         }  # fmt: skip
 
@@ -175,22 +176,30 @@ class Actor:
         """Sample groups until the stream admits no more; enough at once to fill the engine, and one more.
 
         Raises:
-            PolicyDead: the engine has died; its groups were given back to the stream.
+            PolicyDead: the engine has died; the stream still counts its groups as in flight.
         """
         loops = math.ceil(self._cfg.actors.sequences / self._cfg.rl.actions) + 1
         await asyncio.gather(*(self._collect(stream) for _ in range(loops)))
 
     async def _collect(self, stream: Any) -> None:
-        while ticket := await stream.admit.remote(self._id):
+        ticket = await stream.admit.remote(self._id)
+        while ticket:
             try:
                 transitions = await self.attempt(ticket.state, ticket.seeds, ticket.group_id)
-            except PolicyDead as error:
-                await stream.fail.remote(ticket.group_id, str(error))
-                raise
+            except PolicyDead:
+                raise  # whoever replaces this actor gives its groups back
             except Exception as error:  # one group's defect must not end the others; the stream counts its tries
                 await stream.fail.remote(ticket.group_id, f"{type(error).__name__}: {error}")
+                ticket = await stream.admit.remote(self._id)
             else:
-                await stream.put.remote(ticket.group_id, transitions)
+                ticket = await stream.exchange.remote(self._id, ticket.group_id, pickle.dumps(transitions, protocol=5))
+
+    async def catch_up(self, m_init: dict[str, float], version: int, buckets: Sequence[ray.ObjectRef]) -> int:
+        """What an actor that joins a run takes over from the others; returns the weight version that it serves."""
+        await self.set_baselines(m_init)
+        if buckets:
+            await self.receive(version, buckets)
+        return self._policy.version
 
     async def receive(self, version: int, buckets: Sequence[ray.ObjectRef]) -> float:
         """Serve new weights; returns the seconds it took."""
@@ -221,7 +230,8 @@ class Actor:
         temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
         sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
         result = await self._step(state, sample.text)
-        worth = self._reward(self._tasks[state.task_id], result)
+        task = self._tasks[state.task_id]
+        worth = self._reward(task, result)
         return Transition(
             id=name,
             group_id=group_id,
@@ -245,6 +255,8 @@ class Actor:
             peak_mb=result.peak_mb,
             milestones=result.milestones,
             origin=result.origin,
+            finished=time.time(),
+            successor=result.state if self._grows and _improved(task, result) else None,
         )
 
     def _reward(self, task: Task, result: StepResult) -> Reward:
@@ -272,3 +284,10 @@ class Actor:
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run blocking environment work on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _improved(task: Task, result: StepResult) -> bool:
+    """Whether the script is better than before the action."""
+    before, after = result.score_before, result.score_after
+    better = after is not None and before is not None and (after - before) * task.direction.sign > 0
+    return better and result.outcome is Outcome.EDITED

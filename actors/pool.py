@@ -1,18 +1,25 @@
-"""The driver's handle on all actors: start them, ask each or all of them, and end them.
+"""The driver's handle on all actors: start them, ask each or all of them, replace those that fail, and end them.
 
-Invariants: every wait has a deadline and an error that names the actor waited for; after `close` no engine and no
-container is left, whatever state the actors were in.
+Invariants: every wait has a deadline and an error that names the actor waited for; an actor that died, hangs or lost
+its engine is killed, its groups go back to the stream, and another takes its place, which serves the newest weights
+before it samples; after `close` no engine and no container is left, whatever state the actors were in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor import Actor
+from actors.policy import PolicyDead
 from envs.records import Task
 
 
@@ -20,110 +27,271 @@ class ActorError(RuntimeError):
     """An actor that died or did not answer; the message names it and what it was asked."""
 
 
-class ActorPool:
-    """`cfg.actors.count` Ray actors, each one vLLM engine with its own sandboxes."""
+class ActorLost(ActorError):
+    """An actor that another can stand in for."""
 
-    def __init__(self, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
-        self._deadline = cfg.actors.deadline
-        create = ray.remote(Actor).options
-        resources = {"num_cpus": cfg.actors.cpus, "num_gpus": cfg.actors.gpus, "max_concurrency": 1000}
-        self._actors = {
-            name: create(name=f"{cfg.run.name}/{name}", **resources).remote(
-                name, cfg, list(tasks), model_dir, run_dir, version
-            )
-            for name in (f"actor-{i}" for i in range(cfg.actors.count))
-        }
-        self._starting = {name: actor.start.remote() for name, actor in self._actors.items()}
-        self._collecting: dict[ray.ObjectRef, str] = {}
+
+@dataclass
+class Member:
+    """One actor of the pool."""
+
+    name: str
+    handle: Any
+    starting: ray.ObjectRef | None
+    """Pending until it can be used; None afterwards."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What it says of itself: sandbox, host, node, pid, engine_seconds."""
+    collecting: ray.ObjectRef | None = None
+    asked: ray.ObjectRef | None = None
+    """The sign of life that was asked for and has not come yet."""
+    asked_at: float = 0.0
+    status: dict[str, int] = field(default_factory=dict)
+
+
+class ActorPool:
+    """`actors.count` Ray actors, each one vLLM engine with its own sandboxes; more or fewer after `resize`."""
+
+    def __init__(
+        self, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int, say: Callable[[str], None]
+    ):
+        """version: of the weights in `model_dir`; say: tells the user that an actor was replaced."""
+        self._cfg, self._deadline, self._say = cfg, cfg.actors.deadline, say
+        self._making = (list(tasks), model_dir, run_dir, version)
+        self._weights: tuple[int, list[ray.ObjectRef]] = (version, [])
+        self._m_init: dict[str, float] = {}
+        self._members: dict[str, Member] = {}
+        self._made = self._replaced = 0
+        self._wanted = cfg.actors.count
+        self._stream: Any = None
+        for _ in range(self._wanted):
+            self._add()
+
+    def _add(self) -> None:
+        name = f"actor-{self._made}"
+        self._made += 1
+        options = {
+            "name": f"{self._cfg.run.name}/{name}", "num_cpus": self._cfg.actors.cpus,
+            "num_gpus": self._cfg.actors.gpus, "max_concurrency": 1000,
+        }  # fmt: skip
+        tasks, model_dir, run_dir, version = self._making
+        handle = ray.remote(Actor).options(**options).remote(name, self._cfg, tasks, model_dir, run_dir, version)
+        self._members[name] = Member(name, handle, handle.start.remote())
+
+    @property
+    def _serving(self) -> dict[str, Member]:
+        return {name: member for name, member in self._members.items() if member.starting is None}
 
     def started(self) -> dict[str, Any]:
-        """Wait until every actor serves, and share each node out between its actors' experiments.
-
-        Returns what each actor says of itself, by name.
-        """
-        about = self._get(self._starting, "start")
-        nodes: dict[str, list[str]] = {}
-        for name, one in about.items():
-            nodes.setdefault(one["host"], []).append(name)
-        sharing = {
-            name: self._actors[name].share.remote(len(there), position)
-            for there in nodes.values()
-            for position, name in enumerate(there)
-        }
-        self._get(sharing, "share")
+        """Wait until every actor serves; returns what each says of itself, by name."""
+        about = self._get({name: member.starting for name, member in self._members.items()}, "start")
+        for name, member in self._members.items():
+            member.about, member.starting = about[name], None
+        self._share()
         return about
+
+    def _share(self) -> None:
+        """Share each node out between its actors' experiments."""
+        nodes: dict[str, list[Member]] = {}
+        for member in self._serving.values():
+            nodes.setdefault(member.about["node"], []).append(member)
+        for there in nodes.values():
+            for position, member in enumerate(there):
+                member.handle.share.remote(len(there), position)
 
     def _get(self, refs: dict[str, ray.ObjectRef], asked: str) -> dict[str, Any]:
         """Results by actor name, awaited together for at most the deadline."""
-        late = ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)[1]
+        late = ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)[1] if refs else []
         if missing := [name for name, ref in refs.items() if ref in late]:
-            raise ActorError(f"{', '.join(missing)} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)")
+            raise ActorLost(f"{', '.join(missing)} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)")
         return {name: self._result(name, ref, asked) for name, ref in refs.items()}
 
     def _result(self, name: str, ref: ray.ObjectRef, asked: str) -> Any:
         try:
             return ray.get(ref, timeout=self._deadline)
         except GetTimeoutError as error:
-            raise ActorError(f"{name} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)") from error
+            raise ActorLost(f"{name} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)") from error
         except RayActorError as error:
-            raise ActorError(f"{name} died during {asked}: {error}") from error
-
-    def everyone(self, method: str, *args: Any) -> dict[str, Any]:
-        """Call `method` on every actor at once; results by actor name."""
-        return self._get({n: getattr(a, method).remote(*args) for n, a in self._actors.items()}, method)
+            raise ActorLost(f"{name} died during {asked}: {error}") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, PolicyDead):
+                raise ActorLost(str(error.cause)) from error
+            raise
 
     def first(self, method: str, *args: Any) -> Any:
         """Call `method` on one actor."""
-        name, actor = next(iter(self._actors.items()))
-        return self._result(name, getattr(actor, method).remote(*args), method)
+        ((_, result),) = self.spread(method, [args], each=1)
+        return result
 
     def spread(self, method: str, calls: Sequence[tuple], each: int) -> Iterator[tuple[int, Any]]:
-        """Share calls out over the actors, `each` at a time on one; yields (position, result) as each ends."""
+        """Share calls out over the actors, `each` at a time on one; yields (position, result) as each ends.
+
+        The calls of an actor that is lost are made again on another.
+        """
         todo = list(enumerate(calls))[::-1]
-        running: dict[ray.ObjectRef, tuple[int, str]] = {}
-
-        def start(name: str) -> None:
-            if todo:
-                index, args = todo.pop()
-                running[getattr(self._actors[name], method).remote(*args)] = (index, name)
-
-        for name in [*self._actors] * each:
-            start(name)
-        while running:
-            done, _ = ray.wait(list(running), timeout=self._deadline)
+        running: dict[ray.ObjectRef, tuple[int, tuple, str]] = {}
+        last = time.monotonic()
+        while todo or running:
+            for name, member in self._serving.items():
+                while todo and sum(on == name for _, _, on in running.values()) < each:
+                    index, args = todo.pop()
+                    running[getattr(member.handle, method).remote(*args)] = (index, args, name)
+            done, _ = ray.wait(list(running), timeout=1.0) if running else ([], [])
+            self.check()
             if not done:
-                names = sorted({name for _, name in running.values()})
-                raise ActorError(f"no {method} ended on {', '.join(names)} in {self._deadline:.0f} s (actors.deadline)")
-            index, name = running.pop(done[0])
-            result = self._result(name, done[0], method)
-            start(name)
+                if time.monotonic() - last > self._deadline:
+                    names = ", ".join(sorted({name for _, _, name in running.values()})) or "any actor"
+                    raise ActorError(f"no {method} ended on {names} in {self._deadline:.0f} s (actors.deadline)")
+                continue
+            last = time.monotonic()
+            index, args, name = running.pop(done[0])
+            try:
+                result = self._result(name, done[0], method)
+            except ActorLost as error:
+                self._replace(name, str(error))
+                todo.append((index, args))
+                continue
             yield index, result
+
+    def set_baselines(self, m_init: dict[str, float]) -> None:
+        """Tell every actor, and those that come, the tasks' baselines."""
+        self._m_init = m_init
+        for member in self._serving.values():
+            member.handle.set_baselines.remote(m_init)
+
+    def publish(self, version: int, buckets: list[ray.ObjectRef]) -> None:
+        """Returns when all actors that serve, serve this version; one that fails is replaced."""
+        self._weights = (version, buckets)
+        refs = {name: member.handle.receive.remote(version, buckets) for name, member in self._serving.items()}
+        ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)
+        for name, ref in refs.items():
+            try:
+                ray.get(ref, timeout=0)
+            except GetTimeoutError:
+                self._replace(name, f"{name} did not take weight version {version} in {self._deadline:.0f} s")
+            except (RayActorError, RayTaskError) as error:
+                reason = error.cause if isinstance(error, RayTaskError) else "its process died"
+                self._replace(name, f"{name} failed to take weight version {version}: {reason}")
 
     def collect(self, stream: Any) -> None:
         """Start every actor's endless loop: ask the stream for a group, sample it, run it, deliver it."""
-        self._collecting = {actor.collect.remote(stream): name for name, actor in self._actors.items()}
+        self._stream = stream
+        for member in self._serving.values():
+            member.collecting = member.handle.collect.remote(stream)
+
+    def resize(self, count: int) -> None:
+        """Have `count` actors: new ones join when they serve; the youngest leave, their groups go to others.
+
+        Raises:
+            ActorError: `count` is not within `actors.min` and `actors.max`.
+        """
+        limits = self._cfg.actors
+        if not limits.min <= count <= max(limits.max, limits.count):
+            raise ActorError(f"{count} actors: not within actors.min={limits.min} and actors.max={limits.max}")
+        self._wanted = count
+        while len(self._members) < count:
+            self._add()
+        for name in list(self._members)[count:]:
+            self._remove(name)
+        self._share()
 
     def check(self) -> None:
-        """Raise the error of a collecting actor that has failed; called while waiting for its groups."""
-        for ref in ray.wait(list(self._collecting), num_returns=len(self._collecting), timeout=0)[0]:
-            self._result(self._collecting[ref], ref, "collect")
+        """Let in actors that have started, and replace those that failed or give no sign of life.
+
+        Called often while the driver waits for something.
+
+        Raises:
+            ActorError: more than `actors.replacements` were replaced, or fewer than `actors.min` serve for longer than
+                the deadline.
+        """
+        for name, member in list(self._members.items()):
+            try:
+                self._let_in(member) if member.starting else self._look_at(member)
+            except ActorLost as error:
+                self._replace(name, str(error))
+
+    def _let_in(self, member: Member) -> None:
+        if not ray.wait([member.starting], timeout=0)[0]:
+            return
+        try:
+            found = self._result(member.name, member.starting, "start")
+        except RayTaskError as error:  # whatever the reason, the run goes on without it, and says so
+            raise ActorLost(f"{member.name} did not start: {error.cause}") from error
+        if isinstance(found, dict):  # it has started, and now takes what the others know
+            member.about = found
+            member.starting = member.handle.catch_up.remote(self._m_init, *self._weights)
+        elif found != self._weights[0]:  # another version came out meanwhile
+            member.starting = member.handle.catch_up.remote(self._m_init, *self._weights)
+        else:
+            member.starting = None
+            self._share()
+            if self._stream:
+                member.collecting = member.handle.collect.remote(self._stream)
+            self._say(f"{member.name} serves weight version {found}")
+
+    def _look_at(self, member: Member) -> None:
+        if member.collecting and ray.wait([member.collecting], timeout=0)[0]:
+            self._result(member.name, member.collecting, "collect")
+            member.collecting = None
+        if member.asked is None:
+            member.asked, member.asked_at = member.handle.status.remote(), time.monotonic()
+        elif ray.wait([member.asked], timeout=0)[0]:
+            member.status, member.asked = self._result(member.name, member.asked, "status"), None
+        elif time.monotonic() - member.asked_at > self._cfg.actors.heartbeat:
+            raise ActorLost(f"{member.name} gave no sign of life for {self._cfg.actors.heartbeat:g} s")
+
+    def _replace(self, name: str, reason: str) -> None:
+        if name not in self._members:
+            return  # several of its calls failed
+        self._replaced += 1
+        if self._replaced > self._cfg.actors.replacements:
+            raise ActorError(
+                f"more than actors.replacements={self._cfg.actors.replacements} failed, the last: {reason}"
+            )
+        back = self._remove(name)
+        if len(self._members) < self._wanted:
+            self._add()
+        self._say(f"{reason}; replaced by actor-{self._made - 1}, {back} groups go to others")
+
+    def _remove(self, name: str) -> int:
+        """End an actor; returns how many groups it gave back."""
+        member = self._members.pop(name)
+        end([member], 5.0)
+        return ray.get(self._stream.leave.remote(name)) if self._stream else 0
 
     def activity(self) -> dict[str, int]:
-        """How many actors answer, and what they do together; an actor that is slow to answer is not counted."""
-        asked = [actor.status.remote() for actor in self._actors.values()]
-        answered = ray.get(ray.wait(asked, num_returns=len(asked), timeout=1.0)[0])
-        experiments = sum(status["experiments"] for status in answered)
-        return {"actors_alive": len(answered), "actors_total": len(asked), "experiments": experiments}
+        """How many actors serve, and what they do together, by their last signs of life."""
+        statuses = [member.status for member in self._serving.values()]
+        experiments = sum(status.get("experiments", 0) for status in statuses)
+        return {"actors_alive": len(statuses), "actors_total": self._wanted, "experiments": experiments}
 
     def finish(self) -> None:
         """Wait until every collecting loop has ended, after the stream was closed."""
-        self._get({name: ref for ref, name in self._collecting.items()}, "its last group")
-        self._collecting = {}
+        end = time.monotonic() + self._deadline
+        self._stream = None
+        while late := [member.name for member in self._members.values() if member.collecting]:
+            self.check()
+            if time.monotonic() > end:
+                raise ActorError(f"{', '.join(late)} did not end in {self._deadline:.0f} s (actors.deadline)")
+            time.sleep(0.1)
 
     def close(self) -> None:
         """End engines and sandboxes in order, then the processes."""
-        closing = [actor.close.remote() for actor in self._actors.values()]
-        ray.wait(closing, num_returns=len(closing), timeout=30)
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors = {}
+        end(list(self._members.values()), 30.0)
+        self._members = {}
+
+
+def end(members: Sequence[Member], seconds: float) -> None:
+    """Ask actors to end their engines and sandboxes, for at most `seconds`, then end their processes for certain."""
+    if not members:
+        return
+    closing = [member.handle.close.remote() for member in members]
+    silent = ray.wait(closing, num_returns=len(closing), timeout=seconds)[1]
+    for member, asked in zip(members, closing, strict=True):
+        if asked in silent and member.about:  # a stopped process does not hear `ray.kill`
+            there = NodeAffinitySchedulingStrategy(member.about["node"], soft=False)
+            ray.remote(num_cpus=0)(_kill).options(scheduling_strategy=there).remote(member.about["pid"])
+        ray.kill(member.handle)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

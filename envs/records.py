@@ -230,3 +230,7 @@ class Transition:
     peak_mb: float = 0.0
     milestones: tuple[str, ...] = ()
     origin: Origin = Origin.RUN
+    finished: float = 0.0
+    """Unix time at which it was complete."""
+    successor: State | None = None
+    """The state it led to, where that is to join the state pool."""

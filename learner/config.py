@@ -187,6 +187,7 @@ class LearnerConfig:
         positive=True,
     )
     grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
+    restarts: int = key(3, "Times that the ranks may die and go on from the last checkpoint.")
     deadline: float = key(1800.0, "Seconds that all ranks may take for one call.", positive=True)
 
 
@@ -197,6 +198,10 @@ class ActorsConfig:
     cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
     sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
+    min: int = key(1, "Fewest actors that a change during the run may leave.", positive=True)
+    max: int = key(0, "Most actors that it may ask for; 0: actors.count.")
+    replacements: int = key(8, "Actors that may fail and be replaced before the run ends with an error.")
+    heartbeat: float = key(60.0, "Seconds without a sign of life after which an actor is replaced.", positive=True)
     deadline: float = key(
         300.0, "Seconds a request to an actor may take before the actor is called dead.", positive=True
     )

@@ -8,9 +8,9 @@ names it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -32,6 +32,9 @@ RANK_ENVIRONMENT = {
     # Threads that spin at barriers take the cores that engine and experiments need.
     "OMP_WAIT_POLICY": "passive",
 }
+Result = TypeVar("Result")
+DEATH_SECONDS = 10.0
+"""A rank's death may be known that much later than the failure of the others that it causes."""
 SHARING = 4
 """Examples of one prompt that fine-tuning keeps together: they share its computation, and batches stay mixed."""
 STEP_FIGURES = (
@@ -45,32 +48,90 @@ class LearnerError(RuntimeError):
     """The learner cannot go on; the message names the rank and what it was doing."""
 
 
-class Learner:
-    """Trains the policy. Calls block; not thread-safe."""
+class RankDied(LearnerError):
+    """The process of a rank has ended: all ranks can be started again."""
 
-    def __init__(self, cfg: Config, model_dir: Path) -> None:
-        """Start `learner.ranks` processes and load the model of `model_dir` in each; Ray must be initialised."""
-        self.cfg = cfg
-        self.rl_steps = 0
-        on_cpu = {"DS_ACCELERATOR": "cpu"} if cfg.learner.gpus == 0 else {}
+
+class Learner:
+    """Trains the policy. Calls block; not thread-safe.
+
+    When a rank dies, all ranks are started again: they load the last checkpoint and repeat the batches since, so that
+    the result is that of an undisturbed run.
+    """
+
+    def __init__(self, cfg: Config, model_dir: Path, say: Callable[[str], None] = print) -> None:
+        """Start `learner.ranks` processes and load the model of `model_dir` in each; Ray must be initialised.
+
+        say: tells the user of a restart.
+        """
+        self.cfg, self._model_dir, self._say = cfg, Path(model_dir), say
+        self.rl_steps = self._restarts = 0
+        self._ranks: list[Any] = []
+        self._saved: Path | None = None
+        self._finetuned = False
+        self._reference: Path | None = None
+        self._since: list[tuple[Sequence[Sequence[Transition]], int]] = []
+        self._start()
+
+    def _start(self) -> None:
+        learner = self.cfg.learner
+        on_cpu = {"DS_ACCELERATOR": "cpu"} if learner.gpus == 0 else {}
         remote = ray.remote(LearnerRank).options(
-            num_cpus=cfg.learner.cpus,
-            num_gpus=cfg.learner.gpus,
+            num_cpus=learner.cpus,
+            num_gpus=learner.gpus,
             runtime_env={"env_vars": RANK_ENVIRONMENT | on_cpu},
         )
-        self._ranks = [remote.remote(cfg, Path(model_dir), rank) for rank in range(cfg.learner.ranks)]
+        self._ranks = [remote.remote(self.cfg, self._model_dir, rank) for rank in range(learner.ranks)]
         try:
             [(host, port)] = self._wait("start", [self._ranks[0].address.remote()])
-            self._everyone("join", host, port, cfg.learner.deadline)
+            self._everyone("join", host, port, learner.deadline)
         except BaseException:
             self.close()
             raise
 
+    def restart_from(self, folder: Path) -> None:
+        """Where `save` put the state that a restart goes back to, if not where it was told to."""
+        self._saved = folder
+
+    def _surviving(self, call: Callable[[], Result]) -> Result:
+        """The call's result; where a rank dies in it, all start again and it is made again."""
+        while True:
+            try:
+                return call()
+            except RankDied as error:
+                self._restart(error)
+
+    def _restart(self, reason: RankDied) -> None:
+        """Bring all ranks to where they were before the call that failed."""
+        self._restarts += 1
+        if self._restarts > self.cfg.learner.restarts or (self._finetuned and not self._saved):
+            raise reason
+        self._say(f"{reason}; the learner starts again from {self._saved or self._model_dir}")
+        self.close()
+        self._start()
+        steps, batches = self.rl_steps, self._since
+        self.rl_steps = 0
+        if self._saved:
+            self.load(self._saved)
+        if self._reference:
+            self.hold_reference(self._reference)
+        for groups, version in batches:
+            self._train(groups, version)
+        self._since, self.rl_steps = batches, steps
+
     def finetune(self, examples: Sequence[Example]) -> Iterator[dict[str, float]]:
         """`sft.epochs` passes over the examples in a seeded order; yields the metrics of each optimiser step.
 
-        The optimiser's moments are forgotten at the end. Raises LearnerError, BatchingError.
+        The optimiser's moments are forgotten at the end. It begins anew where a rank dies. Raises LearnerError,
+        BatchingError.
         """
+        try:
+            yield from self._finetune(examples)
+        except RankDied as error:
+            self._restart(error)
+            yield from self.finetune(examples)
+
+    def _finetune(self, examples: Sequence[Example]) -> Iterator[dict[str, float]]:
         sft = self.cfg.sft
         if not examples:
             raise LearnerError("nothing to fine-tune on: the experts left no action worth imitating")
@@ -95,6 +156,7 @@ class Learner:
                 "tokens_per_s": processed / (time.monotonic() - began),
             }
         self._everyone("reset_optimizer")
+        self._finetuned = True
 
     def train(self, groups: Sequence[Sequence[Transition]], version: int) -> dict[str, Any]:
         """One optimiser step on groups of transitions that share a prompt; returns its metrics.
@@ -105,16 +167,21 @@ class Learner:
         failures. Where there is nothing to learn from (no reward varies within any group, but for ppo) no step is
         taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
         """
+        figures = self._surviving(lambda: self._train(groups, version))
+        self._since.append((groups, version))
+        return figures
+
+    def _train(self, groups: Sequence[Sequence[Transition]], version: int) -> dict[str, Any]:
         began = time.monotonic()
         rl = self.cfg.rl
         batch = policy_batch.build(
             groups, version, self.cfg.learner.row_tokens, rl.algorithm, rl.aggregation, rl.duration_weight
         )
         rate = schedules.warmup_constant(self.rl_steps, rl.learning_rate)
-        self.rl_steps += 1
         figures: dict[str, Any] = {**dict.fromkeys(STEP_FIGURES), "worst_tokens": [], "values": {}}
         if batch.rows:
             figures = self._policy_step(batch, rate)
+        self.rl_steps += 1
         values = figures.pop("values")
         for number, group in enumerate(groups):
             for member in group:
@@ -159,6 +226,7 @@ class Learner:
 
     def hold_reference(self, folder: Path) -> None:
         """Take the model of `folder` as the reference of the KL term (`rl.kl`)."""
+        self._reference = folder
         self._everyone("hold_reference", Path(folder))
 
     def export(self, folder: Path) -> None:
@@ -167,20 +235,23 @@ class Learner:
 
     def publish(self, bucket_bytes: int) -> list[ray.ObjectRef]:
         """The weights in the object store, as buckets of about `bucket_bytes` that `actors.weights` unpacks."""
-        return self._everyone("publish", bucket_bytes)[0]
+        return self._surviving(lambda: self._everyone("publish", bucket_bytes)[0])
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""
-        self._everyone("save", Path(folder), {"rl_steps": self.rl_steps})
+        self._surviving(lambda: self._everyone("save", Path(folder), {"rl_steps": self.rl_steps}))
+        self._saved, self._since = folder, []
 
     def load(self, folder: Path) -> None:
         """Continue from a folder that `save` wrote, with the same number of ranks and ZeRO stage."""
         self.rl_steps = self._everyone("load", Path(folder))[0]["rl_steps"]
+        self._saved, self._since = folder, []
 
     def close(self) -> None:
         """End all ranks."""
         for rank in self._ranks:
             ray.kill(rank)
+        self._ranks = []
 
     def _everyone(self, method: str, *args: Any) -> list[Any]:
         """Call `method` on all ranks at once with the same arguments; their answers in rank order."""
@@ -204,10 +275,22 @@ class Learner:
             try:
                 ray.get(done[0])
             except RayTaskError as error:
+                if pending:  # a collective fails where another rank has died, whose death is the reason
+                    self._raise_death(method, refs, pending)
                 raise LearnerError(f"learner rank {refs.index(done[0])} failed in {method}: {error.cause}") from error
-            except RayError as error:
-                raise LearnerError(f"learner rank {refs.index(done[0])} died in {method}: {error}") from error
+            except RayError:
+                self._raise_death(method, refs, done)
         return ray.get(refs)
+
+    def _raise_death(self, method: str, refs: list[ray.ObjectRef], suspects: list[ray.ObjectRef]) -> None:
+        """RankDied if the process of one of the suspects has ended, or does within `DEATH_SECONDS`."""
+        for ref in ray.wait(suspects, num_returns=len(suspects), timeout=DEATH_SECONDS)[0]:
+            try:
+                ray.get(ref)
+            except RayTaskError:
+                continue
+            except RayError as error:
+                raise RankDied(f"learner rank {refs.index(ref)} died in {method}: {error}") from error
 
 
 def _take(rows: Sequence[Any], shards: Sequence[Sequence[int | None]]) -> list[list[Any]]:

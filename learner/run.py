@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-import numpy as np
 from omegaconf import OmegaConf
 
 from learner.config import Config
@@ -84,9 +83,10 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         learner.save(partial)
-        (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor, enc_hook=_encode_array))
+        (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
+        learner.restart_from(final)
         for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
             shutil.rmtree(old)
         return final
@@ -95,12 +95,4 @@ class Run:
         """Load the learner's state from a checkpoint and return where the stream goes on."""
         learner.load(checkpoint)
         data = (checkpoint / "cursor.msgpack").read_bytes()
-        return msgspec.msgpack.decode(data, type=Cursor, dec_hook=_decode_array)
-
-
-def _encode_array(array: np.ndarray) -> tuple[str, bytes]:
-    return array.dtype.str, array.tobytes()
-
-
-def _decode_array(_: type, encoded: tuple[str, bytes]) -> np.ndarray:
-    return np.frombuffer(encoded[1], dtype=encoded[0])
+        return msgspec.msgpack.decode(data, type=Cursor)

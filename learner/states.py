@@ -1,43 +1,97 @@
 """The state pool p_expert(s): the states that step-wise RL draws from.
 
-Invariants: draw number i depends only on the pool, the seed and i, so a resumed run draws what the interrupted
-one would have; every task is drawn equally often, whatever its number of states.
+Invariants: draw number i depends only on the seed, i, the pool and what was learned of it so far, so a run resumed
+from what `Experience` holds draws what the interrupted one would have; a state, once in the pool, stays.
 """
 
 from __future__ import annotations
 
 import collections
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from envs.records import State
 
+FLOOR = 0.1
+"""Weight of a state whose rewards no longer vary, against 1 of the state where they vary most: none is given up."""
+MEMORY = 0.5
+"""Share of the old estimate that stays when a state's rewards are seen again."""
+
 
 class StatePoolError(ValueError):
     """A state pool that cannot be read or drawn from; the message names the file."""
 
 
-class StatePool:
-    """Distinct states of each task, drawn with the tasks in balance."""
+@dataclass
+class Experience:
+    """What training added to a pool."""
 
-    def __init__(self, states: Iterable[State], seed: int):
-        self.states = list({(s.task_id, s.snapshot, s.history): s for s in states}.values())
+    spread: dict[str, float] = field(default_factory=dict)
+    """By state id: moving average of the standard deviation of its groups' rewards."""
+    added: list[State] = field(default_factory=list)
+    """Good states that the policy reached."""
+
+
+class StatePool:
+    """Distinct states of each task and the rule by which they are drawn.
+
+    `uniform`: every state equally often. `balanced`: every round visits each task once, in a random order. `progress`:
+    by how much the rewards of a state's groups still vary, which is where a policy gradient has something to learn;
+    a state not tried yet counts as the one that varies most.
+    """
+
+    def __init__(
+        self, states: Iterable[State], seed: int, sampling: str = "balanced", experience: Experience | None = None
+    ):
+        self._experience = experience or Experience()
+        every = [*states, *self._experience.added]
+        self.states = list({(s.task_id, s.snapshot, s.history): s for s in every}.values())
         if not self.states:
             raise StatePoolError("the state pool is empty: the expert left no state (see experts.trajectories)")
-        self._seed = seed
+        self._seed, self._sampling = seed, sampling
         self._by_task: dict[str, list[State]] = collections.defaultdict(list)
         for state in self.states:
             self._by_task[state.task_id].append(state)
 
     def draw(self, index: int) -> State:
-        """The state of draw `index` (0, 1, …): every round visits each task once, in a random order."""
+        """The state of draw `index` (0, 1, …)."""
+        rng = random.Random(f"{self._seed}/{index}/state")
+        if self._sampling == "uniform":
+            return rng.choice(self.states)
+        if self._sampling == "progress":
+            return rng.choices(self.states, self._weights())[0]
         tasks = sorted(self._by_task)
         turn, place = divmod(index, len(tasks))
         random.Random(f"{self._seed}/{turn}").shuffle(tasks)
-        return random.Random(f"{self._seed}/{index}/state").choice(self._by_task[tasks[place]])
+        return rng.choice(self._by_task[tasks[place]])
+
+    def _weights(self) -> list[float]:
+        spread = self._experience.spread
+        largest = max(spread.values(), default=0.0) or 1.0
+        return [FLOOR + (1 - FLOOR) * spread.get(state.id, largest) / largest for state in self.states]
+
+    def learn(self, spreads: Mapping[str, float], found: Iterable[State] = ()) -> None:
+        """Take in what a learner step saw: the deviation of rewards by state id, and new good states."""
+        known = self._experience.spread
+        for name, spread in spreads.items():
+            known[name] = MEMORY * known[name] + (1 - MEMORY) * spread if name in known else spread
+        held = {(s.task_id, s.snapshot, s.history) for s in self.states}
+        for state in found:
+            if (key := (state.task_id, state.snapshot, state.history)) not in held:
+                held.add(key)
+                self.states.append(state)
+                self._by_task[state.task_id].append(state)
+                self._experience.added.append(state)
+
+    def experience(self) -> Experience:
+        return self._experience
+
+    def by_id(self, name: str) -> State:
+        return next(state for state in self.states if state.id == name)
 
     def kinds(self) -> dict[str, int]:
         """How many states of each kind the pool holds."""
@@ -49,7 +103,14 @@ class StatePool:
         partial.replace(file)
 
     @classmethod
-    def load(cls, file: Path, seed: int, tasks: Sequence[str]) -> StatePool:
+    def load(
+        cls,
+        file: Path,
+        seed: int,
+        tasks: Sequence[str],
+        sampling: str = "balanced",
+        experience: Experience | None = None,
+    ) -> StatePool:
         """Read a saved pool.
 
         Raises:
@@ -65,4 +126,4 @@ class StatePool:
             raise StatePoolError(
                 f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name"
             )
-        return cls(states, seed)
+        return cls(states, seed, sampling, experience)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import ray
 from transformers import AutoTokenizer
 
@@ -23,7 +24,7 @@ from actors.policy import PolicyError
 from actors.pool import ActorError, ActorPool
 from envs.admission import AdmissionError
 from envs.loader import TaskError, load
-from envs.records import Outcome, Transition
+from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
 from learner import evaluation, report, transitions, warmstart
@@ -34,7 +35,7 @@ from learner.journal import Journal, step_metrics
 from learner.progress import Progress
 from learner.run import Run, RunError
 from learner.states import StatePool, StatePoolError
-from learner.stream import Cursor, Stream, StreamError
+from learner.stream import Cursor, Stream, StreamError, unpack
 
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
@@ -86,9 +87,10 @@ class Training:
         checkpoints = self.run.checkpoints if cfg.run.resume else []
         self.resumed = bool(checkpoints)
         self.version, self.cursor = 0, Cursor()
-        self.actors = ActorPool(cfg, list(self.tasks.values()), str(self.model_dir), str(self.run.dir), self.version)
+        folders = str(self.model_dir), str(self.run.dir)
+        self.actors = ActorPool(cfg, list(self.tasks.values()), *folders, self.version, self.progress.say)
         self._stack.callback(self.actors.close)
-        self.learner = Learner(cfg, self.model_dir)
+        self.learner = Learner(cfg, self.model_dir, self.progress.say)
         self._stack.callback(self.learner.close)
         actors = self.actors.started()
         for name, about in actors.items():
@@ -119,7 +121,7 @@ class Training:
                     f"shows whether it is mended. End of its log:\n{result.log_tail}"
                 )
             self.tasks[task_id] = dataclasses.replace(self.tasks[task_id], m_init=result.score_after)
-        self.actors.everyone("set_baselines", {task_id: task.m_init for task_id, task in self.tasks.items()})
+        self.actors.set_baselines({task_id: task.m_init for task_id, task in self.tasks.items()})
         self.progress.advance()
 
     def evaluate(self, stage: str) -> None:
@@ -171,7 +173,7 @@ class Training:
         """Give the learner's weights to every actor; returns when all serve them."""
         self.version += 1
         started = time.monotonic()
-        self.actors.everyone("receive", self.version, self.learner.publish(BUCKET_BYTES))
+        self.actors.publish(self.version, self.learner.publish(BUCKET_BYTES))
         self._publish_seconds = time.monotonic() - started
 
     def batches(self) -> Iterator[list[list[Transition]]]:
@@ -189,7 +191,7 @@ class Training:
         self.actors.collect(self._stream)
         for _ in range(self.cursor.step, rl.steps):
             self._step_started = time.monotonic()
-            groups = self._wait(self._stream.batch.remote())
+            groups = unpack(self._wait(self._stream.batch.remote()))
             self._wait_seconds = time.monotonic() - self._step_started
             yield groups
         ray.get(self._stream.close.remote())
@@ -213,13 +215,15 @@ class Training:
         members = [transition for group in groups for transition in group]
         if all(t.outcome is Outcome.INFRA_FAILURE for t in members):
             raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].log_tail}")
-        ray.get(self._stream.advance.remote())
-        self.cursor = ray.get(self._stream.cursor.remote())
+        spreads, found = what_was_seen(groups)
+        self.cursor = ray.get(self._stream.advance.remote(spreads, found))
         step = self.cursor.step
         self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
         transitions.write(self.run.dir, step, groups, metrics.pop("advantages"))
         row = step_metrics(groups, self.version - 1, metrics, time.monotonic() - self._step_started)
+        account = ray.get(self._stream.account.remote())
         row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
+        row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
         self.journal.append(row)
         self.progress.advance(**row)
         if step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps:
@@ -256,10 +260,10 @@ class Training:
         self.progress.say(f"report {report.write_report(self.run.dir)}")
 
     def _wait(self, ref: ray.ObjectRef) -> Any:
-        """The stream's answer, watching the actors meanwhile.
+        """The stream's answer, looking after the actors meanwhile.
 
         Raises:
-            ActorError: an actor failed, or none delivered within the deadline.
+            ActorError: too many actors failed, or none delivered within the deadline.
         """
         deadline = time.monotonic() + self.cfg.actors.deadline
         while not ray.wait([ref], timeout=1.0)[0]:
@@ -273,11 +277,19 @@ class Training:
         return [task_id for task_id, task in self.tasks.items() if task.split == "held_in"]
 
     def _pool(self) -> StatePool:
-        return StatePool.load(self._pool_file, self.cfg.run.seed, self._held_in())
+        rl, seed = self.cfg.rl, self.cfg.run.seed
+        return StatePool.load(self._pool_file, seed, self._held_in(), rl.sampling, self.cursor.experience)
 
     @property
     def _pool_file(self) -> Any:
         return self.run.dir / "states.json"
+
+
+def what_was_seen(groups: list[list[Transition]]) -> tuple[dict[str, float], list[State]]:
+    """For the state pool: the deviation of rewards by state id, and the good states that were reached."""
+    counted = [[t for t in group if t.outcome is not Outcome.INFRA_FAILURE] for group in groups]
+    spreads = {group[0].state_id: float(np.std([t.reward for t in group])) for group in counted if group}
+    return spreads, [t.successor for group in counted for t in group if t.successor]
 
 
 def connect(cfg: Config) -> None:

@@ -61,8 +61,8 @@ def test_a_task_whose_script_fails_is_named_with_its_log(run_dir, tiny_model):
     assert "task broken" in ended(run_dir, process) and "the data moved" in output(run_dir)
 
 
-def test_a_dead_engine_and_a_damaged_state_pool_leave_earlier_results_intact(run_dir, tiny_model):
-    process, run = start(run_dir, tiny_model, "rl.steps=200"), run_dir / "smoke"
+def test_an_engine_that_cannot_be_replaced_and_a_damaged_state_pool_leave_earlier_results_intact(run_dir, tiny_model):
+    process, run = start(run_dir, tiny_model, "rl.steps=200", "actors.replacements=0"), run_dir / "smoke"
     try:
         wait_until((run / "checkpoints/step_1").exists, 180, process)
         for engine in engines(run_dir):

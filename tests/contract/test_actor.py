@@ -25,7 +25,7 @@ from envs.records import Direction, Limits, Origin, Outcome, State, Step, Task, 
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.config import Config
 from learner.states import StatePool
-from learner.stream import Cursor, Stream
+from learner.stream import Account, Cursor, Stream, unpack
 
 SCRIPT = "value = 0.5\nopen('submission.csv', 'w').write(f'score,{value}')\n"
 GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split(',')[1])\n"
@@ -171,7 +171,7 @@ def test_examples_have_the_ids_of_the_chat_template(runner, actor, state, tiny_m
 
 def remote(stream: Stream) -> SimpleNamespace:
     """The stream as an actor sees it."""
-    names = ("admit", "put", "fail")
+    names = ("admit", "exchange", "fail")
     return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(stream, name)) for name in names})
 
 
@@ -192,7 +192,7 @@ def test_every_group_is_delivered_once_though_one_fails_at_first(runner, actor, 
         collecting = asyncio.create_task(actor.collect(remote(stream)))
         trained = []
         for _ in range(3):
-            trained += [transition for group in await stream.batch() for transition in group]
+            trained += [transition for group in unpack(await stream.batch()) for transition in group]
             await stream.advance()
         await stream.close()
         await collecting
@@ -205,18 +205,21 @@ def test_every_group_is_delivered_once_though_one_fails_at_first(runner, actor, 
     assert len({t.id for t in trained}) == len(trained) == 6 * 2
 
 
-def test_a_dead_engine_ends_the_actor_and_gives_its_groups_back(runner, actor, state):
+def test_a_dead_engine_ends_the_actor_and_its_groups_can_be_given_back(runner, actor, state):
     def dead(seed: int) -> str:
         raise PolicyDead("actor-0: its vLLM engine died")
 
-    async def collect() -> Cursor:
+    async def collect() -> Account:
         stream = new_stream(state, steps=1)
         with pytest.raises(PolicyDead, match="actor-0"):
             await actor.collect(remote(stream))
-        return await stream.cursor()
+        assert (await stream.account()).in_flight
+        await stream.leave("actor-0")
+        return await stream.account()
 
     answers(actor, dead)
-    assert runner.run(asyncio.wait_for(collect(), DEADLINE)).unfinished
+    account = runner.run(asyncio.wait_for(collect(), DEADLINE))
+    assert (account.in_flight, account.again) == (0, account.started)
 
 
 def test_nothing_that_a_script_prints_can_end_its_turn(tiny_model, task):

@@ -248,6 +248,26 @@ def test_errors_name_what_failed(start, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LearnerError, match=f"rank 0 failed in save: cannot write checkpoint {tmp_path / 'file'}"):
         learner.save(tmp_path / "file")
+    learner.cfg.learner.restarts = 0
     ray.kill(learner._ranks[0])
     with pytest.raises(LearnerError, match="rank 0 died in policy_step"):
         learner.train(batch(), VERSION)
+
+
+def test_a_learner_that_loses_a_rank_goes_on_as_if_it_had_not(start, tmp_path):
+    """One of two ranks is killed between batches, one of which is not in the checkpoint."""
+    said, found = [], []
+    for killed in (False, True):
+        learner = start(2, 1, "bfloat16")
+        learner._say = said.append
+        learner.train(batch(0), VERSION)
+        learner.save(tmp_path / str(killed))
+        learner.train(batch(1), VERSION)
+        if killed:
+            ray.kill(learner._ranks[1])
+        learner.train(batch(2), VERSION)
+        found.append(weights(learner))
+        learner.close()
+    assert_same(found[1], found[0], atol=0)
+    assert len(said) == 1
+    assert "rank 1 died in policy_step" in said[0]

@@ -1,0 +1,124 @@
+"""One run that loses everything it can lose, one thing after another, and ends as if nothing had happened.
+
+An actor is killed, another is stopped, an engine is killed, a learner rank is killed, all containers are killed, and
+at last the driver itself, whose run is resumed. Each time the run has to go on, and in the end every group that was
+started was trained exactly once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from learner import transitions
+from tests.main_job import MARK, leftovers, output, start, wait_until
+
+STEPS, STATES, ACTIONS = 60, 2, 4
+ARGUMENTS = (
+    f"rl.steps={STEPS}", f"rl.states={STATES}", f"rl.actions={ACTIONS}", "model.response=32", "evaluation.attempts=2",
+    "actors.count=2", "actors.cpus=0.5", "actors.heartbeat=8", "checkpoint.every=4", "rl.algorithm=ppo",
+)  # fmt: skip
+RECOVERY_SECONDS = 120
+
+
+def processes(run_dir: Path, title: str) -> list[int]:
+    """Pids of the run's processes whose command line has `title`, oldest first."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(run_dir) and title in " ".join(process.cmdline()):
+                found.append((process.create_time(), process.pid))
+        except psutil.Error:
+            continue
+    return [pid for _, pid in sorted(found)]
+
+
+def steps_done(run_dir: Path) -> int:
+    file = run_dir / "smoke/metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, tiny_model) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    process = start(folder, tiny_model, *ARGUMENTS)
+    recovered: dict[str, float] = {}
+
+    def lose(what: str, how: Callable[[], None], said: str) -> None:
+        """Do it, and wait until the run has said that it noticed, and trained two more steps."""
+        noticed, began = output(folder).count(said), time.monotonic()
+        how()
+        wait_until(lambda: output(folder).count(said) > noticed, RECOVERY_SECONDS, process)
+        before = steps_done(folder)
+        wait_until(lambda: steps_done(folder) >= before + 2, RECOVERY_SECONDS, process)
+        recovered[what] = time.monotonic() - began
+
+    def both_serve() -> None:
+        wait_until(lambda: len(processes(folder, "ray::Actor")) == 2, RECOVERY_SECONDS, process)
+        joined = output(folder).count("replaced by")
+        wait_until(lambda: output(folder).count("serves weight version") >= joined, RECOVERY_SECONDS, process)
+
+    try:
+        wait_until(lambda: steps_done(folder) >= 2, 300, process)
+        lose("actor killed", lambda: os.kill(processes(folder, "ray::Actor")[0], signal.SIGKILL), "replaced by")
+        both_serve()
+        lose("actor stopped", lambda: os.kill(processes(folder, "ray::Actor")[0], signal.SIGSTOP), "no sign of life")
+        both_serve()
+        lose("engine killed", lambda: os.kill(processes(folder, "EngineCore")[0], signal.SIGKILL), "replaced by")
+        rank = processes(folder, "ray::LearnerRank")
+        lose("rank killed", lambda: os.kill(rank[0], signal.SIGKILL), "the learner starts again from")
+        if containers := subprocess.run(
+            ["docker", "ps", "-q", "--filter", "label=mlagent"], capture_output=True, text=True
+        ).stdout.split():
+            before = steps_done(folder)
+            subprocess.run(["docker", "kill", *containers], capture_output=True)
+            wait_until(lambda: steps_done(folder) >= before + 3, RECOVERY_SECONDS, process)
+        assert steps_done(folder) < STEPS - 2, "the run ended before its driver could be killed"
+        process.kill()  # and Ray's processes end with it
+        process.wait(10)
+        wait_until_gone(folder)
+        process = start(folder, tiny_model, *ARGUMENTS, "run.resume=true")
+        assert process.wait(400) == 0, output(folder)
+    finally:
+        process.kill()
+    print({what: f"{seconds:.0f} s" for what, seconds in recovered.items()})
+    return folder
+
+
+def wait_until_gone(folder: Path) -> None:
+    end = time.monotonic() + 30
+    while (left := leftovers(folder)) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert left == [], "what a killed driver leaves"
+
+
+def test_every_started_group_was_trained_exactly_once(run_dir):
+    rows = list(transitions.read(run_dir / "smoke", columns=["step", "id", "group_id"]))
+    ids = [row["id"] for row in rows]
+    assert len(ids) == len(set(ids))
+    assert {row["group_id"] for row in rows} == {f"group-{index:06d}" for index in range(STEPS * STATES)}
+    assert len(ids) == STEPS * STATES * ACTIONS
+    told = [json.loads(line) for line in (run_dir / "smoke/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in told] == list(range(1, STEPS + 1))
+    for row in told:
+        parts = (row[f"stream_{name}"] for name in ("trained", "ready", "in_flight", "again"))
+        assert row["stream_started"] == sum(parts)
+        assert row["stream_trained"] == row["step"] * STATES
+
+
+def test_nothing_is_left_of_it_and_the_results_are_there(run_dir):
+    assert leftovers(run_dir) == []
+    assert (run_dir / "smoke/report.html").exists()
+    assert set(json.loads((run_dir / "smoke/evaluation.json").read_text())["tasks"][0]["stages"]) == {
+        "base",
+        "sft",
+        "rl",
+    }
