@@ -40,6 +40,8 @@ from envs.workspace import SnapshotStore
 from reward import Reward, Terms, reward
 
 Result = TypeVar("Result")
+ARRIVAL_SECONDS = 0.05
+"""Between looks at whether all requests of a wave have reached the engine."""
 
 
 class Actor:
@@ -178,21 +180,49 @@ class Actor:
         Raises:
             PolicyDead: the engine has died; the stream still counts its groups as in flight.
         """
-        loops = math.ceil(self._cfg.actors.sequences / self._cfg.rl.actions) + 1
-        await asyncio.gather(*(self._collect(stream) for _ in range(loops)))
+        if self._cfg.rl.max_staleness == 0:
+            await self._collect_waves(stream)
+        else:
+            loops = math.ceil(self._cfg.actors.sequences / self._cfg.rl.actions) + 1
+            await asyncio.gather(*(self._collect(stream) for _ in range(loops)))
 
     async def _collect(self, stream: Any) -> None:
         ticket = await stream.admit.remote(self._id)
         while ticket:
-            try:
-                transitions = await self.attempt(ticket.state, ticket.seeds, ticket.group_id)
-            except PolicyDead:
-                raise  # whoever replaces this actor gives its groups back
-            except Exception as error:  # one group's defect must not end the others; the stream counts its tries
-                await stream.fail.remote(ticket.group_id, f"{type(error).__name__}: {error}")
-                ticket = await stream.admit.remote(self._id)
+            if transitions := await self._group(stream, ticket):
+                ticket = await stream.exchange.remote(self._id, ticket.group_id, transitions)
             else:
-                ticket = await stream.exchange.remote(self._id, ticket.group_id, pickle.dumps(transitions, protocol=5))
+                ticket = await stream.admit.remote(self._id)
+
+    async def _collect_waves(self, stream: Any) -> None:
+        """All groups of a learner step at once, in one order: what is sampled depends on what is sampled beside it,
+        by rounding, so that with one actor a synchronous run can be repeated to the bit."""
+        most = math.ceil(self._cfg.rl.states / self._cfg.actors.count)
+        while tickets := await stream.wave.remote(self._id, most):
+            async with self._policy.held():
+                groups = [asyncio.create_task(self._group(stream, ticket)) for ticket in tickets]
+                while self._policy.running < sum(len(ticket.seeds) for ticket in tickets):
+                    await asyncio.sleep(ARRIVAL_SECONDS)
+                    if any(group.done() for group in groups):
+                        break
+            for ticket, transitions in zip(tickets, await asyncio.gather(*groups), strict=True):
+                if transitions:
+                    await stream.put.remote(ticket.group_id, transitions)
+
+    async def _group(self, stream: Any, ticket: Any) -> bytes | None:
+        """The transitions of a ticket, pickled; None where it was given back.
+
+        Raises:
+            PolicyDead: the engine has died; whoever replaces this actor gives its groups back.
+        """
+        try:
+            transitions = await self.attempt(ticket.state, ticket.seeds, ticket.group_id)
+        except PolicyDead:
+            raise
+        except Exception as error:  # one group's defect must not end the others; the stream counts its tries
+            await stream.fail.remote(ticket.group_id, f"{type(error).__name__}: {error}")
+            return None
+        return pickle.dumps(transitions, protocol=5)
 
     async def catch_up(self, m_init: dict[str, float], version: int, buckets: Sequence[ray.ObjectRef]) -> int:
         """What an actor that joins a run takes over from the others; returns the weight version that it serves."""

@@ -112,6 +112,20 @@ class Policy:
         seconds = time.monotonic() - started
         return Sample(ids, np.array(logprobs, dtype=np.float32), spans, completion.text, seconds)
 
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Requests that arrive within wait, and are then begun together.
+
+        Raises:
+            PolicyDead: the engine has died.
+        """
+        async with self._updating:
+            async with self._alive("a pause"):
+                await self._engine.pause_generation(mode="keep", clear_cache=False)
+            yield
+            async with self._alive("the end of a pause"):
+                await self._engine.resume_generation()
+
     async def update_weights(self, buckets: Sequence[Bucket], version: int) -> None:
         """Serve new weights from the next token on; requests in flight go on under them.
 

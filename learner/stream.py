@@ -124,6 +124,13 @@ class Stream:
         self._in_flight[ticket.group_id] = ticket
         return ticket
 
+    async def wave(self, actor_id: str, most: int) -> list[Ticket]:
+        """As `admit`, with up to `most` groups that may start now; none when the run needs no more."""
+        tickets = [await self.admit(actor_id)]
+        while len(tickets) < most and tickets[0] and (self._again or self._may_start()):
+            tickets.append(await self.admit(actor_id))
+        return [ticket for ticket in tickets if ticket]
+
     def _may_start(self) -> bool:
         return self._next < min(self._total, (self._step + 1 + self._max_staleness) * self._batch)
 

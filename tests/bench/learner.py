@@ -1,0 +1,130 @@
+"""Time and memory of one gradient pass over a group: shared prompts against padding and against plain packing.
+
+`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH]`. For K responses of R
+tokens to one prompt of P, forward and backward of the same model on the same tokens:
+
+* padded: the K sequences of P + R as a batch, as many at once as --padded-batch, log-softmax over the vocabulary;
+* packed: each sequence whole, several in a row, without padding, through our model;
+* shared: the prompt once, as the learner does it.
+
+Log-probs of all three are compared. Every path runs in a process of its own, for its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from actors.model import resolve
+from learner import batching
+from learner.batching import Group
+from learner.policy_model import PolicyModel
+
+PATHS = ("padded", "packed", "shared")
+
+
+def make_group(prompt: int, response: int, actions: int) -> Group:
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, 40_000, length).astype(np.int32) for length in [prompt, *[response] * actions]]
+    return Group(ids[0], tuple(ids[1:]))
+
+
+def padded(folder: Path, dtype: torch.dtype, group: Group, at_once: int) -> np.ndarray:
+    """The plain way; gradients of the mean log-prob are accumulated."""
+    model = padded.model = getattr(padded, "model", None) or AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    found = []
+    for start in range(0, len(group.responses), at_once):
+        responses = np.stack(group.responses[start : start + at_once])
+        ids = np.concatenate([np.repeat(group.prompt_ids[None], len(responses), 0), responses], 1)
+        logits = model(torch.tensor(ids, dtype=torch.int64), use_cache=False).logits
+        kept = logits[:, len(group.prompt_ids) - 1 : -1].float()
+        logprobs = kept.log_softmax(-1).gather(2, torch.tensor(responses, dtype=torch.int64)[..., None])[..., 0]
+        logprobs.mean().backward()
+        found.append(logprobs.detach().numpy().ravel())
+    return np.concatenate(found)
+
+
+def rows(folder: Path, dtype: torch.dtype, groups: list[Group], row_tokens: int) -> np.ndarray:
+    model = rows.model = getattr(rows, "model", None) or PolicyModel.load(folder, dtype)
+    packed = batching.pack(groups, row_tokens)
+    found = np.zeros(sum(len(row.token_index) for row in packed), np.float32)
+    for row in packed:
+        logprobs, _, _ = model(row)
+        logprobs.mean().backward()
+        found[row.token_index] = logprobs.detach().numpy()
+    return found
+
+
+def measure(path: str, folder: Path, shape: tuple[int, int, int], args: argparse.Namespace, answer) -> None:
+    """Sends (seconds, MiB, log-probs) of the faster of two passes; the peak memory is that of the process."""
+    torch.set_num_threads(args.threads)
+    dtype, group = getattr(torch, args.dtype), make_group(*shape)
+    alone = [Group(group.prompt_ids, (response,)) for response in group.responses]
+    run = {
+        "padded": lambda: padded(folder, dtype, group, args.padded_batch),
+        "packed": lambda: rows(folder, dtype, alone, max(args.row_tokens, shape[0] + shape[1])),
+        "shared": lambda: rows(folder, dtype, [group], max(args.row_tokens, shape[0] + shape[1])),
+    }[path]
+    times = []
+    for _ in range(args.repeats):
+        began = time.monotonic()
+        logprobs = run()
+        times.append(time.monotonic() - began)
+    answer.send((min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, logprobs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--shapes", nargs="+", default=["512,64,8", "1024,128,8", "2048,128,16"], help="P,R,K …")
+    parser.add_argument("--model", default="builtin:smollm2-135m")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--padded-batch", type=int, default=8, help="sequences of the padded path at once")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    folder, found = resolve(args.model), []
+    context = multiprocessing.get_context("spawn")
+    for text in args.shapes:
+        shape, row, logprobs = tuple(map(int, text.split(","))), {"shape": text}, {}
+        for path in PATHS:
+            here, there = context.Pipe()
+            process = context.Process(target=measure, args=(path, folder, shape, args, there))
+            process.start()
+            there.close()
+            row[f"{path}_seconds"], row[f"{path}_mib"], logprobs[path] = here.recv()
+            process.join()
+        row["gap"] = float(np.abs(logprobs["shared"] - logprobs["padded"]).mean())
+        row["over_padded"] = row["padded_seconds"] / row["shared_seconds"]
+        row["over_packed"] = row["packed_seconds"] / row["shared_seconds"]
+        found.append(row)
+        print(row, file=sys.stderr, flush=True)
+    table = Table(title=f"forward + backward, {args.dtype}, {args.threads} threads")
+    for title in ("P, R, K", *(f"{p} s (MiB)" for p in PATHS), "× padded", "× packed", "mean gap"):
+        table.add_column(title, justify="right")
+    for row in found:
+        costs = (f"{row[f'{path}_seconds']:.2f} ({row[f'{path}_mib']:,.0f})" for path in PATHS)
+        table.add_row(
+            row["shape"], *costs, f"{row['over_padded']:.2f}", f"{row['over_packed']:.2f}", f"{row['gap']:.4f}"
+        )
+    Console(width=120).print(table)
+    if args.json:
+        print(json.dumps({"dtype": args.dtype, "threads": args.threads, "rows": found}))
+
+
+if __name__ == "__main__":
+    main()
