@@ -127,7 +127,7 @@ class Policy:
                 await self._engine.resume_generation()
 
     async def update_weights(self, buckets: Sequence[Bucket], version: int) -> None:
-        """Serve new weights from the next token on; requests in flight go on under them.
+        """Serve new weights from the next token on, unless newer ones are served; requests in flight go on under them.
 
         Raises:
             PolicyError: a bucket is damaged; the old version is served on.
@@ -136,6 +136,8 @@ class Policy:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating, self._alive(f"weight version {version}"):
+            if version <= self.version:
+                return
             with contextlib.ExitStack() as files:
                 updates = [files.enter_context(_handed_over(bucket)) for bucket in buckets]
                 await self._verify(updates, version)

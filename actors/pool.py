@@ -159,9 +159,10 @@ class ActorPool:
             member.handle.set_baselines.remote(m_init)
 
     def publish(self, version: int, buckets: list[ray.ObjectRef]) -> None:
-        """Returns when all actors that serve, serve this version; one that fails is replaced."""
+        """Returns when all actors that have started serve this version; one that fails is replaced."""
         self._weights = (version, buckets)
-        refs = {name: member.handle.receive.remote(version, buckets) for name, member in self._serving.items()}
+        started = {name: member for name, member in self._members.items() if member.about}
+        refs = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
         ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)
         for name, ref in refs.items():
             try:
@@ -219,14 +220,12 @@ class ActorPool:
         if isinstance(found, dict):  # it has started, and now takes what the others know
             member.about = found
             member.starting = member.handle.catch_up.remote(self._m_init, *self._weights)
-        elif found != self._weights[0]:  # another version came out meanwhile
-            member.starting = member.handle.catch_up.remote(self._m_init, *self._weights)
         else:
             member.starting = None
             self._share()
             if self._stream:
                 member.collecting = member.handle.collect.remote(self._stream)
-            self._say(f"{member.name} serves weight version {found}")
+            self._say(f"{member.name} serves weight version {found} and joins")
 
     def _look_at(self, member: Member) -> None:
         if member.collecting and ray.wait([member.collecting], timeout=0)[0]:

@@ -1,0 +1,141 @@
+"""Seconds from "optimiser step done" to "all actors serve the new version", against reloading from disk.
+
+`python tests/bench/weights.py [--json] [--model PATH] [--actors 1 2 4] [--repeats 3]`. By number of actors on this
+machine: our publish (pack, object store, verify, load); `save_pretrained` and vLLM's reload of the weights from that
+folder, in place; the start of an engine; and, as the floor, a plain copy of the same bytes in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from actors.model import resolve
+from actors.policy import Policy
+from learner.config import Config
+from learner.engine import Learner
+from learner.training import BUCKET_BYTES
+
+
+class Server:
+    """An actor's engine without its environment."""
+
+    def __init__(self, name: str, model_dir: str, cfg: Any):
+        self.policy = Policy(name, model_dir, cfg, 0)
+
+    async def start(self) -> float:
+        began = time.monotonic()
+        await self.policy.start()
+        return time.monotonic() - began
+
+    async def receive(self, version: int, buckets: list) -> dict[str, float]:
+        """Seconds to fetch the buckets, and to verify and load them."""
+        began = time.monotonic()
+        fetched = await asyncio.gather(*buckets)
+        here = time.monotonic()
+        await self.policy.update_weights(fetched, version)
+        return {"fetch": here - began, "load": time.monotonic() - here}
+
+    async def reload(self, folder: str) -> float:
+        """vLLM's own way to take new weights from disk without a new engine."""
+        began = time.monotonic()
+        await self.policy._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        self.policy.close()
+
+
+def publish(learner: Learner, servers: list, version: int) -> tuple[float, list[dict[str, float]]]:
+    """Seconds until all serve the version, and what each spent on what."""
+    began = time.monotonic()
+    buckets = learner.publish(BUCKET_BYTES)
+    packed = time.monotonic() - began
+    parts = ray.get([server.receive.remote(version, buckets) for server in servers])
+    return time.monotonic() - began, [part | {"pack": packed} for part in parts]
+
+
+def reload(learner: Learner, servers: list) -> float:
+    """Seconds to save the weights and have all engines read them."""
+    with tempfile.TemporaryDirectory() as saved:
+        began = time.monotonic()
+        learner.export(Path(saved) / "hf")
+        ray.get([server.reload.remote(f"{saved}/hf") for server in servers])
+        return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--model", default="builtin:smollm2-135m")
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    folder = resolve(args.model)
+    cfg = OmegaConf.structured(Config)
+    cfg.actors.sequences, cfg.actors.kv_cache_gb, cfg.actors.cpus = 8, 0.2, 1
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    learner, servers, rows, version = Learner(cfg, folder), [], [], 0
+    for count in args.actors:
+        more = [
+            ray.remote(num_cpus=0, max_concurrency=10)(Server).remote(f"actor-{i}", str(folder), cfg)
+            for i in range(len(servers), count)
+        ]
+        started = ray.get([server.start.remote() for server in more])
+        servers += more
+        publish(learner, servers, version := version + 1)  # the first touches fresh memory
+        runs = [publish(learner, servers, version := version + 1) for _ in range(args.repeats)]
+        seconds, parts = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
+        row = {"actors": count, "publish_seconds": seconds}
+        row |= {f"publish_{name}": max(part[name] for part in parts) for name in ("pack", "fetch", "load")}
+        row["reload_seconds"] = statistics.median(reload(learner, servers) for _ in range(args.repeats))
+        row["restart_seconds"] = max(started)
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
+    buckets = ray.get(learner.publish(BUCKET_BYTES))
+    copy = statistics.median(copy_seconds([bucket.data for bucket in buckets]) for _ in range(5))
+    table = Table(title=f"{sum(bucket.data.nbytes for bucket in buckets) / 1e6:.0f} MB; plain copy {copy:.3f} s")
+    for title in ("actors", "publish s", "of it pack", "fetch", "verify + load", "× reload in place", "× engine start"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        row["over_reload"] = row["reload_seconds"] / row["publish_seconds"]
+        row["over_restart"] = row["restart_seconds"] / row["publish_seconds"]
+        shown = [row[f"publish_{name}"] for name in ("seconds", "pack", "fetch", "load")]
+        table.add_row(
+            str(row["actors"]), *(f"{s:.3f}" for s in shown), f"{row['over_reload']:.1f}", f"{row['over_restart']:.1f}"
+        )
+    Console(width=110).print(table)
+    ray.get([server.close.remote() for server in servers])
+    learner.close()
+    ray.shutdown()
+    if args.json:
+        print(json.dumps({"copy_seconds": copy, "rows": rows}))
+
+
+def copy_seconds(arrays: list[np.ndarray]) -> float:
+    targets = [np.empty_like(array) for array in arrays]
+    for target in targets:
+        target.fill(0)
+    began = time.monotonic()
+    for target, array in zip(targets, arrays, strict=True):
+        np.copyto(target, array)
+    return time.monotonic() - began
+
+
+if __name__ == "__main__":
+    main()
