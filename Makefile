@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint clean
+.PHONY: help setup train test test-fast bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -16,6 +16,9 @@ test: ## everything CI runs; with a Docker Engine where one can be had
 
 test-fast: setup ## the unit tests
 	@.venv/bin/python -m pytest tests/unit
+
+bench: setup ## speed against baselines measured in the same run, as tables with machine and versions
+	@cluster/with_docker.sh .venv/bin/python -m tests.bench
 
 lint: setup ## ruff
 	@.venv/bin/ruff check .

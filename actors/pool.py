@@ -111,7 +111,7 @@ class ActorPool:
         except GetTimeoutError as error:
             raise ActorLost(f"{name} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)") from error
         except RayActorError as error:
-            raise ActorLost(f"{name} died during {asked}: {error}") from error
+            raise ActorLost(f"{name} died during {asked}: {str(error).splitlines()[0]}") from error
         except RayTaskError as error:
             if isinstance(error.cause, PolicyDead):
                 raise ActorLost(str(error.cause)) from error
@@ -162,16 +162,23 @@ class ActorPool:
         """Returns when all actors that have started serve this version; one that fails is replaced."""
         self._weights = (version, buckets)
         started = {name: member for name, member in self._members.items() if member.about}
-        refs = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
-        ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)
-        for name, ref in refs.items():
-            try:
-                ray.get(ref, timeout=0)
-            except GetTimeoutError:
-                self._replace(name, f"{name} did not take weight version {version} in {self._deadline:.0f} s")
-            except (RayActorError, RayTaskError) as error:
-                reason = error.cause if isinstance(error, RayTaskError) else "its process died"
-                self._replace(name, f"{name} failed to take weight version {version}: {reason}")
+        pending = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
+        end = time.monotonic() + self._deadline
+        while pending:
+            ray.wait(list(pending.values()), num_returns=len(pending), timeout=1.0)
+            for name, ref in list(pending.items()):
+                try:
+                    ray.get(ref, timeout=0)
+                except GetTimeoutError:
+                    if time.monotonic() < end:
+                        continue
+                    self._replace(name, f"{name} did not take weight version {version} in {self._deadline:.0f} s")
+                except (RayActorError, RayTaskError) as error:
+                    reason = error.cause if isinstance(error, RayTaskError) else "its process died"
+                    self._replace(name, f"{name} failed to take weight version {version}: {reason}")
+                del pending[name]
+            self.check()
+            pending = {name: ref for name, ref in pending.items() if name in self._members}
 
     def collect(self, stream: Any) -> None:
         """Start every actor's endless loop: ask the stream for a group, sample it, run it, deliver it."""

@@ -290,7 +290,8 @@ class Learner:
             except RayTaskError:
                 continue
             except RayError as error:
-                raise RankDied(f"learner rank {refs.index(ref)} died in {method}: {error}") from error
+                reason = str(error).splitlines()[0]
+                raise RankDied(f"learner rank {refs.index(ref)} died in {method}: {reason}") from error
 
 
 def _take(rows: Sequence[Any], shards: Sequence[Sequence[int | None]]) -> list[list[Any]]:

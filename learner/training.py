@@ -266,6 +266,7 @@ class Training:
             ActorError: too many actors failed, or none delivered within the deadline.
         """
         deadline = time.monotonic() + self.cfg.actors.deadline
+        self.actors.check()
         while not ray.wait([ref], timeout=1.0)[0]:
             self.actors.check()
             self.progress.update(**self.actors.activity())

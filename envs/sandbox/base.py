@@ -187,6 +187,16 @@ def _give(workspace: Path, uid: int) -> None:
         raise SandboxFailure(f"root may not use user id {uid} here ({error}): run as an ordinary user") from error
 
 
+def refuse_gpus(backend: str, task: Task, gpus: tuple[int, ...]) -> None:
+    """For a backend that has none to give.
+
+    Raises:
+        SandboxFailure: the task asks for a GPU.
+    """
+    if gpus:
+        raise SandboxFailure(f"task {task.id} asks for a GPU, which the {backend} sandbox cannot give: use docker")
+
+
 def environment(limits: Limits) -> dict[str, str]:
     """Environment of the runner: numerical libraries use no more threads than the experiment has cores."""
     threads = str(max(1, int(limits.cpus)))

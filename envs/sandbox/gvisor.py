@@ -18,7 +18,7 @@ from pathlib import Path
 
 from envs.records import Task
 from envs.sandbox import cgroup, host_view, packages
-from envs.sandbox.base import SandboxFailure
+from envs.sandbox.base import SandboxFailure, refuse_gpus
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/user_guide/install)"
@@ -51,8 +51,7 @@ class GvisorBackend:
         self._packages, self.image = chosen, packages.requirements(chosen)
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
-        if gpus:
-            raise SandboxFailure(f"task {task.id} asks for a GPU, which the gvisor sandbox cannot give: use docker")
+        refuse_gpus("gvisor", task, gpus)
         bundle = workspace.parent / "bundle"
         (bundle / "root").mkdir(parents=True)
         (bundle / "config.json").write_text(json.dumps(_config(task, workspace, self._packages)))

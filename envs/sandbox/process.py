@@ -13,7 +13,7 @@ from pathlib import Path
 
 from envs.records import Task
 from envs.sandbox import cgroup, host_view, packages
-from envs.sandbox.base import SandboxFailure
+from envs.sandbox.base import SandboxFailure, refuse_gpus
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install bubblewrap (`apt-get install bubblewrap`) or start a Docker Engine"
@@ -31,8 +31,7 @@ class ProcessBackend:
         self._packages, self.image = chosen, packages.requirements(chosen)
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
-        if gpus:
-            raise SandboxFailure(f"task {task.id} asks for a GPU, which the process sandbox cannot give: use docker")
+        refuse_gpus("process", task, gpus)
         limits, group, mounts = task.limits, None, host_view.mounts(task, workspace, self._packages)
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
             memory_mb = limits.memory_mb + packages.RUNNER_MB[self._packages]

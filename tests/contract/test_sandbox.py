@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,26 +15,10 @@ from pathlib import Path
 import pytest
 
 from envs.grading import GradeError, grade
-from envs.records import Direction, Limits, Task
-from envs.sandbox import RunResult, SandboxFailure, SandboxPool, cgroup
+from envs.records import Limits, Task
+from envs.sandbox import RunResult, SandboxFailure, SandboxPool
 from envs.workspace import restore
-
-LIMITS = Limits(seconds=8, memory_mb=300, disk_mb=32, processes=24)
-GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split()[-1])\n"
-
-
-def make_task(folder: Path, limits: Limits = LIMITS) -> Task:
-    (folder / "env" / "data").mkdir(parents=True)
-    (folder / "env" / "train.py").write_text("print('unchanged')\n")
-    (folder / "env" / "train.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(200)))
-    (folder / "env" / "data" / "part.txt").write_text("visible")
-    (folder / "scripts").mkdir()
-    (folder / "scripts" / "eval.py").write_text(GRADER)
-    (folder / "scripts" / "answers-top-secret.csv").write_text("TOP SECRET")
-    return Task(
-        "toy", "problem", folder / "env", folder / "scripts", "train.py", frozenset(), "accuracy", Direction.MAXIMIZE,
-        "held_in", limits, 1.0,
-    )  # fmt: skip
+from tests.sandbox_task import execute, make_task
 
 
 @pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
@@ -52,13 +35,6 @@ def pool(request: pytest.FixtureRequest):
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return make_task(tmp_path_factory.mktemp("task"))
-
-
-def execute(pool: SandboxPool, task: Task, script: str, limits: Limits | None = None) -> RunResult:
-    """Run `script` as the task's script; the workspace is that of the last run and cleaned first."""
-    with pool.acquire(task) as sandbox:
-        restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
-        return sandbox.run([task.script], limits or task.limits)
 
 
 def test_a_script_reads_its_data_and_its_submission_is_graded(pool: SandboxPool, task: Task) -> None:
@@ -158,7 +134,7 @@ def test_too_many_processes_are_refused(pool: SandboxPool, task: Task) -> None:
         print("started", count)
     """
     started = int(execute(pool, task, script).output.split()[-1])
-    assert 10 <= started <= LIMITS.processes
+    assert 10 <= started <= task.limits.processes
 
 
 def test_endless_output_keeps_its_head_and_tail(pool: SandboxPool, task: Task) -> None:
@@ -346,11 +322,11 @@ def test_nothing_outlives_a_host_that_is_killed(
     """Also in the middle of an experiment: its host dies by SIGKILL, and the experiment stops writing."""
     host = f"""
         import sys
-        sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from pathlib import Path
         from envs.sandbox import SandboxPool
         from envs.workspace import restore
-        from test_sandbox import make_task
+        from tests.sandbox_task import make_task
         task = make_task(Path({str(tmp_path / "task")!r}))
         with SandboxPool({pool.name!r}).acquire(task) as sandbox:
             restore(task, {{"train.py": "while True: open('alive', 'a').write('x')"}}, sandbox.workspace)
@@ -429,91 +405,3 @@ def test_numerical_threads_follow_the_limit_on_cores(pool: SandboxPool, tmp_path
     """
     two = make_task(tmp_path, Limits(seconds=20, cpus=2, memory_mb=600))
     assert execute(pool, two, script).output == "2 2\n"
-
-
-def test_closing_refuses_newcomers_and_ends_those_at_work(pool: SandboxPool, task: Task) -> None:
-    own = SandboxPool(pool.name)
-    with own.acquire(task) as sandbox:
-        own.close()
-        with pytest.raises(SandboxFailure, match="closed"), own.acquire(task):
-            pass
-    assert not sandbox.workspace.exists()
-
-
-def test_only_the_sandboxes_used_last_are_kept(pool: SandboxPool, task: Task, tmp_path: Path) -> None:
-    own, other = SandboxPool(pool.name, warm=1), make_task(tmp_path)
-    with own.acquire(task) as first:
-        pass
-    with own.acquire(task) as again:
-        assert again is first
-    with own.acquire(other) as second:
-        pass
-    assert second.workspace.exists() and not first.workspace.exists()
-    own.close()
-    assert not second.workspace.exists()
-
-
-def test_a_backend_that_is_missing_names_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(SandboxFailure, match="Docker Engine"):
-        SandboxPool("docker")
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SandboxFailure, match="apt-get install bubblewrap"):
-        SandboxPool("process")
-
-
-def test_without_control_groups_each_process_is_limited(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
-    """As on a host where we are not root, or may not make control groups."""
-    monkeypatch.setattr(cgroup, "make", lambda *_, **__: None)
-    try:
-        own = SandboxPool("process")
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
-    assert execute(own, task, "kept = []\nwhile True: kept.append(bytearray(10 << 20))").status == "out_of_memory"
-    assert execute(own, task, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)").status == "error"
-    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: os._exit(5)"
-    assert execute(own, task, bomb).status in ("error", "timeout")
-    assert execute(own, task, "print('well')").output == "well\n"
-    own.close()
-
-
-def test_pytorch_is_there_where_it_is_asked_for(tmp_path: Path) -> None:
-    """In the process sandbox, which needs no image: an optimizer's steps are noticed, and the seed is PyTorch's too."""
-    script = """
-        import torch
-        model = torch.nn.Linear(3, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        model(torch.rand(8, 3)).pow(2).mean().backward(); optimizer.step()
-        print(torch.rand(1).item(), torch.get_num_threads())
-    """
-    try:
-        pool = SandboxPool("process", packages="torch")
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
-    task = make_task(tmp_path, Limits(seconds=20, memory_mb=600))
-    results = []
-    with pool.acquire(task) as sandbox:
-        for seed in (1, 1, 2):
-            restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
-            results.append(sandbox.run([task.script], task.limits, seed=seed))
-    pool.close()
-    assert results[0].milestones == ("model_fitted",) and results[0].output.endswith(" 1\n"), results[0].output
-    assert results[0].output == results[1].output != results[2].output
-
-
-@pytest.mark.parametrize(("without", "chosen"), [((), "gvisor"), (("runsc",), "process")])
-def test_auto_takes_the_strongest_that_works_and_says_why_not_the_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, without: tuple[str, ...], chosen: str
-) -> None:
-    try:
-        SandboxPool(chosen)
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the {chosen} sandbox is not to be had: {reason}")
-    which = shutil.which
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    monkeypatch.setattr(shutil, "which", lambda name: None if name in without else which(name))
-    assert SandboxPool("auto").name == chosen and "not docker: no Docker Engine answers" in caplog.text
-    assert not without or "not gvisor: " in caplog.text
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(SandboxFailure, match="no sandbox works here; not docker: .* not gvisor: .* not process: "):
-        SandboxPool("auto")

@@ -1,0 +1,116 @@
+"""The pool of sandboxes: which backend it takes, which sandboxes it keeps, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from envs.records import Limits, Task
+from envs.sandbox import SandboxFailure, SandboxPool, cgroup
+from envs.workspace import restore
+from tests.sandbox_task import execute, make_task
+
+
+@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
+def backend(request: pytest.FixtureRequest) -> str:
+    try:
+        SandboxPool(request.param).close()
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the {request.param} sandbox is not to be had: {reason}")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return make_task(tmp_path_factory.mktemp("task"))
+
+
+def test_closing_refuses_newcomers_and_ends_those_at_work(backend: str, task: Task) -> None:
+    own = SandboxPool(backend)
+    with own.acquire(task) as sandbox:
+        own.close()
+        with pytest.raises(SandboxFailure, match="closed"), own.acquire(task):
+            pass
+    assert not sandbox.workspace.exists()
+
+
+def test_only_the_sandboxes_used_last_are_kept(backend: str, task: Task, tmp_path: Path) -> None:
+    own, other = SandboxPool(backend, warm=1), make_task(tmp_path)
+    with own.acquire(task) as first:
+        pass
+    with own.acquire(task) as again:
+        assert again is first
+    with own.acquire(other) as second:
+        pass
+    assert second.workspace.exists() and not first.workspace.exists()
+    own.close()
+    assert not second.workspace.exists()
+
+
+def test_a_backend_that_is_missing_names_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(SandboxFailure, match="Docker Engine"):
+        SandboxPool("docker")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SandboxFailure, match="apt-get install bubblewrap"):
+        SandboxPool("process")
+
+
+def test_without_control_groups_each_process_is_limited(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+    """As on a host where we are not root, or may not make control groups."""
+    monkeypatch.setattr(cgroup, "make", lambda *_, **__: None)
+    try:
+        own = SandboxPool("process")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    assert execute(own, task, "kept = []\nwhile True: kept.append(bytearray(10 << 20))").status == "out_of_memory"
+    assert execute(own, task, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)").status == "error"
+    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: os._exit(5)"
+    assert execute(own, task, bomb).status in ("error", "timeout")
+    assert execute(own, task, "print('well')").output == "well\n"
+    own.close()
+
+
+def test_pytorch_is_there_where_it_is_asked_for(tmp_path: Path) -> None:
+    """In the process sandbox, which needs no image: an optimizer's steps are noticed, and the seed is PyTorch's too."""
+    script = """
+        import torch
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.rand(8, 3)).pow(2).mean().backward(); optimizer.step()
+        print(torch.rand(1).item(), torch.get_num_threads())
+    """
+    try:
+        pool = SandboxPool("process", packages="torch")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    task = make_task(tmp_path, Limits(seconds=20, memory_mb=600))
+    results = []
+    with pool.acquire(task) as sandbox:
+        for seed in (1, 1, 2):
+            restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
+            results.append(sandbox.run([task.script], task.limits, seed=seed))
+    pool.close()
+    assert results[0].milestones == ("model_fitted",) and results[0].output.endswith(" 1\n"), results[0].output
+    assert results[0].output == results[1].output != results[2].output
+
+
+@pytest.mark.parametrize(("without", "chosen"), [((), "gvisor"), (("runsc",), "process")])
+def test_auto_takes_the_strongest_that_works_and_says_why_not_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, without: tuple[str, ...], chosen: str
+) -> None:
+    try:
+        SandboxPool(chosen)
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the {chosen} sandbox is not to be had: {reason}")
+    which = shutil.which
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in without else which(name))
+    assert SandboxPool("auto").name == chosen and "not docker: no Docker Engine answers" in caplog.text
+    assert not without or "not gvisor: " in caplog.text
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SandboxFailure, match="no sandbox works here; not docker: .* not gvisor: .* not process: "):
+        SandboxPool("auto")

@@ -1,0 +1,34 @@
+"""A toy task, and the way to run a script as its script, for the tests of sandboxes."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from envs.records import Direction, Limits, Task
+from envs.sandbox import RunResult, SandboxPool
+from envs.workspace import restore
+
+LIMITS = Limits(seconds=8, memory_mb=300, disk_mb=32, processes=24)
+GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split()[-1])\n"
+
+
+def make_task(folder: Path, limits: Limits = LIMITS) -> Task:
+    (folder / "env" / "data").mkdir(parents=True)
+    (folder / "env" / "train.py").write_text("print('unchanged')\n")
+    (folder / "env" / "train.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(200)))
+    (folder / "env" / "data" / "part.txt").write_text("visible")
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "eval.py").write_text(GRADER)
+    (folder / "scripts" / "answers-top-secret.csv").write_text("TOP SECRET")
+    return Task(
+        "toy", "problem", folder / "env", folder / "scripts", "train.py", frozenset(), "accuracy", Direction.MAXIMIZE,
+        "held_in", limits, 1.0,
+    )  # fmt: skip
+
+
+def execute(pool: SandboxPool, task: Task, script: str, limits: Limits | None = None) -> RunResult:
+    """Run `script` as the task's script; the workspace is that of the last run and cleaned first."""
+    with pool.acquire(task) as sandbox:
+        restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
+        return sandbox.run([task.script], limits or task.limits)
