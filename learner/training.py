@@ -220,7 +220,8 @@ class Training:
         step = self.cursor.step
         self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
         transitions.write(self.run.dir, step, groups, metrics.pop("advantages"))
-        row = step_metrics(groups, self.version - 1, metrics, time.monotonic() - self._step_started)
+        seconds = time.monotonic() - self._step_started
+        row = step_metrics(groups, self.version - 1, metrics, seconds, time.time())
         account = ray.get(self._stream.account.remote())
         row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}

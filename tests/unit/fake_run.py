@@ -122,7 +122,7 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0) -> Pa
             transitions.write(run_dir, step, groups, {t.id: rng.gauss(0, 1) for group in groups for t in group})
             train = {"logprob_gap_mean": 0.003 + 0.002 * rng.random(), "loss": 0.01, "train_seconds": 26.0}
             train |= {"entropy": 0.8 - 0.02 * step, "grad_norm": 1 + rng.random()}
-            row = step_metrics(groups, step, train, seconds=40 + 10 * rng.random())
+            row = step_metrics(groups, step, train, seconds=40 + 10 * rng.random(), now=20.0)
             row |= {"step": step, "wait_seconds": 8 * rng.random(), "publish_seconds": 0.4}
             journal.append(row)
             view.advance(**row)

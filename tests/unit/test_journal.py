@@ -40,7 +40,7 @@ def test_infrastructure_failures_are_counted_but_enter_no_mean():
         [transition(Outcome.EDITED, 0.9), transition(Outcome.INVALID, 0.0, task_id="iris")],
         [transition(Outcome.INFRA_FAILURE, 1.0, spans=((0, 0, 4),)), transition(Outcome.TIMEOUT, 0.5)],
     ]
-    row = step_metrics(groups, version=5, train={"loss": 0.1}, seconds=8.0)
+    row = step_metrics(groups, version=5, train={"loss": 0.1}, seconds=8.0, now=9.0)
     assert row["reward_mean"] == pytest.approx(1.4 / 3) and row["valid_rate"] == pytest.approx(1 / 3)
     assert row["task_rewards"] == {"iris": 0.0, "wine": 0.7}
     assert row["transitions"] == 4 and sum(row["outcomes"].values()) == 4
@@ -52,12 +52,14 @@ def test_infrastructure_failures_are_counted_but_enter_no_mean():
 
 def test_staleness_is_that_of_the_oldest_token():
     fresh, mixed = transition(Outcome.EDITED, 1), transition(Outcome.EDITED, 1, spans=((3, 0, 2), (5, 2, 4)))
-    row = step_metrics([[fresh, mixed]], version=5, train={}, seconds=1)
+    row = step_metrics([[fresh, mixed]], version=5, train={}, seconds=1, now=9.0)
     assert (row["staleness_max"], row["staleness_mean"]) == (2, 1.0)
+    assert row["staleness_histogram"] == {"0": 1, "2": 1}
+    assert row["age_seconds_mean"] == row["age_seconds_max"] == 9.0
 
 
 def test_a_step_of_nothing_but_infrastructure_failures_has_no_reward():
-    row = step_metrics([[transition(Outcome.INFRA_FAILURE, 0)]], version=5, train={}, seconds=1)
+    row = step_metrics([[transition(Outcome.INFRA_FAILURE, 0)]], version=5, train={}, seconds=1, now=9.0)
     assert row["reward_mean"] is None and row["valid_rate"] is None and row["staleness_max"] == 0
     assert row["logprob_gap_mean"] is None
 
