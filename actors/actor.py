@@ -26,6 +26,7 @@ import ray
 from actors import expert
 from actors.chat import Chat
 from actors.policy import Policy, PolicyDead
+from actors.weights import Bucket, restore
 from envs.admission import Capacity, node_capacity
 from envs.editor import EndpointEditor
 from envs.environment import Environment, usage
@@ -51,6 +52,8 @@ class Actor:
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
         self._model_dir, self._grows = model_dir, cfg.rl.grow_pool
+        self._weights: list[Bucket] = []
+        self._receiving = asyncio.Lock()
         self._policy = Policy(actor_id, model_dir, cfg, version)
         # As many as responses in flight, so that all who wait stand in one line: that of the admission.
         self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
@@ -232,9 +235,19 @@ class Actor:
         return self._policy.version
 
     async def receive(self, version: int, buckets: Sequence[ray.ObjectRef]) -> float:
-        """Serve new weights; returns the seconds it took."""
+        """Serve new weights; returns the seconds it took.
+
+        Raises:
+            BaseMissing: they are differences from a version that this actor has not got.
+        """
         started = time.monotonic()
-        await self._policy.update_weights(await asyncio.gather(*buckets), version)
+        async with self._receiving:  # differences build on what came before
+            before = self._weights or [None] * len(buckets)
+            received = zip(await asyncio.gather(*buckets), before, strict=True)
+            weights = [restore(one, old) for one, old in received]
+            await self._policy.update_weights(weights, version)
+            if self._cfg.learner.full_every > 1:
+                self._weights = weights
         return time.monotonic() - started
 
     async def status(self) -> dict[str, int]:

@@ -52,12 +52,20 @@ class ActorPool:
     """`actors.count` Ray actors, each one vLLM engine with its own sandboxes; more or fewer after `resize`."""
 
     def __init__(
-        self, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int, say: Callable[[str], None]
+        self,
+        cfg: Any,
+        tasks: Sequence[Task],
+        model_dir: str,
+        run_dir: str,
+        version: int,
+        say: Callable[[str], None],
+        full_weights: Callable[[], list[ray.ObjectRef]],
     ):
-        """version: of the weights in `model_dir`; say: tells the user that an actor was replaced."""
+        """version: of the weights in `model_dir`; say: tells the user that an actor was replaced; full_weights: gives
+        those published last, for actors that join."""
         self._cfg, self._deadline, self._say = cfg, cfg.actors.deadline, say
         self._making = (list(tasks), model_dir, run_dir, version)
-        self._weights: tuple[int, list[ray.ObjectRef]] = (version, [])
+        self._version, self._full_weights = version, full_weights
         self._m_init: dict[str, float] = {}
         self._members: dict[str, Member] = {}
         self._made = self._replaced = 0
@@ -160,7 +168,7 @@ class ActorPool:
 
     def publish(self, version: int, buckets: list[ray.ObjectRef]) -> None:
         """Returns when all actors that have started serve this version; one that fails is replaced."""
-        self._weights = (version, buckets)
+        self._version = version
         started = {name: member for name, member in self._members.items() if member.about}
         pending = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
         end = time.monotonic() + self._deadline
@@ -226,7 +234,8 @@ class ActorPool:
             raise ActorLost(f"{member.name} did not start: {error.cause}") from error
         if isinstance(found, dict):  # it has started, and now takes what the others know
             member.about = found
-            member.starting = member.handle.catch_up.remote(self._m_init, *self._weights)
+            buckets = self._full_weights() if self._version > self._making[-1] else []
+            member.starting = member.handle.catch_up.remote(self._m_init, self._version, buckets)
         else:
             member.starting = None
             self._share()

@@ -1,8 +1,9 @@
 """Model weights as packed buckets: how the learner hands them out and actors pass them on.
 
 A bucket is one byte array with the place, type and shape of each tensor in it, so a whole model is a handful of
-objects in Ray's store, fetched once per node. Invariant: a bucket carries the checksum of its bytes from where it was
-packed to where it is loaded.
+objects in Ray's store, fetched once per node. Where few bits changed since the version before, it can travel as the
+difference. Invariant: a bucket carries the checksum of its bytes from where it was packed to where it is loaded,
+however it travelled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import prod
 
 import blake3
 import numpy as np
+import pyarrow
 import torch
 
 ALIGNMENT = 16
@@ -41,6 +43,53 @@ class Bucket:
     """uint8 [bytes]."""
     checksum: str
     """BLAKE3 of `data`, hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A bucket as its difference from the one in its place a version before."""
+
+    meta: tuple[TensorMeta, ...]
+    data: np.ndarray
+    """uint8: the bits that changed (exclusive or), Zstandard-compressed."""
+    size: int
+    """Bytes of the bucket."""
+    checksum: str
+    """Of the bucket."""
+    base: str
+    """Checksum of the bucket that it is the difference from."""
+
+
+class BaseMissing(RuntimeError):
+    """A difference from weights that are not there: full weights are needed."""
+
+
+_ZSTD = pyarrow.Codec("zstd", compression_level=1)
+
+
+def difference(new: Bucket, old: Bucket) -> Bucket | Delta:
+    """`new` as the difference from `old` where that is smaller, otherwise as it is.
+
+    An optimiser step changes each bfloat16 weight by at most a few units in its last place and most not at all.
+    """
+    if new.meta != old.meta:
+        return new
+    packed = np.frombuffer(_ZSTD.compress(np.bitwise_xor(new.data, old.data), asbytes=True), np.uint8)
+    return Delta(new.meta, packed, new.data.nbytes, new.checksum, old.checksum) if packed.size < new.data.size else new
+
+
+def restore(received: Bucket | Delta, old: Bucket | None) -> Bucket:
+    """The bucket that was sent; old: the one in its place a version before, if there is one.
+
+    Raises:
+        BaseMissing: it is a difference from another one.
+    """
+    if isinstance(received, Bucket):
+        return received
+    if old is None or old.checksum != received.base:
+        raise BaseMissing("the weights that this difference builds on are not there")
+    bits = np.frombuffer(_ZSTD.decompress(received.data, received.size), np.uint8)
+    return Bucket(received.meta, np.bitwise_xor(bits, old.data), received.checksum)
 
 
 def pack(named_tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int) -> Iterator[Bucket]:

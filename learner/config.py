@@ -187,6 +187,9 @@ class LearnerConfig:
         positive=True,
     )
     grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
+    full_every: int = key(
+        1, "Publish full weights every so many versions, lossless differences between; 1: always full.", positive=True
+    )
     restarts: int = key(3, "Times that the ranks may die and go on from the last checkpoint.")
     deadline: float = key(1800.0, "Seconds that all ranks may take for one call.", positive=True)
 

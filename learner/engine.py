@@ -22,7 +22,7 @@ from learner.batching import Example
 from learner.config import Config
 from learner.policy_batch import PolicyBatch
 from learner.policy_step import combine
-from learner.rank import LearnerRank
+from learner.rank import LearnerRank, Published
 
 RANK_ENVIRONMENT = {
     # glibc otherwise gives each large activation back to the kernel and faults its pages in again: a quarter of a step.
@@ -65,7 +65,7 @@ class Learner:
         say: tells the user of a restart.
         """
         self.cfg, self._model_dir, self._say = cfg, Path(model_dir), say
-        self.rl_steps = self._restarts = 0
+        self.rl_steps = self._restarts = self._publishes = 0
         self._ranks: list[Any] = []
         self._saved: Path | None = None
         self._finetuned = False
@@ -233,9 +233,14 @@ class Learner:
         """Write the policy as a Hugging Face folder (seen by all ranks)."""
         self._everyone("export", Path(folder))
 
-    def publish(self, bucket_bytes: int) -> list[ray.ObjectRef]:
-        """The weights in the object store, as buckets of about `bucket_bytes` that `actors.weights` unpacks."""
-        return self._surviving(lambda: self._everyone("publish", bucket_bytes)[0])
+    def publish(self, bucket_bytes: int, full: bool = False) -> Published:
+        """The weights in the object store, as buckets of about `bucket_bytes` that `actors.weights` unpacks.
+
+        full: in full, for actors that have not got the version before; also every `learner.full_every` versions.
+        """
+        self._publishes += 1
+        full = full or self._publishes % self.cfg.learner.full_every == 0
+        return self._surviving(lambda: self._everyone("publish", bucket_bytes, full)[0])
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""

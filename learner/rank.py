@@ -11,6 +11,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import ray
 import torch
 from torch import Tensor
 
+from actors.weights import Bucket, difference
 from actors.weights import pack as pack_weights
 from learner import batching, checkpoints, losses
 from learner.batching import Row
@@ -40,6 +42,16 @@ FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.in
 """Run, with a loss of zero, by a rank that has fewer rows than another."""
 
 
+@dataclass(frozen=True)
+class Published:
+    """A version of the weights on its way to the actors."""
+
+    buckets: list[ray.ObjectRef]
+    """Of `Bucket` or `Delta`."""
+    sent_bytes: int
+    full_bytes: int
+
+
 class LearnerRank:
     """Lives in a process of its own. `join` comes first, on all ranks at once."""
 
@@ -47,6 +59,7 @@ class LearnerRank:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
+        self._published: list[Bucket] = []
 
     def address(self) -> tuple[str, int]:
         """This host and a free port on it, for the process group."""
@@ -155,14 +168,24 @@ class LearnerRank:
             for value in state.values():
                 value.zero_()
 
-    def publish(self, bucket_bytes: int) -> list[ray.ObjectRef]:
-        """The weights as packed buckets in the object store; only rank 0 packs, the others take part in gathers."""
+    def publish(self, bucket_bytes: int, full: bool) -> Published:
+        """The weights in the object store; only rank 0 packs, the others take part in gathers.
+
+        full: not as differences from the last ones published.
+        """
         weights = self._named_weights(bucket_bytes)
         if self.rank:
             for _ in weights:
                 pass
-            return []
-        return [ray.put(bucket) for bucket in pack_weights(weights, bucket_bytes)]
+            return Published([], 0, 0)
+        before, buckets = self._published, list(pack_weights(weights, bucket_bytes))
+        if self.cfg.learner.full_every > 1:
+            self._published = buckets
+        sent = buckets
+        if before and not full:
+            sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
+        size = sum(bucket.data.nbytes for bucket in buckets)
+        return Published([ray.put(one) for one in sent], sum(one.data.nbytes for one in sent), size)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""

@@ -88,7 +88,9 @@ class Training:
         self.resumed = bool(checkpoints)
         self.version, self.cursor = 0, Cursor()
         folders = str(self.model_dir), str(self.run.dir)
-        self.actors = ActorPool(cfg, list(self.tasks.values()), *folders, self.version, self.progress.say)
+        self.actors = ActorPool(
+            cfg, list(self.tasks.values()), *folders, self.version, self.progress.say, self._full_weights
+        )
         self._stack.callback(self.actors.close)
         self.learner = Learner(cfg, self.model_dir, self.progress.say)
         self._stack.callback(self.learner.close)
@@ -173,8 +175,13 @@ class Training:
         """Give the learner's weights to every actor; returns when all serve them."""
         self.version += 1
         started = time.monotonic()
-        self.actors.publish(self.version, self.learner.publish(BUCKET_BYTES))
+        self._published = self.learner.publish(BUCKET_BYTES)
+        self.actors.publish(self.version, self._published.buckets)
         self._publish_seconds = time.monotonic() - started
+
+    def _full_weights(self) -> list[ray.ObjectRef]:
+        """For an actor that joins between two publishes."""
+        return self.learner.publish(BUCKET_BYTES, full=True).buckets
 
     def batches(self) -> Iterator[list[list[Transition]]]:
         """Start the actors' loops and yield the groups of each learner step; ends the loops after the last."""
@@ -224,6 +231,8 @@ class Training:
         row = step_metrics(groups, self.version - 1, metrics, seconds, time.time())
         account = ray.get(self._stream.account.remote())
         row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
+        row |= {"publish_mb": self._published.sent_bytes / 1e6}
+        row |= {"publish_share": self._published.sent_bytes / self._published.full_bytes}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
         self.journal.append(row)
         self.progress.advance(**row)

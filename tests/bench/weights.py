@@ -64,7 +64,7 @@ class Server:
 def publish(learner: Learner, servers: list, version: int) -> tuple[float, list[dict[str, float]]]:
     """Seconds until all serve the version, and what each spent on what."""
     began = time.monotonic()
-    buckets = learner.publish(BUCKET_BYTES)
+    buckets = learner.publish(BUCKET_BYTES).buckets
     packed = time.monotonic() - began
     parts = ray.get([server.receive.remote(version, buckets) for server in servers])
     return time.monotonic() - began, [part | {"pack": packed} for part in parts]
@@ -107,7 +107,7 @@ def main() -> None:
         row["restart_seconds"] = max(started)
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
-    buckets = ray.get(learner.publish(BUCKET_BYTES))
+    buckets = ray.get(learner.publish(BUCKET_BYTES).buckets)
     copy = statistics.median(copy_seconds([bucket.data for bucket in buckets]) for _ in range(5))
     table = Table(title=f"{sum(bucket.data.nbytes for bucket in buckets) / 1e6:.0f} MB; plain copy {copy:.3f} s")
     for title in ("actors", "publish s", "of it pack", "fetch", "verify + load", "× reload in place", "× engine start"):

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from actors.weights import unpack
+from actors.weights import Bucket, checksum, restore, unpack
 from envs.records import Outcome, Transition
 from learner.batching import BatchingError, Example
 from learner.config import Config
@@ -104,7 +104,7 @@ def batch(seed: int = 0, rewards=((0, 1, 2, 3), (1, 0, 0, 1), (2, 0, 1, 0), (5, 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
     """What actors would receive."""
-    buckets = ray.get(learner.publish(bucket_bytes=20_000))
+    buckets = ray.get(learner.publish(bucket_bytes=20_000).buckets)
     assert len(buckets) > 1
     return {name: tensor for bucket in buckets for name, tensor in unpack(bucket.meta, torch.tensor(bucket.data))}
 
@@ -236,6 +236,22 @@ def test_the_worst_tokens_are_those_of_the_largest_gap(shared):
     assert worst[0]["token"] == groups[1][2].response_ids[2]
     assert worst[0]["gap"] == pytest.approx(worst[0]["learner"] - worst[0]["engine"])
     assert worst[0]["gap"] > 10 > worst[1]["gap"]
+
+
+def test_versions_travel_as_lossless_differences_between_full_ones(start):
+    learner = start(1, 1, "bfloat16", learner__full_every=3, rl__learning_rate=1e-5)
+    held: list[Bucket] = []
+    shares = []
+    for step in range(4):
+        published = learner.publish(20_000)
+        received = ray.get(published.buckets)
+        held = [restore(one, old) for one, old in zip(received, held or [None] * len(received), strict=True)]
+        assert [checksum(one.data) for one in held] == [one.checksum for one in received]
+        shares.append(published.sent_bytes / published.full_bytes)
+        learner.train(batch(step), VERSION)
+    assert shares[0] == shares[2] == 1
+    assert 0 < shares[1] < 0.5 and 0 < shares[3] < 0.5
+    assert ray.get(learner.publish(20_000, full=True).buckets)[0].data.nbytes == held[0].data.nbytes
 
 
 def test_errors_name_what_failed(start, tmp_path):

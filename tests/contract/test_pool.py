@@ -75,7 +75,7 @@ def test_actors_join_leave_and_are_replaced_while_the_stream_goes_on(tiny_model,
     cfg.run.dir, cfg.sandbox.backend, cfg.model.response = str(tmp_path), "process", 16
     cfg.rl.states, cfg.rl.actions, cfg.actors.sequences, cfg.actors.kv_cache_gb = STATES, ACTIONS, 4, 0.1
     cfg.actors.max, cfg.actors.deadline = 2, DEADLINE
-    pool = ActorPool(cfg, [load("wine")], str(tiny_model), str(tmp_path), 1, said.append)
+    pool = ActorPool(cfg, [load("wine")], str(tiny_model), str(tmp_path), 0, said.append, lambda: buckets)
     try:
         pool.started()
         pool.set_baselines({name: result.score_after for name, result in pool.first("baselines").items()})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.weights import checksum, pack, unpack
+from actors.weights import BaseMissing, Bucket, Delta, checksum, difference, pack, restore, unpack
 
 
 @pytest.fixture
@@ -51,3 +51,39 @@ def test_packing_copies(tensors):
     before = bucket.data.copy()
     tensors["large"] += 1
     assert np.array_equal(bucket.data, before)
+
+
+def moved(bucket: Bucket, share: float) -> Bucket:
+    """With the last bit of that share of its bytes flipped."""
+    data = bucket.data.copy()
+    places = np.random.default_rng(0).choice(data.size, int(share * data.size), replace=False)
+    data[places] ^= 1
+    return Bucket(bucket.meta, data, checksum(data))
+
+
+def test_a_difference_is_small_where_little_changed_and_gives_the_very_bytes():
+    (old,) = pack([("w", torch.randn(50_000).to(torch.bfloat16))], 1 << 20)
+    new = moved(old, 0.02)
+    sent = difference(new, old)
+    assert isinstance(sent, Delta) and sent.data.nbytes < 0.1 * new.data.nbytes
+    received = restore(sent, old)
+    assert (received.data == new.data).all()
+    assert checksum(received.data) == new.checksum == received.checksum
+
+
+def test_what_does_not_get_smaller_or_has_another_layout_travels_whole():
+    (old,) = pack([("w", torch.randn(50_000))], 1 << 20)
+    (other,) = pack([("w", torch.randn(50_000))], 1 << 20)
+    (smaller,) = pack([("w", torch.randn(40_000))], 1 << 20)
+    scrambled = Bucket(old.meta, np.random.default_rng(0).integers(0, 256, old.data.size, np.uint8), "c")
+    assert difference(scrambled, other) is scrambled
+    assert difference(smaller, old) is smaller
+    assert restore(scrambled, None) is scrambled
+
+
+def test_a_difference_from_another_version_is_refused():
+    (old,) = pack([("w", torch.randn(50_000))], 1 << 20)
+    sent = difference(moved(old, 0.01), old)
+    for base in (None, moved(old, 0.02)):
+        with pytest.raises(BaseMissing):
+            restore(sent, base)
