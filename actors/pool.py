@@ -200,9 +200,9 @@ class ActorPool:
         Raises:
             ActorError: `count` is not within `actors.min` and `actors.max`.
         """
-        limits = self._cfg.actors
-        if not limits.min <= count <= max(limits.max, limits.count):
-            raise ActorError(f"{count} actors: not within actors.min={limits.min} and actors.max={limits.max}")
+        least, most = self._cfg.actors.min, max(self._cfg.actors.max, self._cfg.actors.count)
+        if not least <= count <= most:
+            raise ActorError(f"{count} actors: not within actors.min={least} and actors.max={most}")
         self._wanted = count
         while len(self._members) < count:
             self._add()
@@ -216,8 +216,7 @@ class ActorPool:
         Called often while the driver waits for something.
 
         Raises:
-            ActorError: more than `actors.replacements` were replaced, or fewer than `actors.min` serve for longer than
-                the deadline.
+            ActorError: more than `actors.replacements` were replaced.
         """
         for name, member in list(self._members.items()):
             try:

@@ -202,7 +202,7 @@ class ActorsConfig:
     sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
     min: int = key(1, "Fewest actors that a change during the run may leave.", positive=True)
-    max: int = key(0, "Most actors that it may ask for; 0: actors.count.")
+    max: int = key(0, "Most actors that it may ask for, at least actors.count.")
     replacements: int = key(8, "Actors that may fail and be replaced before the run ends with an error.")
     heartbeat: float = key(60.0, "Seconds without a sign of life after which an actor is replaced.", positive=True)
     deadline: float = key(

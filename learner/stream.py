@@ -96,7 +96,7 @@ class Stream:
         self._ready = dict(cursor.ready)
         self._closed = False
         self._error: str | None = None
-        self._standing: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._standing: collections.deque[tuple[float, asyncio.Future[None]]] = collections.deque()
         self._waited = 0.0
         self._delivered = asyncio.Event()
 
@@ -106,12 +106,10 @@ class Stream:
 
     async def admit(self, actor_id: str) -> Ticket | None:
         """The next group to sample, once staleness allows it; None when the run needs no more of this actor."""
-        began = time.monotonic()
         while not (self._closed or actor_id in self._gone or self._again or self._may_start()):
             turn = asyncio.get_running_loop().create_future()
-            self._standing.append(turn)
+            self._standing.append((time.monotonic(), turn))
             await turn
-        self._waited += time.monotonic() - began
         if self._closed or actor_id in self._gone:
             self._let_in(1)  # whatever this turn was for is another's
             return None
@@ -137,7 +135,8 @@ class Stream:
     def _let_in(self, count: int) -> None:
         """Wake that many of the actors at admission, in the order in which they came."""
         while count and self._standing:
-            turn = self._standing.popleft()
+            since, turn = self._standing.popleft()
+            self._waited += time.monotonic() - since
             turn.set_result(None)
             count -= 1
 
@@ -211,7 +210,9 @@ class Stream:
 
     async def account(self) -> Account:
         trained = self._next - len(self._ready) - len(self._in_flight) - len(self._again)
-        return Account(self._next, trained, len(self._ready), len(self._in_flight), len(self._again), self._waited)
+        now = time.monotonic()
+        waited = self._waited + sum(now - since for since, _ in self._standing)
+        return Account(self._next, trained, len(self._ready), len(self._in_flight), len(self._again), waited)
 
     async def close(self) -> None:
         """Admit nothing more; actors that ask are told to stop."""
