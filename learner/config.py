@@ -160,6 +160,9 @@ class RlConfig:
         "Draw states uniformly, every task equally often, or by how much their rewards still vary.",
         ["uniform", "balanced", "progress"],
     )
+    curriculum: float = key(
+        0.0, "Share of the steps that begin with short experiments: tasks.held_in such as NAME@0.1.", maximum=1
+    )
     grow_pool: bool = key(False, "Add the states that improved a script to the state pool.")
     max_staleness: int = key(1, "Most versions between sampling and training; 0 is synchronous and reproducible.")
     temperature: float = key(1.0, "Sampling temperature of training and evaluation.", positive=True)

@@ -37,6 +37,8 @@ def impossible(cfg: Config) -> str | None:
         return "editor.endpoint needs editor.model: the name of a model that is served there"
     if rl.actions < 2 and rl.algorithm != "ppo":
         return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
+    if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:
+        return "rl.curriculum needs tasks.held_in of both kinds, such as [wine@0.1,wine]"
     if 0 < rl.dual_clip <= 1:
         return f"rl.dual_clip={rl.dual_clip} must be above 1, or 0 for none"
     if cfg.learner.offload == "optimizer" and not cfg.learner.zero_stage:

@@ -45,34 +45,46 @@ class StatePool:
     """
 
     def __init__(
-        self, states: Iterable[State], seed: int, sampling: str = "balanced", experience: Experience | None = None
+        self,
+        states: Iterable[State],
+        seed: int,
+        sampling: str = "balanced",
+        experience: Experience | None = None,
+        short: int = 0,
     ):
+        """short: as many first draws are of tasks at a fidelity below 1 (`NAME@0.1`), all later ones of the others; 0:
+        all are of all tasks."""
         self._experience = experience or Experience()
         every = [*states, *self._experience.added]
         self.states = list({(s.task_id, s.snapshot, s.history): s for s in every}.values())
         if not self.states:
             raise StatePoolError("the state pool is empty: the expert left no state (see experts.trajectories)")
-        self._seed, self._sampling = seed, sampling
+        self._seed, self._sampling, self._short = seed, sampling, short
         self._by_task: dict[str, list[State]] = collections.defaultdict(list)
         for state in self.states:
             self._by_task[state.task_id].append(state)
 
     def draw(self, index: int) -> State:
         """The state of draw `index` (0, 1, …)."""
-        rng = random.Random(f"{self._seed}/{index}/state")
+        rng, eligible = random.Random(f"{self._seed}/{index}/state"), self._eligible(index)
         if self._sampling == "uniform":
-            return rng.choice(self.states)
+            return rng.choice(eligible)
         if self._sampling == "progress":
-            return rng.choices(self.states, self._weights())[0]
-        tasks = sorted(self._by_task)
+            return rng.choices(eligible, self._weights(eligible))[0]
+        tasks = sorted({state.task_id for state in eligible})
         turn, place = divmod(index, len(tasks))
         random.Random(f"{self._seed}/{turn}").shuffle(tasks)
         return rng.choice(self._by_task[tasks[place]])
 
-    def _weights(self) -> list[float]:
+    def _eligible(self, index: int) -> list[State]:
+        if not self._short:
+            return self.states
+        return [s for s in self.states if ("@" in s.task_id) == (index < self._short)] or self.states
+
+    def _weights(self, states: Sequence[State]) -> list[float]:
         spread = self._experience.spread
         largest = max(spread.values(), default=0.0) or 1.0
-        return [FLOOR + (1 - FLOOR) * spread.get(state.id, largest) / largest for state in self.states]
+        return [FLOOR + (1 - FLOOR) * spread.get(state.id, largest) / largest for state in states]
 
     def learn(self, spreads: Mapping[str, float], found: Iterable[State] = ()) -> None:
         """Take in what a learner step saw: the deviation of rewards by state id, and new good states."""
@@ -110,8 +122,9 @@ class StatePool:
         tasks: Sequence[str],
         sampling: str = "balanced",
         experience: Experience | None = None,
+        short: int = 0,
     ) -> StatePool:
-        """Read a saved pool.
+        """Read a saved pool; arguments as for a new one.
 
         Raises:
             StatePoolError: the file is missing, damaged, or holds a state of a task not in `tasks`.
@@ -126,4 +139,4 @@ class StatePool:
             raise StatePoolError(
                 f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name"
             )
-        return cls(states, seed, sampling, experience)
+        return cls(states, seed, sampling, experience, short)

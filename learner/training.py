@@ -289,7 +289,8 @@ class Training:
 
     def _pool(self) -> StatePool:
         rl, seed = self.cfg.rl, self.cfg.run.seed
-        return StatePool.load(self._pool_file, seed, self._held_in(), rl.sampling, self.cursor.experience)
+        short = round(rl.curriculum * rl.steps) * rl.states
+        return StatePool.load(self._pool_file, seed, self._held_in(), rl.sampling, self.cursor.experience, short)
 
     @property
     def _pool_file(self) -> Any:

@@ -55,6 +55,9 @@ def test_every_config_of_the_project_is_valid(name):
         ("model.response=1536", "model.response=1536 must be below model.context=1536"),
         ("learner.row_tokens=1000", "learner.row_tokens=1000 must be at least model.context=1536"),
         ("rl.actions=1", "rl.actions=1 must be at least 2"),
+        ("rl.dual_clip=0.5", "rl.dual_clip=0.5 must be above 1"),
+        ("rl.curriculum=0.5", "rl.curriculum needs tasks.held_in of both kinds"),
+        ("learner.offload=all", "learner.offload=all needs learner.zero_stage=3"),
         ("rl.gap_stop=0.01", "rl.gap_stop=0.01 must be above rl.gap_warn=0.05"),
     ],
 )

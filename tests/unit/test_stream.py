@@ -153,6 +153,15 @@ def test_progress_prefers_states_whose_rewards_vary_and_gives_none_up():
     assert collections.Counter(StatePool(pool().states, 5, "progress").draw(i).id for i in range(600))["b1"] > 60
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "balanced", "progress"])
+def test_a_curriculum_begins_with_short_experiments(sampling):
+    states = [State(f"{t}{i}", t, f"{t}{i}") for t in ("a@0.1", "a", "b@0.1", "b") for i in range(2)]
+    found = StatePool(states, 5, sampling, short=12)
+    assert {found.draw(i).task_id for i in range(12)} == {"a@0.1", "b@0.1"}
+    assert {found.draw(i).task_id for i in range(12, 30)} == {"a", "b"}
+    assert {StatePool(states, 5, sampling).draw(i).task_id for i in range(60)} == {"a@0.1", "b@0.1", "a", "b"}
+
+
 def test_what_was_learned_survives_a_restart_and_good_states_join_once():
     first = StatePool(pool().states, 5, "progress")
     good = State("new", "a", snapshot="new")
