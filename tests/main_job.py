@@ -37,8 +37,15 @@ def output(run_dir: Path) -> str:
     return (run_dir.parent / f"{run_dir.name}.output").read_text()
 
 
-def leftovers(run_dir: Path) -> list[str]:
-    """Processes and containers of the run that are still there."""
+def leftovers(run_dir: Path, seconds: float = 10.0) -> list[str]:
+    """Processes and containers of the run that are still there; those that are about to end get some seconds to."""
+    end = time.monotonic() + seconds
+    while (found := _leftovers(run_dir)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return found
+
+
+def _leftovers(run_dir: Path) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:

@@ -138,8 +138,8 @@ def test_a_damaged_bucket_is_refused_and_the_old_version_serves_on(runner, polic
     data = buckets[1].data.copy()
     data[17] ^= 1
     buckets[1] = dataclasses.replace(buckets[1], data=data)
-    with pytest.raises(PolicyError, match="actor-7: bucket 1 of weight version 5 is damaged"):
-        runner.run(policy.update_weights(buckets, 5))
+    with pytest.raises(PolicyError, match="actor-7: bucket 1 of weight version 50 is damaged"):
+        runner.run(policy.update_weights(buckets, 50))
     after = runner.run(sample())
     assert np.array_equal(after.response_ids, before.response_ids)
     assert after.version_spans == before.version_spans
@@ -152,7 +152,7 @@ def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, polic
         await asyncio.sleep(0.2)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)  # so that the update has begun, and not ended, when the engine dies
-        updating = asyncio.create_task(policy.update_weights(packed(changed(tiny_model, seed=3)), 9))
+        updating = asyncio.create_task(policy.update_weights(packed(changed(tiny_model, seed=3)), 90))
         await asyncio.sleep(0.5)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -160,8 +160,8 @@ def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, polic
 
     for error in runner.run(kill_while_sampling_and_updating()):
         assert isinstance(error, PolicyDead) and "actor-7: its vLLM engine died" in str(error), error
-    with pytest.raises(PolicyDead, match=r"actor-7: .*version 9"):
-        runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 9))
+    with pytest.raises(PolicyDead, match=r"actor-7: .*version 90"):
+        runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 90))
 
 
 ACTOR = """
