@@ -122,9 +122,11 @@ class Policy:
         async with self._updating:
             async with self._alive("a pause"):
                 await self._engine.pause_generation(mode="keep", clear_cache=False)
-            yield
-            async with self._alive("the end of a pause"):
-                await self._engine.resume_generation()
+            try:
+                yield
+            finally:
+                async with self._alive("the end of a pause"):
+                    await self._engine.resume_generation()
 
     async def update_weights(self, buckets: Sequence[Bucket], version: int) -> None:
         """Serve new weights from the next token on, unless newer ones are served; requests in flight go on under them.

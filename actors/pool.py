@@ -143,7 +143,7 @@ class ActorPool:
                 while todo and sum(on == name for _, _, on in running.values()) < each:
                     index, args = todo.pop()
                     running[getattr(member.handle, method).remote(*args)] = (index, args, name)
-            done, _ = ray.wait(list(running), timeout=1.0) if running else ([], [])
+            done = ray.wait(list(running), timeout=1.0)[0] if running else time.sleep(1.0)
             self.check()
             if not done:
                 if time.monotonic() - last > self._deadline:
