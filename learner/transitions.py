@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
         ("score_before", pa.float64()),
         ("score_after", pa.float64()),
         ("advantage", pa.float64()),
+        ("ratio", pa.float64()),
+        ("loss", pa.float64()),
         ("log_tail", pa.string()),
         ("generate_seconds", pa.float64()),
         ("queue_seconds", pa.float64()),
@@ -49,17 +51,25 @@ SCHEMA = pa.schema(
         ("origin", pa.string()),
     ]
 )
-"""`step` is the learner step (1, 2, …) that trained on the row; `advantage` is null where none was given."""
+"""`step` is the learner step (1, 2, …) that trained on the row. `advantage`, `ratio` (mean over the response's tokens
+of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
+gave none."""
 
 
 def write(
-    run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], advantages: Mapping[str, float] | None = None
+    run_dir: Path,
+    step: int,
+    groups: Sequence[Sequence[Transition]],
+    advantages: Mapping[str, float] | None = None,
+    ratios: Mapping[str, float] | None = None,
+    losses: Mapping[str, float] | None = None,
 ) -> Path:
     """Write the groups that learner step `step` trained on, and return the file.
 
-    advantages: the learner's advantage of each transition, by transition id.
+    advantages, ratios, losses: the learner's figures of each transition, by transition id.
     """
-    rows = [_row(transition, step, advantages or {}) for group in groups for transition in group]
+    figures = {"advantage": advantages or {}, "ratio": ratios or {}, "loss": losses or {}}
+    rows = [_row(transition, step, figures) for group in groups for transition in group]
     file = _file(run_dir, step)
     file.parent.mkdir(exist_ok=True)
     partial = file.with_suffix(".partial")
@@ -85,12 +95,12 @@ def _file(run_dir: Path, step: int) -> Path:
     return Path(run_dir) / "transitions" / f"part-{step:05d}.parquet"
 
 
-def _row(transition: Transition, step: int, advantages: Mapping[str, float]) -> dict[str, Any]:
+def _row(transition: Transition, step: int, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     row = {name: getattr(transition, name) for name in SCHEMA.names if hasattr(transition, name)}
     row["step"] = step
     row |= {"outcome": str(transition.outcome), "origin": str(transition.origin)}
     row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
-    row["advantage"] = advantages.get(transition.id)
+    row |= {name: values.get(transition.id) for name, values in figures.items()}
     for part, seconds in asdict(transition.durations).items():
         row[f"{part}_seconds"] = seconds
     return row

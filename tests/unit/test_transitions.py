@@ -35,10 +35,12 @@ def transition(name: str, **changes) -> Transition:
     return dataclasses.replace(made, **changes)
 
 
-def test_rows_come_back_with_step_and_advantage(tmp_path):
-    transitions.write(tmp_path, 4, [[transition("a"), transition("b", reward_parts={})]], {"a": -1.25})
+def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
+    groups = [[transition("a"), transition("b", reward_parts={})]]
+    transitions.write(tmp_path, 4, groups, {"a": -1.25}, ratios={"b": 1.5}, losses={"a": 0.25})
     a, b = transitions.read(tmp_path)
     assert (a["id"], a["step"], a["advantage"], b["advantage"]) == ("a", 4, -1.25, None)
+    assert (a["ratio"], b["ratio"], a["loss"], b["loss"]) == (None, 1.5, 0.25, None)
     assert a["prompt_ids"] == [1, 2, 3] and a["behaviour_logprobs"] == [-0.5, -1.5]
     assert a["version_spans"] == [{"version": 3, "start": 0, "end": 1}, {"version": 4, "start": 1, "end": 2}]
     assert a["reward_parts"] == {"score": 0.7} and b["reward_parts"] == {}
