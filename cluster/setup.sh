@@ -49,8 +49,10 @@ missing_packages() {
 
 # Prints those that only the tests of the stronger sandboxes need.
 missing_sandbox_packages() {
-    has docker || echo docker.io
-    has iptables || echo iptables
+    if ! docker info >/dev/null 2>&1; then
+        has dockerd || echo docker.io # a docker client alone is not enough
+        has iptables || echo iptables
+    fi
     has debootstrap || echo debootstrap # the sandbox image where no registry is reachable
     has runsc || echo runsc             # gVisor
 }
