@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
+import mmap
 import os
 import time
 import uuid
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.weights import Bucket
+from actors.weights import Bucket, sha256, vectors
 
 GIB = 1 << 30
 DEATH_SECONDS = 1.0
@@ -60,6 +62,7 @@ class Policy:
         self.tokens = 0
         self._model_dir, self._cfg = model_dir, cfg
         self._engine: Any = None
+        self._shelf = Shelf()
         self._updating = asyncio.Lock()
 
     async def start(self) -> None:
@@ -140,23 +143,36 @@ class Policy:
         async with self._updating, self._alive(f"weight version {version}"):
             if version <= self.version:
                 return
-            with contextlib.ExitStack() as files:
-                updates = [files.enter_context(_handed_over(bucket)) for bucket in buckets]
+            updates = self._shelf.put(buckets)
+            checked = all(bucket.checksum for bucket in buckets)
+            if checked:
                 await self._verify(updates, version)
-                with self._whole_or_dead(version):
-                    await self._engine.pause_generation(mode="keep", clear_cache=False)
-                    await self._engine.start_weight_update()
-                    for update in updates:
-                        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
-                    await self._engine.finish_weight_update(str(version))
-                    self.version = version
-                    await self._engine.resume_generation()
+            with self._whole_or_dead(version):
+                await self._engine.pause_generation(mode="keep", clear_cache=False)
+                await self._engine.start_weight_update()
+                for update in updates:
+                    await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+                await self._engine.finish_weight_update(str(version))
+                if checked:
+                    self._compare(await self._engine.compute_weight_checksums(), buckets)
+                self.version = version
+                await self._engine.resume_generation()
 
     async def _verify(self, updates: Sequence[dict[str, Any]], version: int) -> None:
         for number, update in enumerate(updates):
             for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
                 if wrong:
                     raise PolicyError(f"{self.name}: bucket {number} of weight version {version} is damaged: {wrong}")
+
+    def _compare(self, digests: Sequence[dict[str, str]], buckets: Sequence[Bucket]) -> None:
+        """Hold the digests of vLLM's parameters against those of the tensors that were sent.
+
+        Those that it fuses, splits over GPUs or packs have other bytes: the norms are as they were sent.
+        """
+        sent = {meta.name: tensor for bucket in buckets for meta, tensor in vectors(bucket)}
+        served = [(name.rpartition(":")[2], digest) for of_worker in digests for name, digest in of_worker.items()]
+        if wrong := sorted({name for name, digest in served if name in sent and digest != sha256(sent[name])}):
+            raise PolicyError(f"vLLM serves other values of {', '.join(wrong[:3])} than it was sent")
 
     @contextlib.contextmanager
     def _whole_or_dead(self, version: int) -> Iterator[None]:
@@ -248,17 +264,36 @@ def _engine_arguments(cfg: Any, model_dir: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _handed_over(bucket: Bucket) -> Iterator[dict[str, Any]]:
-    """Put a bucket's bytes where the engine's processes find them; yields what they need to load it.
+class Shelf:
+    """A memory file in which the engine's processes find the buckets of an update.
 
-    A memory file needs no room in /dev/shm, which is small in containers, and is gone when this process is.
+    It needs no room in /dev/shm, which is small in containers, and is gone when this process is. It is kept from one
+    version to the next, since touching fresh memory takes longer than copying.
     """
-    with os.fdopen(os.memfd_create("weights"), "wb") as file:
-        bucket.data.tofile(file)
-        file.flush()
-        meta = [[item.name, item.dtype, list(item.shape), item.offset] for item in bucket.meta]
-        yield {"path": f"/proc/{os.getpid()}/fd/{file.fileno()}", "checksum": bucket.checksum, "meta": meta}
+
+    def __init__(self) -> None:
+        self._file, self._bytes = -1, np.empty(0, np.uint8)
+
+    def put(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
+        """Copy them into the file, over what it held; returns what vLLM needs to load each."""
+        ends = list(itertools.accumulate(bucket.data.nbytes for bucket in buckets))
+        if ends[-1] > self._bytes.size:
+            self._renew(ends[-1])
+        updates = []
+        for bucket, end in zip(buckets, ends, strict=True):
+            start = end - bucket.data.nbytes
+            self._bytes[start:end] = bucket.data
+            meta = [[item.name, item.dtype, list(item.shape), item.offset] for item in bucket.meta]
+            place = {"path": f"/proc/{os.getpid()}/fd/{self._file}", "file_bytes": self._bytes.size}
+            updates.append(place | {"start": start, "end": end, "checksum": bucket.checksum, "meta": meta})
+        return updates
+
+    def _renew(self, size: int) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = os.memfd_create("weights")
+        os.ftruncate(self._file, size)
+        self._bytes = np.frombuffer(mmap.mmap(self._file, size), np.uint8)
 
 
 def _set_environment(cfg: Any) -> None:

@@ -2,13 +2,14 @@
 
 A bucket is one byte array with the place, type and shape of each tensor in it, so a whole model is a handful of
 objects in Ray's store, fetched once per node. Where few bits changed since the version before, it can travel as the
-difference. Invariant: a bucket carries the checksum of its bytes from where it was packed to where it is loaded,
-however it travelled.
+difference. Invariants: a difference is applied to the version that it was made from, or refused; where a bucket has a
+checksum, it is that of its bytes where it was packed, however it travelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -41,8 +42,10 @@ class Bucket:
     meta: tuple[TensorMeta, ...]
     data: np.ndarray
     """uint8 [bytes]."""
+    version: int
+    """Of the weights."""
     checksum: str
-    """BLAKE3 of `data`, hexadecimal."""
+    """BLAKE3 of `data`, hexadecimal; empty in a version that is not checked."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ class Delta:
     """uint8: the bits that changed (exclusive or), Zstandard-compressed."""
     size: int
     """Bytes of the bucket."""
+    version: int
+    """Of the bucket."""
     checksum: str
     """Of the bucket."""
-    base: str
-    """Checksum of the bucket that it is the difference from."""
+    base: int
+    """Version of the bucket that it is the difference from."""
 
 
 class BaseMissing(RuntimeError):
@@ -75,7 +80,9 @@ def difference(new: Bucket, old: Bucket) -> Bucket | Delta:
     if new.meta != old.meta:
         return new
     packed = np.frombuffer(_ZSTD.compress(np.bitwise_xor(new.data, old.data), asbytes=True), np.uint8)
-    return Delta(new.meta, packed, new.data.nbytes, new.checksum, old.checksum) if packed.size < new.data.size else new
+    if packed.size >= new.data.size:
+        return new
+    return Delta(new.meta, packed, new.data.nbytes, new.version, new.checksum, old.version)
 
 
 def restore(received: Bucket | Delta, old: Bucket | None) -> Bucket:
@@ -86,38 +93,52 @@ def restore(received: Bucket | Delta, old: Bucket | None) -> Bucket:
     """
     if isinstance(received, Bucket):
         return received
-    if old is None or old.checksum != received.base:
-        raise BaseMissing("the weights that this difference builds on are not there")
+    if old is None or old.version != received.base:
+        raise BaseMissing(f"version {received.version} came as its difference from {received.base}, which is not here")
     bits = np.frombuffer(_ZSTD.decompress(received.data, received.size), np.uint8)
-    return Bucket(received.meta, np.bitwise_xor(bits, old.data), received.checksum)
+    return Bucket(received.meta, np.bitwise_xor(bits, old.data), received.version, received.checksum)
 
 
-def pack(named_tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int) -> Iterator[Bucket]:
+def pack(
+    named_tensors: Iterable[tuple[str, torch.Tensor]],
+    bucket_bytes: int,
+    version: int,
+    checked: bool = True,
+    spent: Sequence[Bucket] = (),
+) -> Iterator[Bucket]:
     """Buckets of about `bucket_bytes` (a larger tensor gets one of its own), in the order given.
 
-    named_tensors: (name, tensor of any shape, dtype and device).
+    named_tensors: (name, tensor of any shape, dtype and device); checked: give each a checksum; spent: buckets of the
+    same tensors whose memory is overwritten, since touching fresh memory takes longer than copying.
     """
     waiting: list[tuple[str, torch.Tensor]] = []
-    size = 0
+    size, made = 0, 0
+
+    def bucket() -> Bucket:
+        return _bucket(waiting, version, checked, spent[made].data if made < len(spent) else None)
+
     for name, tensor in named_tensors:
         if waiting and size + _padded(tensor) > bucket_bytes:
-            yield _bucket(waiting)
-            waiting, size = [], 0
+            yield bucket()
+            waiting, size, made = [], 0, made + 1
         waiting.append((name, tensor))
         size += _padded(tensor)
     if waiting:
-        yield _bucket(waiting)
+        yield bucket()
 
 
-def _bucket(named_tensors: list[tuple[str, torch.Tensor]]) -> Bucket:
-    data = np.zeros(sum(_padded(tensor) for _, tensor in named_tensors), dtype=np.uint8)
+def _bucket(
+    named_tensors: list[tuple[str, torch.Tensor]], version: int, checked: bool, spent: np.ndarray | None
+) -> Bucket:
+    size = sum(_padded(tensor) for _, tensor in named_tensors)
+    data = spent if spent is not None and spent.size == size else np.zeros(size, dtype=np.uint8)
     meta, offset = [], 0
     for name, tensor in named_tensors:
         content = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
         data[offset : offset + content.numel()] = content.numpy()
         meta.append(TensorMeta(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
         offset += _padded(tensor)
-    return Bucket(tuple(meta), data, checksum(data))
+    return Bucket(tuple(meta), data, version, checksum(data) if checked else "")
 
 
 def _padded(tensor: torch.Tensor) -> int:
@@ -134,4 +155,17 @@ def unpack(meta: Iterable[TensorMeta], data: torch.Tensor) -> Iterator[tuple[str
 
 
 def checksum(data: np.ndarray) -> str:
-    return blake3.blake3(data.data).hexdigest()
+    return blake3.blake3(data.data, max_threads=blake3.blake3.AUTO).hexdigest()
+
+
+def vectors(bucket: Bucket) -> Iterator[tuple[TensorMeta, np.ndarray]]:
+    """The weights of one dimension (norms), with their bytes."""
+    for item in bucket.meta:
+        if len(item.shape) == 1 and item.name.endswith(".weight"):
+            size = item.shape[0] * getattr(torch, item.dtype).itemsize
+            yield item, bucket.data[item.offset : item.offset + size]
+
+
+def sha256(data: np.ndarray) -> str:
+    """As vLLM digests its parameters."""
+    return hashlib.sha256(data.data).hexdigest()

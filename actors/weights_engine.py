@@ -1,6 +1,6 @@
 """vLLM's side of the `object_store` weight-transfer backend; lives in the engine's worker processes.
 
-They are no part of Ray, so the actor fetches the buckets and leaves each in a memory file that the workers map; the
+They are no part of Ray, so the actor fetches the buckets and leaves them in a memory file that the workers map; the
 tensors are loaded layer by layer, as vLLM's NCCL backend does. Importing this module (named by `worker_extension_cls`)
 registers the backend. Invariants: `verify_weights` runs before an update begins, so damaged bytes never reach the
 model; the engine's processes do not outlive their actor, however and whenever that ends.
@@ -8,6 +8,7 @@ model; the engine's processes do not outlive their actor, however and whenever t
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
@@ -43,8 +44,13 @@ class ObjectStoreUpdate(WeightTransferUpdateInfo):
     """One bucket."""
 
     path: str
-    """Memory file that holds its bytes."""
+    """Memory file that holds its bytes, with those of others."""
+    file_bytes: int
+    start: int
+    """Of its bytes in the file."""
+    end: int
     checksum: str
+    """Empty: it is not checked."""
     meta: list[list[Any]]
     """(name, dtype, shape, offset) of each tensor."""
 
@@ -73,7 +79,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInit, Obje
 
     def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
         meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in update_info.meta]
-        data = torch.from_numpy(_mapped(update_info.path))
+        data = torch.from_numpy(_bytes(update_info))
         self.model.load_weights((name, tensor.to(self.device)) for name, tensor in unpack(meta, data))
 
     def finish_weight_update(self) -> None:
@@ -93,7 +99,7 @@ class WorkerExtension:
 
     def verify_weights(self, update_info: dict[str, Any]) -> str | None:
         """What is wrong with a bucket; None if its bytes are those that were packed."""
-        found = checksum(_mapped(update_info["path"]))
+        found = checksum(_bytes(ObjectStoreUpdate(**update_info)))
         wanted = update_info["checksum"]
         return None if found == wanted else f"its checksum is {found[:12]}…, not {wanted[:12]}…"
 
@@ -118,9 +124,18 @@ def end_with(actor_pid: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _mapped(path: str) -> np.ndarray:
-    """uint8 [bytes] of a file, not copied; writable only so that torch takes it."""
-    return np.memmap(path, dtype=np.uint8, mode="c")
+def _bytes(bucket: ObjectStoreUpdate) -> np.ndarray:
+    """uint8 [bytes] of a bucket, not copied."""
+    return _mapped(bucket.path, bucket.file_bytes)[bucket.start : bucket.end]
+
+
+@functools.lru_cache(maxsize=1)
+def _mapped(path: str, size: int) -> np.ndarray:
+    """uint8 [size] of a file that the actor fills anew for each version: mapping it again would fault every page again.
+
+    Writable only so that torch takes it.
+    """
+    return np.memmap(path, dtype=np.uint8, mode="r+", shape=(size,))
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightTransferEngine)

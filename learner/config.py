@@ -114,11 +114,28 @@ class RewardConfig:
 
 @dataclass
 class ExpertConfig:
-    trajectories: int = key(12, "Trajectories of the built-in expert per held-in task.", positive=True)
+    kind: str = key(
+        "builtin", "Who explores: a library of operators on scripts, or a language model.", ["builtin", "llm"]
+    )
+    endpoint: str = key("", "llm: OpenAI-compatible URL; empty: actors of our own serve experts.model.")
+    model: str = key("", "llm: name of the model at experts.endpoint; without one, a model folder or hub id.")
+    key_variable: str = key("OPENAI_API_KEY", "Environment variable of the actors that holds the endpoint's key.")
+    temperature: float = key(1.0, "llm: sampling temperature.", positive=True)
+    response: int = key(1024, "llm: most tokens of one answer.", positive=True)
+    context: int = key(8192, "llm: most tokens of one question and its answer.", positive=True)
+    candidates: int = key(100, "Ideas of a task from which the pool is chosen.", positive=True)
+    ideas: int = key(10, "Ideas in the pool of a task: those that differ most.", positive=True)
+    embeddings: str = key(
+        "tfidf", "How ideas are compared: tfidf, a sentence-transformers model, or an endpoint's URL."
+    )
+    embedding_model: str = key("", "Name of the model at the endpoint of experts.embeddings.")
+    trajectories: int = key(12, "Trajectories per held-in task.", positive=True)
     steps: int = key(5, "Actions per trajectory.", positive=True)
     mistakes: float = key(
-        0.1, "Share of actions that are deliberately broken, so that error states enter the pool.", maximum=1
+        0.1, "builtin: share of actions that are broken on purpose, so that error states enter the pool.", maximum=1
     )
+    states: int = key(100, "Most states of a task in the state pool, of all kinds equally.", positive=True)
+    path: str = key("", "Folder of a run whose trajectories are used; empty: the expert makes new ones.")
 
 
 @dataclass
@@ -126,6 +143,10 @@ class SftConfig:
     epochs: int = key(1, "Passes over the selected expert actions; 0 skips fine-tuning.")
     learning_rate: float = key(1e-4, "Peak learning rate (linear warm-up, cosine decay).", positive=True)
     batch: int = key(8, "Examples per optimiser step.", positive=True)
+    best: float = key(1.0, "Share of the improvements of a task that may be imitated, the largest first.", maximum=1)
+    examples: int = key(0, "Most examples of a task, those that differ most; 0: all that are worth imitating.")
+    held_out: float = key(0.05, "Share of the states whose examples are kept back to measure the loss.", maximum=0.5)
+    checkpoint_every: int = key(100, "Optimiser steps after which an interrupted fine-tuning can go on.", positive=True)
 
 
 @dataclass
@@ -193,6 +214,9 @@ class LearnerConfig:
     full_every: int = key(
         1, "Publish full weights every so many versions, lossless differences between; 1: always full.", positive=True
     )
+    check_every: int = key(
+        10, "Check the weights of every so many versions, packed, received and served, by checksums; 0: never."
+    )
     restarts: int = key(3, "Times that the ranks may die and go on from the last checkpoint.")
     deadline: float = key(1800.0, "Seconds that all ranks may take for one call.", positive=True)
 
@@ -226,6 +250,14 @@ class CheckpointConfig:
 
 
 @dataclass
+class ReportConfig:
+    gpu_hour: float = key(2.5, "Price of a GPU for an hour.")
+    cpu_hour: float = key(0.05, "Price of a CPU core for an hour.")
+    million_tokens: float = key(0.0, "Price of a million generated tokens, on top of the machines' time.")
+    currency: str = key("USD", "Currency of these prices.")
+
+
+@dataclass
 class Config:
     run: RunConfig = section(RunConfig, "Where results go.")
     model: ModelConfig = section(ModelConfig, "The policy.")
@@ -233,13 +265,14 @@ class Config:
     sandbox: SandboxConfig = section(SandboxConfig, "Where experiments run.")
     editor: EditorConfig = section(EditorConfig, "The model that carries out MLAgentBench's `(AI)` actions.")
     reward: RewardConfig = section(RewardConfig, "What an outcome is worth.")
-    experts: ExpertConfig = section(ExpertConfig, "The built-in expert of the warm start.")
+    experts: ExpertConfig = section(ExpertConfig, "The expert whose trajectories are the warm start.")
     sft: SftConfig = section(SftConfig, "Exploration-enriched fine-tuning.")
     rl: RlConfig = section(RlConfig, "Step-wise reinforcement learning.")
     learner: LearnerConfig = section(LearnerConfig, "The DeepSpeed learner.")
     actors: ActorsConfig = section(ActorsConfig, "The vLLM actors.")
     evaluation: EvalConfig = section(EvalConfig, "Evaluation of each stage.")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "What a restart continues from.")
+    report: ReportConfig = section(ReportConfig, "Prices in the report, also of `python learner/report.py RUN`.")
 
 
 def fields() -> Iterator[tuple[str, dataclasses.Field, type]]:

@@ -65,7 +65,7 @@ class Learner:
         say: tells the user of a restart.
         """
         self.cfg, self._model_dir, self._say = cfg, Path(model_dir), say
-        self.rl_steps = self._restarts = self._publishes = 0
+        self.rl_steps = self._restarts = 0
         self._ranks: list[Any] = []
         self._saved: Path | None = None
         self._finetuned = False
@@ -164,7 +164,8 @@ class Learner:
         version: the weight version being trained; tokens sampled under it have the same weights here, so the
         log-prob gap is measured on them unless there are none (`logprob_gap_on_current` says); `worst_tokens` are
         those of the largest gap. `advantages` maps transition ids to advantages, without those of infrastructure
-        failures. Where there is nothing to learn from (no reward varies within any group, but for ppo) no step is
+        failures; `ratios` and `losses` map those that were computed to the mean ratio over their tokens and to their
+        part of the loss, in the last pass. Where there is nothing to learn from (no reward varies within any group, but for ppo) no step is
         taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
         """
         figures = self._surviving(lambda: self._train(groups, version))
@@ -178,7 +179,7 @@ class Learner:
             groups, version, self.cfg.learner.row_tokens, rl.algorithm, rl.aggregation, rl.duration_weight
         )
         rate = schedules.warmup_constant(self.rl_steps, rl.learning_rate)
-        figures: dict[str, Any] = {**dict.fromkeys(STEP_FIGURES), "worst_tokens": [], "values": {}}
+        figures: dict[str, Any] = {**dict.fromkeys(STEP_FIGURES), "worst_tokens": [], "values": {}, "ratios": {}, "losses": {}}
         if batch.rows:
             figures = self._policy_step(batch, rate)
         self.rl_steps += 1
@@ -206,6 +207,8 @@ class Learner:
         first, last = passes[0], passes[-1]
         computed = sum(len(policy_row.behaviour) for policy_row in batch.rows)
         on_current = first.current > 0
+        starts = np.cumsum([0, *(len(member.response_ids) for member in batch.members[:-1])]).tolist()
+        names = {start: member.id for start, member in zip(starts, batch.members, strict=True)}
         figures = (
             last.loss,
             last.value_loss,
@@ -222,6 +225,8 @@ class Learner:
         return dict(zip(STEP_FIGURES, figures, strict=True)) | {
             "worst_tokens": _worst_tokens(batch, first.worst),
             "values": {batch.groups[number]: value for number, value in first.values},
+            "ratios": {names[start]: ratio for start, ratio, _ in last.responses},
+            "losses": {names[start]: loss for start, _, loss in last.responses},
         }
 
     def hold_reference(self, folder: Path) -> None:
@@ -233,14 +238,15 @@ class Learner:
         """Write the policy as a Hugging Face folder (seen by all ranks)."""
         self._everyone("export", Path(folder))
 
-    def publish(self, bucket_bytes: int, full: bool = False) -> Published:
+    def publish(self, bucket_bytes: int, version: int, full: bool = False) -> Published:
         """The weights in the object store, as buckets of about `bucket_bytes` that `actors.weights` unpacks.
 
         full: in full, for actors that have not got the version before; also every `learner.full_every` versions.
         """
-        self._publishes += 1
-        full = full or self._publishes % self.cfg.learner.full_every == 0
-        return self._surviving(lambda: self._everyone("publish", bucket_bytes, full)[0])
+        learner = self.cfg.learner
+        full = full or version % learner.full_every == 0
+        checked = learner.check_every > 0 and version % learner.check_every == 0
+        return self._surviving(lambda: self._everyone("publish", bucket_bytes, version, full, checked)[0])
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""

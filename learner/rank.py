@@ -60,6 +60,7 @@ class LearnerRank:
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
         self._published: list[Bucket] = []
+        self._spent: list[Bucket] = []
 
     def address(self) -> tuple[str, int]:
         """This host and a free port on it, for the process group."""
@@ -168,19 +169,20 @@ class LearnerRank:
             for value in state.values():
                 value.zero_()
 
-    def publish(self, bucket_bytes: int, full: bool) -> Published:
+    def publish(self, bucket_bytes: int, version: int, full: bool, checked: bool) -> Published:
         """The weights in the object store; only rank 0 packs, the others take part in gathers.
 
-        full: not as differences from the last ones published.
+        full: not as differences from the last ones published; checked: with checksums.
         """
         weights = self._named_weights(bucket_bytes)
         if self.rank:
             for _ in weights:
                 pass
             return Published([], 0, 0)
-        before, buckets = self._published, list(pack_weights(weights, bucket_bytes))
-        if self.cfg.learner.full_every > 1:
-            self._published = buckets
+        before, buckets = self._published, list(pack_weights(weights, bucket_bytes, version, checked, self._spent))
+        self._published, self._spent = buckets, before
+        if self.cfg.learner.full_every == 1:
+            self._published, self._spent = [], buckets
         sent = buckets
         if before and not full:
             sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]

@@ -175,13 +175,13 @@ class Training:
         """Give the learner's weights to every actor; returns when all serve them."""
         self.version += 1
         started = time.monotonic()
-        self._published = self.learner.publish(BUCKET_BYTES)
+        self._published = self.learner.publish(BUCKET_BYTES, self.version)
         self.actors.publish(self.version, self._published.buckets)
         self._publish_seconds = time.monotonic() - started
 
     def _full_weights(self) -> list[ray.ObjectRef]:
         """For an actor that joins between two publishes."""
-        return self.learner.publish(BUCKET_BYTES, full=True).buckets
+        return self.learner.publish(BUCKET_BYTES, self.version, full=True).buckets
 
     def batches(self) -> Iterator[list[list[Transition]]]:
         """Start the actors' loops and yield the groups of each learner step; ends the loops after the last."""
@@ -226,7 +226,8 @@ class Training:
         self.cursor = ray.get(self._stream.advance.remote(spreads, found))
         step = self.cursor.step
         self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
-        transitions.write(self.run.dir, step, groups, metrics.pop("advantages"))
+        figures = [metrics.pop(name) for name in ("advantages", "ratios", "losses")]
+        transitions.write(self.run.dir, step, groups, *figures)
         seconds = time.monotonic() - self._step_started
         row = step_metrics(groups, self.version - 1, metrics, seconds, time.time())
         account = ray.get(self._stream.account.remote())

@@ -1,8 +1,9 @@
 """Seconds from "optimiser step done" to "all actors serve the new version", against reloading from disk.
 
 `python tests/bench/weights.py [--json] [--model PATH] [--actors 1 2 4] [--repeats 3]`. By number of actors on this
-machine: our publish (pack, object store, verify, load); `save_pretrained` and vLLM's reload of the weights from that
-folder, in place; the start of an engine; and, as the floor, a plain copy of the same bytes in memory.
+machine: our publish (pack, object store, load); `save_pretrained` and a new engine on that folder; the same with vLLM's
+reload in place, which is no replacement (on a CPU, a head tied to the embeddings goes on with the old weights); and, as
+floors, the engine's own `load_weights` of the same tensors out of its own memory, and a plain copy of the same bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from actors import policy as policy_module
 from actors.model import resolve
 from actors.policy import Policy
 from learner.config import Config
@@ -36,6 +38,9 @@ class Server:
     """An actor's engine without its environment."""
 
     def __init__(self, name: str, model_dir: str, cfg: Any):
+        arguments = policy_module._engine_arguments
+        extended = {"worker_extension_cls": "tests.bench.weights_floor.Floor"}
+        policy_module._engine_arguments = lambda *args: arguments(*args) | extended
         self.policy = Policy(name, model_dir, cfg, 0)
 
     async def start(self) -> float:
@@ -51,6 +56,11 @@ class Server:
         await self.policy.update_weights(fetched, version)
         return {"fetch": here - began, "load": time.monotonic() - here}
 
+    async def load_here(self, buckets: list) -> float:
+        """Seconds of the engine's own `load_weights`, of tensors that are in its memory already."""
+        updates = self.policy._shelf.put(await asyncio.gather(*buckets))
+        return max(await self.policy._engine.collective_rpc("load_here", args=(updates,)))
+
     async def reload(self, folder: str) -> float:
         """vLLM's own way to take new weights from disk without a new engine."""
         began = time.monotonic()
@@ -64,7 +74,7 @@ class Server:
 def publish(learner: Learner, servers: list, version: int) -> tuple[float, list[dict[str, float]]]:
     """Seconds until all serve the version, and what each spent on what."""
     began = time.monotonic()
-    buckets = learner.publish(BUCKET_BYTES).buckets
+    buckets = learner.publish(BUCKET_BYTES, version).buckets
     packed = time.monotonic() - began
     parts = ray.get([server.receive.remote(version, buckets) for server in servers])
     return time.monotonic() - began, [part | {"pack": packed} for part in parts]
@@ -76,6 +86,13 @@ def reload(learner: Learner, servers: list) -> float:
         began = time.monotonic()
         learner.export(Path(saved) / "hf")
         ray.get([server.reload.remote(f"{saved}/hf") for server in servers])
+        return time.monotonic() - began
+
+
+def save_seconds(learner: Learner) -> float:
+    with tempfile.TemporaryDirectory() as saved:
+        began = time.monotonic()
+        learner.export(Path(saved) / "hf")
         return time.monotonic() - began
 
 
@@ -103,22 +120,26 @@ def main() -> None:
         seconds, parts = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
         row = {"actors": count, "publish_seconds": seconds}
         row |= {f"publish_{name}": max(part[name] for part in parts) for name in ("pack", "fetch", "load")}
+        buckets = learner.publish(BUCKET_BYTES, version).buckets
+        loads = [max(ray.get([server.load_here.remote(buckets) for server in servers])) for _ in range(args.repeats)]
+        row["load_seconds"] = statistics.median(loads)
         row["reload_seconds"] = statistics.median(reload(learner, servers) for _ in range(args.repeats))
-        row["restart_seconds"] = max(started)
+        row["restart_seconds"] = save_seconds(learner) + max(started)
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
-    buckets = ray.get(learner.publish(BUCKET_BYTES).buckets)
+    buckets = ray.get(learner.publish(BUCKET_BYTES, 0).buckets)
     copy = statistics.median(copy_seconds([bucket.data for bucket in buckets]) for _ in range(5))
     table = Table(title=f"{sum(bucket.data.nbytes for bucket in buckets) / 1e6:.0f} MB; plain copy {copy:.3f} s")
-    for title in ("actors", "publish s", "of it pack", "fetch", "verify + load", "× reload in place", "× engine start"):
+    heads = ("publish s", "of it pack", "fetch", "load", "/ load_weights", "save + new engine /", "save + in place /")
+    for title in ("actors", *heads):
         table.add_column(title, justify="right")
     for row in rows:
-        row["over_reload"] = row["reload_seconds"] / row["publish_seconds"]
+        row["over_load"] = row["publish_seconds"] / row["load_seconds"]
         row["over_restart"] = row["restart_seconds"] / row["publish_seconds"]
-        shown = [row[f"publish_{name}"] for name in ("seconds", "pack", "fetch", "load")]
-        table.add_row(
-            str(row["actors"]), *(f"{s:.3f}" for s in shown), f"{row['over_reload']:.1f}", f"{row['over_restart']:.1f}"
-        )
+        row["over_reload"] = row["reload_seconds"] / row["publish_seconds"]
+        seconds = (f"{row[f'publish_{name}']:.3f}" for name in ("seconds", "pack", "fetch", "load"))
+        ratios = f"{row['over_load']:.2f}", f"{row['over_restart']:.1f}", f"{row['over_reload']:.1f}"
+        table.add_row(str(row["actors"]), *seconds, *ratios)
     Console(width=110).print(table)
     ray.get([server.close.remote() for server in servers])
     learner.close()

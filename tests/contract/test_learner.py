@@ -104,7 +104,7 @@ def batch(seed: int = 0, rewards=((0, 1, 2, 3), (1, 0, 0, 1), (2, 0, 1, 0), (5, 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
     """What actors would receive."""
-    buckets = ray.get(learner.publish(bucket_bytes=20_000).buckets)
+    buckets = ray.get(learner.publish(bucket_bytes=20_000, version=1).buckets)
     assert len(buckets) > 1
     return {name: tensor for bucket in buckets for name, tensor in unpack(bucket.meta, torch.tensor(bucket.data))}
 
@@ -142,6 +142,33 @@ def test_metrics_of_a_step_and_what_it_leaves_out(shared):
     assert metrics["logprob_gap_on_current"] is True
     assert 0 < metrics["logprob_gap_mean"] < metrics["logprob_gap_max"]
     assert 0 < metrics["entropy"] < np.log(199)
+
+
+def test_each_transition_has_its_ratio_and_its_part_of_the_loss(start, model_dir):
+    """Sampled by the very policy that is trained, and 1.2 times as likely under it as when it was sampled."""
+    groups = batch()
+    members = {t.id: t for group in groups for t in group}
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    for t in members.values():
+        t.behaviour_logprobs[:] = logprobs(model, t)
+    members["1.3"].behaviour_logprobs[:] -= np.log(1.2)
+    found = start().train(groups, VERSION)
+    assert found["ratios"].keys() == found["losses"].keys() == {name for name in members if name[0] != "3"}
+    expected = {name: 1.2 if name == "1.3" else 1.0 for name in found["ratios"]}
+    assert found["ratios"] == pytest.approx(expected, abs=1e-3)
+    tokens = sum(len(t.response_ids) for t in members.values())
+    for name, loss in found["losses"].items():
+        share = len(members[name].response_ids) / tokens
+        assert loss == pytest.approx(-expected[name] * found["advantages"][name] * share, rel=1e-3), name
+    assert sum(found["losses"].values()) == pytest.approx(found["loss"], rel=1e-3)
+
+
+def logprobs(model, t: Transition) -> np.ndarray:
+    """Of a transition's response, float32 [R]."""
+    ids = torch.tensor(np.concatenate([t.prompt_ids, t.response_ids])).long()
+    with torch.no_grad():
+        scores = model(ids[None]).logits[0, len(t.prompt_ids) - 1 : -1].log_softmax(-1)
+    return scores.gather(1, ids[len(t.prompt_ids) :, None])[:, 0].numpy()
 
 
 def test_a_batch_without_signal_changes_nothing(shared):
@@ -239,12 +266,12 @@ def test_the_worst_tokens_are_those_of_the_largest_gap(shared):
 
 
 def test_versions_travel_as_lossless_differences_between_full_ones(start):
-    learner = start(1, 1, "bfloat16", learner__full_every=3)
+    learner = start(1, 1, "bfloat16", learner__full_every=3, learner__check_every=1)
     learner.cfg.rl.learning_rate = 1e-6  # few weights move by as much as a unit in their last place
     held: list[Bucket] = []
     shares = []
     for step in range(4):
-        published = learner.publish(20_000)
+        published = learner.publish(20_000, step + 1)
         received = ray.get(published.buckets)
         held = [restore(one, old) for one, old in zip(received, held or [None] * len(received), strict=True)]
         assert [checksum(one.data) for one in held] == [one.checksum for one in received]
@@ -252,7 +279,7 @@ def test_versions_travel_as_lossless_differences_between_full_ones(start):
         learner.train(batch(step), VERSION)
     assert shares[0] == shares[2] == 1
     assert 0 < shares[1] < 0.5 and 0 < shares[3] < 0.5
-    assert ray.get(learner.publish(20_000, full=True).buckets)[0].data.nbytes == held[0].data.nbytes
+    assert ray.get(learner.publish(20_000, 9, full=True).buckets)[0].data.nbytes == held[0].data.nbytes
 
 
 def test_errors_name_what_failed(start, tmp_path):

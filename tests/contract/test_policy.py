@@ -82,7 +82,7 @@ def changed(folder: Path, seed: int) -> torch.nn.Module:
 
 
 def packed(model: torch.nn.Module) -> list[Bucket]:
-    buckets = list(pack(model.named_parameters(), 1 << 20))
+    buckets = list(pack(model.named_parameters(), 1 << 20, 1))
     assert len(buckets) > 1
     return buckets
 

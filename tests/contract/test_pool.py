@@ -42,7 +42,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def buckets(tiny_model: Path) -> list:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
-    return [ray.put(bucket) for bucket in pack(model.named_parameters(), 1 << 20)]
+    return [ray.put(bucket) for bucket in pack(model.named_parameters(), 1 << 20, 1)]
 
 
 class Trainer:

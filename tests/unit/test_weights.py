@@ -24,7 +24,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("bucket_bytes", [1, 100, 1 << 20])
 def test_unpacking_gives_back_every_tensor_in_order(tensors, bucket_bytes):
-    buckets = list(pack(tensors.items(), bucket_bytes))
+    buckets = list(pack(tensors.items(), bucket_bytes, 1))
     unpacked = [pair for b in buckets for pair in unpack(b.meta, torch.from_numpy(b.data))]
     assert [name for name, _ in unpacked] == list(tensors)
     for name, tensor in unpacked:
@@ -33,13 +33,13 @@ def test_unpacking_gives_back_every_tensor_in_order(tensors, bucket_bytes):
 
 
 def test_a_bucket_is_over_its_size_only_by_a_single_tensor(tensors):
-    buckets = list(pack(tensors.items(), 200))
+    buckets = list(pack(tensors.items(), 200, 1))
     assert all(bucket.data.nbytes <= 200 or len(bucket.meta) == 1 for bucket in buckets)
     assert max(len(bucket.meta) for bucket in buckets) > 1
 
 
 def test_one_flipped_bit_changes_the_checksum(tensors):
-    (bucket,) = pack(tensors.items(), 1 << 20)
+    (bucket,) = pack(tensors.items(), 1 << 20, 1)
     assert checksum(bucket.data) == bucket.checksum
     damaged = bucket.data.copy()
     damaged[len(damaged) // 2] ^= 1
@@ -47,7 +47,7 @@ def test_one_flipped_bit_changes_the_checksum(tensors):
 
 
 def test_packing_copies(tensors):
-    (bucket,) = pack({"large": tensors["large"]}.items(), 1 << 20)
+    (bucket,) = pack({"large": tensors["large"]}.items(), 1 << 20, 1)
     before = bucket.data.copy()
     tensors["large"] += 1
     assert np.array_equal(bucket.data, before)
@@ -58,11 +58,11 @@ def moved(bucket: Bucket, share: float) -> Bucket:
     data = bucket.data.copy()
     places = np.random.default_rng(0).choice(data.size, int(share * data.size), replace=False)
     data[places] ^= 1
-    return Bucket(bucket.meta, data, checksum(data))
+    return Bucket(bucket.meta, data, bucket.version + 1, checksum(data))
 
 
 def test_a_difference_is_small_where_little_changed_and_gives_the_very_bytes():
-    (old,) = pack([("w", torch.randn(50_000).to(torch.bfloat16))], 1 << 20)
+    (old,) = pack([("w", torch.randn(50_000).to(torch.bfloat16))], 1 << 20, 1)
     new = moved(old, 0.02)
     sent = difference(new, old)
     assert isinstance(sent, Delta) and sent.data.nbytes < 0.1 * new.data.nbytes
@@ -72,18 +72,31 @@ def test_a_difference_is_small_where_little_changed_and_gives_the_very_bytes():
 
 
 def test_what_does_not_get_smaller_or_has_another_layout_travels_whole():
-    (old,) = pack([("w", torch.randn(50_000))], 1 << 20)
-    (other,) = pack([("w", torch.randn(50_000))], 1 << 20)
-    (smaller,) = pack([("w", torch.randn(40_000))], 1 << 20)
-    scrambled = Bucket(old.meta, np.random.default_rng(0).integers(0, 256, old.data.size, np.uint8), "c")
+    (old,) = pack([("w", torch.randn(50_000))], 1 << 20, 1)
+    (other,) = pack([("w", torch.randn(50_000))], 1 << 20, 1)
+    (smaller,) = pack([("w", torch.randn(40_000))], 1 << 20, 1)
+    scrambled = Bucket(old.meta, np.random.default_rng(0).integers(0, 256, old.data.size, np.uint8), 2, "c")
     assert difference(scrambled, other) is scrambled
     assert difference(smaller, old) is smaller
     assert restore(scrambled, None) is scrambled
 
 
 def test_a_difference_from_another_version_is_refused():
-    (old,) = pack([("w", torch.randn(50_000))], 1 << 20)
+    (old,) = pack([("w", torch.randn(50_000))], 1 << 20, 1)
     sent = difference(moved(old, 0.01), old)
     for base in (None, moved(old, 0.02)):
-        with pytest.raises(BaseMissing):
+        with pytest.raises(BaseMissing, match="version 2 came as its difference from 1"):
             restore(sent, base)
+
+
+def test_spent_memory_is_used_again_where_it_fits(tensors):
+    first = list(pack(tensors.items(), 200, 1))
+    before = [bucket.data for bucket in first]
+    tensors["large"] += 1
+    again = list(pack(tensors.items(), 200, 2, checked=False, spent=first))
+    assert all(one.data is old for one, old in zip(again, before, strict=True))
+    unpacked = dict(pair for b in again for pair in unpack(b.meta, torch.from_numpy(b.data)))
+    assert all(torch.equal(unpacked[name], tensor) for name, tensor in tensors.items())
+    assert [bucket.checksum for bucket in again] == [""] * len(again)
+    (other,) = pack([("w", torch.randn(50_000))], 1 << 20, 3, spent=again)
+    assert other.data.nbytes == 200_000
