@@ -35,6 +35,15 @@ def impossible(cfg: Config) -> str | None:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
     if cfg.editor.endpoint and not cfg.editor.model:
         return "editor.endpoint needs editor.model: the name of a model that is served there"
+    experts = cfg.experts
+    if experts.kind == "llm" and not experts.model:
+        return "experts.kind=llm needs experts.model: the name of a model at experts.endpoint, a folder or a hub id"
+    if experts.response >= experts.context:
+        return (
+            f"experts.response={experts.response} must be below experts.context={experts.context}: it is a part of it"
+        )
+    if experts.embeddings.startswith(("http://", "https://")) and not experts.embedding_model:
+        return "experts.embeddings is an endpoint and needs experts.embedding_model: the name of a model there"
     if rl.actions < 2 and rl.algorithm != "ppo":
         return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
     if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:
