@@ -179,7 +179,8 @@ class Learner:
             groups, version, self.cfg.learner.row_tokens, rl.algorithm, rl.aggregation, rl.duration_weight
         )
         rate = schedules.warmup_constant(self.rl_steps, rl.learning_rate)
-        figures: dict[str, Any] = {**dict.fromkeys(STEP_FIGURES), "worst_tokens": [], "values": {}, "ratios": {}, "losses": {}}
+        figures: dict[str, Any] = dict.fromkeys(STEP_FIGURES)
+        figures |= {"worst_tokens": [], "values": {}, "ratios": {}, "losses": {}}
         if batch.rows:
             figures = self._policy_step(batch, rate)
         self.rl_steps += 1

@@ -46,12 +46,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The loss of N tokens, with sums for its metrics."""
+    """The loss of N tokens, with what its metrics are made of; float32."""
 
     loss: Tensor
     """Scalar with gradient."""
-    ratio_sum: Tensor
-    """Scalar: sum of the ratios that are clipped."""
+    ratios: Tensor
+    """[N] without gradient: the ratios that are clipped."""
+    parts: Tensor
+    """[N] without gradient: what each token adds to the loss."""
     clipped_sum: Tensor
     """Scalar: number of tokens whose policy gradient a clip removed."""
     kl_sum: Tensor
@@ -91,9 +93,11 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, tokens: Tokens, objective: Ob
         value = value + objective.kl * kl
     if objective.entropy:
         value = value - objective.entropy * entropy
+    parts = tokens.weights * value
     return PolicyLoss(
-        loss=(tokens.weights * value).sum(),
-        ratio_sum=ratio.detach().sum(),
+        loss=parts.sum(),
+        ratios=ratio.detach(),
+        parts=parts.detach(),
         clipped_sum=(surrogate != unclipped).sum(),
         kl_sum=kl.detach().sum(),
         importance_max=importance.max(),

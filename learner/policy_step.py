@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learner import losses
+from learner.batching import Row
 from learner.policy_batch import PolicyRow
 
 WORST = 8
@@ -44,6 +45,8 @@ class PolicySums:
     """(gap, `Row.token_index`, the learner's log-prob), largest gap first; of current tokens where there are any."""
     values: tuple[tuple[int, float], ...] = ()
     """(`Row.groups`, V(s)) of each segment, where there is a value head."""
+    responses: tuple[tuple[int, float, float], ...] = ()
+    """(`Row.token_index` of its first token, mean ratio, part of the loss) of each response."""
 
 
 _MAXIMA = frozenset({"importance_max", "gap_max", "gap_current_max", "grad_norm"})
@@ -58,7 +61,7 @@ def combine(parts: Sequence[PolicySums]) -> PolicySums:
             return max(values)
         if name == "worst":
             return tuple(sorted((one for value in values for one in value), reverse=True)[:WORST])
-        return sum(values, start=()) if name == "values" else sum(values)
+        return sum(values, start=()) if name in ("values", "responses") else sum(values)
 
     return PolicySums(**{field.name: together(field.name) for field in dataclasses.fields(PolicySums)})
 
@@ -107,7 +110,7 @@ def row_loss(
     sums = PolicySums(
         loss=result.loss.item(),
         value_loss=of_value.item(),
-        ratio=result.ratio_sum.item(),
+        ratio=result.ratios.sum().item(),
         clipped=result.clipped_sum.item(),
         entropy=entropy.sum().item(),
         kl=result.kl_sum.item(),
@@ -123,5 +126,14 @@ def row_loss(
             if size >= 0
         ),
         values=() if values is None else tuple(zip(row.row.groups, values.tolist(), strict=True)),
+        responses=_of_responses(row.row, result),
     )
     return result.loss + of_value, sums
+
+
+def _of_responses(row: Row, result: losses.PolicyLoss) -> tuple[tuple[int, float, float], ...]:
+    """`PolicySums.responses` of a row: the loss positions of a response lie together."""
+    lengths = [length for segment in row.segments for length in segment.branches]
+    starts = np.cumsum([0, *lengths[:-1]])
+    ratios, parts = (np.add.reduceat(values.cpu().numpy(), starts) for values in (result.ratios, result.parts))
+    return tuple(zip(row.token_index[starts].tolist(), (ratios / lengths).tolist(), parts.tolist(), strict=True))

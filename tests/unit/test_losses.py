@@ -36,7 +36,7 @@ def test_ppo_clip_by_hand():
     assert result.loss.item() == pytest.approx(-(2.0 + 1.2 - 1.5 + 0.5 - 0.8) / 5)
     assert logprobs.grad.tolist() == pytest.approx([-0.4, 0.0, 0.3, -0.1, 0.0])
     assert result.clipped_sum.item() == 2
-    assert result.ratio_sum.item() == pytest.approx(5.0)
+    assert result.ratios.sum().item() == pytest.approx(5.0)
 
 
 def test_dual_clip_bounds_what_an_unlikely_token_with_a_bad_reward_can_do():
