@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor import Actor
+from actors.placement import on_node
 from actors.policy import PolicyDead
 from envs.records import Task
 
@@ -80,6 +81,7 @@ class ActorPool:
         options = {
             "name": f"{self._cfg.run.name}/{name}", "num_cpus": self._cfg.actors.cpus,
             "num_gpus": self._cfg.actors.gpus, "max_concurrency": 1000,
+            **on_node(self._cfg.actors.node),
         }  # fmt: skip
         tasks, model_dir, run_dir, version = self._making
         handle = ray.remote(Actor).options(**options).remote(name, self._cfg, tasks, model_dir, run_dir, version)

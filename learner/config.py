@@ -68,12 +68,16 @@ class TasksConfig:
 
 @dataclass
 class SandboxConfig:
+    hosts: int = key(0, "Ray actors that run the experiments of all actors, on nodes of their own; 0: each its own.")
+    node: str = key("", "Ray label KEY=VALUE of the nodes that sandbox.hosts run on; empty: any node.")
     backend: str = key(
         "auto",
         "Where experiments run: auto takes the strongest that works; simulated answers from recorded ones.",
         ["auto", "docker", "gvisor", "process", "simulated"],
     )
-    cpus: float = key(0.0, "Cores that the experiments of one actor share; 0: the node's, split over its actors.")
+    cpus: float = key(
+        0.0, "Cores that the experiments of one actor (or host) share; 0: the node's, split over its actors."
+    )
     memory_gb: float = key(0.0, "GiB that they share; 0: half of the node's, split over its actors.")
     gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
     warm: int = key(12, "Idle sandboxes kept started on one actor, of all tasks (150 MiB each).", positive=True)
@@ -198,6 +202,7 @@ class LearnerConfig:
     ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).", positive=True)
     gpus: float = key(0.0, "GPUs per rank; 0 trains on the CPU.")
     cpus: float = key(1.0, "CPU cores per rank; a share of one rounds up to a thread.")
+    node: str = key("", "Ray label KEY=VALUE of the nodes that ranks run on; empty: any node.")
     zero_stage: int = key(1, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
     offload: str = key(
         "none",
@@ -226,6 +231,7 @@ class ActorsConfig:
     count: int = key(1, "Actors, each one vLLM engine with its own sandboxes.", positive=True)
     gpus: float = key(0.0, "GPUs per actor; 0 serves on the CPU.")
     cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
+    node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")
     sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
     min: int = key(1, "Fewest actors that a change during the run may leave.", positive=True)

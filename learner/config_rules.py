@@ -33,6 +33,12 @@ def impossible(cfg: Config) -> str | None:
         return f"tasks.held_in and tasks.held_out name {', '.join(twice)} twice"
     if cfg.sandbox.backend == "simulated" and not cfg.sandbox.recorded:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
+    if cfg.sandbox.hosts and not (cfg.sandbox.cpus and cfg.sandbox.memory_gb):
+        return f"sandbox.hosts={cfg.sandbox.hosts} needs sandbox.cpus and sandbox.memory_gb: what one host offers"
+    for name in ("learner", "actors", "sandbox"):
+        label = cfg[name].node
+        if label and not all(label.partition("=")):
+            return f"{name}.node={label} must be a Ray label KEY=VALUE, such as role={name}"
     if cfg.editor.endpoint and not cfg.editor.model:
         return "editor.endpoint needs editor.model: the name of a model that is served there"
     experts = cfg.experts

@@ -16,6 +16,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from actors.placement import on_node
 from envs.records import Transition
 from learner import batching, policy_batch, schedules
 from learner.batching import Example
@@ -79,6 +80,7 @@ class Learner:
         remote = ray.remote(LearnerRank).options(
             num_cpus=learner.cpus,
             num_gpus=learner.gpus,
+            **on_node(learner.node),
             runtime_env={"env_vars": RANK_ENVIRONMENT | on_cpu},
         )
         self._ranks = [remote.remote(self.cfg, self._model_dir, rank) for rank in range(learner.ranks)]
