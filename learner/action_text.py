@@ -20,6 +20,8 @@ SEARCH, MIDDLE, REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
 def visible(text: str) -> str:
     """The text without terminal escapes; other control and format characters as `\\x07` or `\\u202e`."""
     text = ANSI.sub("", text).replace("\r\n", "\n").expandtabs(4)
+    if text.replace("\n", "").isprintable():  # most text is, and is looked at character by character for nothing
+        return text
     return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _code(c) for c in text)
 
 

@@ -66,7 +66,7 @@ class Learner:
         say: tells the user of a restart.
         """
         self.cfg, self._model_dir, self._say = cfg, Path(model_dir), say
-        self.rl_steps = self._restarts = 0
+        self.rl_steps = self.sft_steps = self._restarts = 0
         self._ranks: list[Any] = []
         self._saved: Path | None = None
         self._finetuned = False
@@ -112,7 +112,7 @@ class Learner:
         self.close()
         self._start()
         steps, batches = self.rl_steps, self._since
-        self.rl_steps = 0
+        self.rl_steps = self.sft_steps = 0
         if self._saved:
             self.load(self._saved)
         if self._reference:
@@ -124,8 +124,8 @@ class Learner:
     def finetune(self, examples: Sequence[Example]) -> Iterator[dict[str, float]]:
         """`sft.epochs` passes over the examples in a seeded order; yields the metrics of each optimiser step.
 
-        The optimiser's moments are forgotten at the end. It begins anew where a rank dies. Raises LearnerError,
-        BatchingError.
+        It goes on after step `sft_steps`, where `load` brought it, and again where a rank dies. The optimiser's
+        moments are forgotten at the end. Raises LearnerError, BatchingError.
         """
         try:
             yield from self._finetune(examples)
@@ -140,7 +140,8 @@ class Learner:
         rng = np.random.default_rng(self.cfg.run.seed)
         order = [one for _ in range(sft.epochs) for one in batching.shuffled(examples, SHARING, rng)]
         starts = range(0, len(order), sft.batch)
-        for step, start in enumerate(starts):
+        for step in range(self.sft_steps, len(starts)):
+            start = starts[step]
             began = time.monotonic()
             batch = order[start : start + sft.batch]
             tokens = sum(len(example.response_ids) for example in batch)
@@ -149,6 +150,7 @@ class Learner:
             shards = _take(rows, batching.shard(rows, len(self._ranks)))
             results = self._each("finetune_step", shards, tokens, rate)
             processed = sum(len(row.input_ids) for row in rows)
+            self.sft_steps = step + 1
             yield {
                 "step": step + 1,
                 "total": len(starts),
@@ -158,7 +160,17 @@ class Learner:
                 "tokens_per_s": processed / (time.monotonic() - began),
             }
         self._everyone("reset_optimizer")
-        self._finetuned = True
+        self.sft_steps, self._finetuned = 0, True
+        self._saved = None  # a checkpoint on the way no longer holds what was trained
+
+    def loss(self, examples: Sequence[Example]) -> float | None:
+        """Mean cross-entropy of the response tokens, in nats; None without examples. Raises as `finetune`."""
+        if not examples:
+            return None
+        tokens = sum(len(example.response_ids) for example in examples)
+        rows = batching.pack(batching.by_prompt(examples), self.cfg.learner.row_tokens)
+        shards = _take(rows, batching.shard(rows, len(self._ranks)))
+        return self._surviving(lambda: sum(self._each("loss", shards, tokens)))
 
     def train(self, groups: Sequence[Sequence[Transition]], version: int) -> dict[str, Any]:
         """One optimiser step on groups of transitions that share a prompt; returns its metrics.
@@ -167,8 +179,8 @@ class Learner:
         log-prob gap is measured on them unless there are none (`logprob_gap_on_current` says); `worst_tokens` are
         those of the largest gap. `advantages` maps transition ids to advantages, without those of infrastructure
         failures; `ratios` and `losses` map those that were computed to the mean ratio over their tokens and to their
-        part of the loss, in the last pass. Where there is nothing to learn from (no reward varies within any group, but for ppo) no step is
-        taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
+        part of the loss, in the last pass. Where there is nothing to learn from (no reward varies within any group, but
+        for ppo) no step is taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
         """
         figures = self._surviving(lambda: self._train(groups, version))
         self._since.append((groups, version))
@@ -253,13 +265,17 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""
-        self._surviving(lambda: self._everyone("save", Path(folder), {"rl_steps": self.rl_steps}))
+        self._surviving(lambda: self._everyone("save", Path(folder), self._counters()))
         self._saved, self._since = folder, []
 
     def load(self, folder: Path) -> None:
         """Continue from a folder that `save` wrote, with the same number of ranks and ZeRO stage."""
-        self.rl_steps = self._everyone("load", Path(folder))[0]["rl_steps"]
+        counters = self._everyone("load", Path(folder))[0]
+        self.rl_steps, self.sft_steps = counters["rl_steps"], counters["sft_steps"]
         self._saved, self._since = folder, []
+
+    def _counters(self) -> dict[str, int]:
+        return {"rl_steps": self.rl_steps, "sft_steps": self.sft_steps}
 
     def close(self) -> None:
         """End all ranks."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from envs.records import Transition
@@ -78,10 +79,40 @@ def write(
     return file
 
 
-def read(run_dir: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Every row in order of learner steps, as plain Python values; only `columns` where given."""
+def read(run_dir: Path, columns: Sequence[str] | None = None, counted: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Every row in order of learner steps, as plain Python values; only `columns` where given.
+
+    counted: columns that hold lists, of which only the lengths are wanted.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
+    """
     for file in sorted(Path(run_dir).glob("transitions/part-*.parquet")):
-        yield from pq.ParquetFile(file).read(columns=columns and list(columns)).to_pylist(maps_as_pydicts="strict")
+        yield from _read(file, columns, counted).to_pylist(maps_as_pydicts="strict")
+
+
+def prompts(run_dir: Path, step: int) -> dict[str, list[int]]:
+    """The prompt of each group of a learner step, as token ids by group id.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    table = _read(_file(run_dir, step), ["group_id", "prompt_ids"], ())
+    groups = table["group_id"].to_pylist()
+    first: dict[str, int] = {}
+    for place, group in enumerate(groups):
+        first.setdefault(group, place)
+    return dict(zip(first, table["prompt_ids"].take(list(first.values())).to_pylist(), strict=True))
+
+
+def _read(file: Path, columns: Sequence[str] | None, counted: Sequence[str]) -> pa.Table:
+    try:
+        table = pq.ParquetFile(file).read(columns=columns and list(columns))
+    except pa.ArrowException as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    for name in counted:
+        table = table.set_column(table.column_names.index(name), name, pc.list_value_length(table[name]))
+    return table
 
 
 def truncate_after(run_dir: Path, step: int) -> None:

@@ -1,31 +1,205 @@
 "use strict";
-const list = document.querySelector("#transitions");
-const items = list ? Array.from(list.querySelectorAll(".t")) : [];
+// The trajectory browser. What a run wrote becomes text nodes only; a transition's details are unpacked when it is opened.
+const PAGE = 50;
+const get = (selector) => document.querySelector(selector);
 const filters = Array.from(document.querySelectorAll(".filters select[data-key]"));
-const order = document.querySelector("#order");
+const blocks = new Map();
+let index, colours, all, chosen, page = 0;
 
-for (const filter of filters) {
-  const values = new Set(items.map((item) => item.dataset[filter.dataset.key]));
-  const numeric = filter.dataset.key === "step";
-  for (const value of Array.from(values).sort(numeric ? (a, b) => b - a : undefined)) {
-    filter.add(new Option(value.replaceAll("_", " "), value));
-  }
-  filter.addEventListener("change", apply);
+async function unpack(script) {
+  const bytes = Uint8Array.from(atob(script.textContent), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
-function apply() {
-  let shown = 0;
-  for (const item of items) {
-    item.hidden = filters.some((filter) => filter.value && item.dataset[filter.dataset.key] !== filter.value);
-    shown += item.hidden ? 0 : 1;
-  }
-  document.querySelector("#shown").textContent = shown;
+function block(step) {
+  if (!blocks.has(step)) blocks.set(step, unpack(get(`script[data-step="${step}"]`)));
+  return blocks.get(step);
 }
 
-if (order) {
-  order.addEventListener("change", () => {
-    const [key, sign] = order.value ? order.value.split(":") : ["index", 1];
-    items.sort((a, b) => sign * (Number(a.dataset[key]) - Number(b.dataset[key])));
-    list.append(...items);
+function el(tag, className, ...children) {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+function number(value) {
+  if (value === null) return "–";
+  return value.toFixed([10, 100, 1000].filter((limit) => Math.abs(value) < limit).length);
+}
+
+function signed(value, digits = 3) {
+  return value === null ? "–" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+}
+
+const tone = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
+const words = (name) => name.replaceAll("_", " ");
+
+function row(i) {
+  const pill = el("span", "pill", words(index.outcome[i]));
+  pill.style.background = colours[index.outcome[i]];
+  const summary = el("summary", "",
+    el("span", "", `step ${index.step[i]}`), el("span", "", index.task[i]), el("span", "wide", words(index.action[i])), pill,
+    el("span", "", `reward ${number(index.reward[i])}`),
+    el("span", `wide ${tone(index.advantage[i])}`, index.advantage[i] === null ? "" : `adv. ${signed(index.advantage[i])}`),
+    el("span", "wide", `${number(index.before[i])} → ${number(index.after[i])}`),
+    el("span", "wide right", `${index.seconds[i].toFixed(1)} s`));
+  const made = el("details", "t", summary);
+  made.addEventListener("toggle", () => { if (made.open && made.children.length === 1) open(made, i); });
+  return made;
+}
+
+async function open(made, i) {
+  const { prompts, rows } = await block(index.step[i]);
+  if (made.children.length > 1) return;
+  const found = rows[all[i].place];
+  const diff = el("pre", "", ...found.diff.map(([kind, line]) => el("i", kind, line)));
+  made.append(el("div", "body",
+    el("div", "", el("h4", "", "Action"), diff),
+    el("div", "", el("h4", "", "Log (end)"), el("pre", "log", found.log || "(empty)")),
+    el("div", "boxes", rewardBox(i, found), learnerBox(i), timeBox(found), versionBox(found), identityBox(i, found)),
+    versionText(found),
+    promptBox(found, prompts)));
+}
+
+function table(title, entries, ...more) {
+  const list = el("dl", "", ...entries.flatMap(([name, value]) => [el("dt", "", name), el("dd", "", value)]));
+  return el("div", "box", el("h4", "", title), list, ...more);
+}
+
+function rewardBox(i, found) {
+  const parts = Object.entries(found.parts).map(([name, value]) => [words(name), number(value)]);
+  return table("Reward", [["reward", number(index.reward[i])], ...parts,
+    ["metric", `${number(index.before[i])} → ${number(index.after[i])}`],
+    ["script got to", words(found.milestones.at(-1) ?? "–")]]);
+}
+
+function learnerBox(i) {
+  const ratio = index.ratio[i];
+  return table("Learner", [["advantage", signed(index.advantage[i])],
+    ["ratio", ratio === null ? "–" : ratio.toFixed(4)],
+    ["loss", index.loss[i] === null ? "–" : signed(index.loss[i], 5)]]);
+}
+
+function timeBox(found) {
+  const parts = Object.entries(found.seconds);
+  const entries = parts.map(([name, value]) => [name, `${value.toFixed(2)} s`]);
+  return table(found.origin === "run" ? "Time" : `Time (${found.origin})`, entries,
+    strip(parts.map(([name, value]) => [value, colours[name], `${name} ${value.toFixed(2)} s`])));
+}
+
+function versionBox(found) {
+  const entries = found.spans.map(([version, start, end]) => [`version ${version}`, `tokens ${start}–${end}`]);
+  return table("Weights per token", entries,
+    strip(found.spans.map(([version, start, end]) => [end - start, shade(found, version), `version ${version}`])));
+}
+
+function identityBox(i, found) {
+  const link = el("a", "", index.id[i]);
+  link.href = `#${encodeURIComponent(index.id[i])}`;
+  return table("Where", [["id", link], ["group", found.group], ["state", found.state], ["actor", index.actor[i]],
+    ["tokens", `${found.tokens[0]} + ${found.tokens[1]}`], ["memory", `${found.peak_mb.toFixed(0)} MiB`]]);
+}
+
+function strip(parts) {
+  return el("div", "strip", ...parts.map(([share, colour, title]) => {
+    const part = el("span", "");
+    part.style.flexGrow = share;
+    part.style.background = colour;
+    part.title = title;
+    return part;
+  }));
+}
+
+// Older weights are paler.
+function shade(found, version) {
+  const newest = Math.max(...found.spans.map(([v]) => v));
+  return `hsl(222 70% ${45 + Math.min(3, newest - version) * 14}%)`;
+}
+
+function versionText(found) {
+  if (!found.spans.some(([, , , text]) => text)) return null;
+  const parts = found.spans.map(([version, , , text]) => {
+    const part = el("span", "", text);
+    part.style.borderColor = shade(found, version);
+    part.title = `version ${version}`;
+    return part;
   });
+  return el("div", "whole", el("h4", "", "Response, underlined by weight version"), el("pre", "log versions", ...parts));
 }
+
+function promptBox(found, prompts) {
+  const text = found.prompt === null ? "No tokenizer was found in the run's checkpoints or the model's folder, so the "
+    + "prompt is known only as tokens." : prompts[found.prompt];
+  return el("details", "whole prompt", el("summary", "", `Prompt (${found.tokens[0]} tokens)`), el("pre", "log", text));
+}
+
+function choose() {
+  const wanted = filters.filter((filter) => filter.value);
+  chosen = all.filter(({ i }) => wanted.every((filter) => String(index[filter.dataset.key][i]) === filter.value));
+  const [key, sign] = get("#order").value.split(":");
+  if (key) {
+    const rank = ({ i }) => (index[key][i] === null ? Infinity : sign * index[key][i]);
+    chosen.sort((a, b) => rank(a) - rank(b) || b.i - a.i);
+  } else {
+    chosen.reverse();
+  }
+  show(0);
+}
+
+function show(number) {
+  page = number;
+  const end = Math.min((page + 1) * PAGE, chosen.length);
+  const count = (n) => n.toLocaleString("en").replaceAll(",", "\u202f");
+  get("#transitions").replaceChildren(...chosen.slice(page * PAGE, end).map(({ i }) => row(i)));
+  get("#range").textContent = chosen.length ? `${count(page * PAGE + 1)}–${count(end)} of ${count(chosen.length)}` : "none";
+  get("#back").disabled = page === 0;
+  get("#forth").disabled = end === chosen.length;
+}
+
+function offer(filter) {
+  const counts = new Map();
+  for (const value of index[filter.dataset.key]) counts.set(value, (counts.get(value) || 0) + 1);
+  const newestFirst = filter.dataset.key === "step" ? (a, b) => b - a : undefined;
+  for (const value of Array.from(counts.keys()).sort(newestFirst)) {
+    filter.add(new Option(`${words(String(value))} (${counts.get(value)})`, value));
+  }
+  filter.addEventListener("change", choose);
+}
+
+// The address `report.html#ID` opens that transition.
+function follow() {
+  const i = index.id.indexOf(decodeURIComponent(location.hash.slice(1)));
+  if (i < 0) return;
+  for (const select of document.querySelectorAll(".filters select")) select.value = "";
+  choose();
+  show(Math.floor(chosen.findIndex((one) => one.i === i) / PAGE));
+  const made = get("#transitions").children[chosen.findIndex((one) => one.i === i) % PAGE];
+  made.open = true;
+  made.scrollIntoView();
+}
+
+async function start() {
+  if (!("DecompressionStream" in window)) {
+    get("#notice").textContent = "This browser is too old to unpack the transitions (it has no DecompressionStream).";
+    return;
+  }
+  colours = JSON.parse(get("#index").dataset.colours);
+  index = await unpack(get("#index"));
+  const places = new Map();
+  all = index.step.map((step, i) => {
+    places.set(step, (places.has(step) ? places.get(step) : -1) + 1);
+    return { i, place: places.get(step) };
+  });
+  filters.forEach(offer);
+  get("#order").addEventListener("change", choose);
+  get("#back").addEventListener("click", () => show(page - 1));
+  get("#forth").addEventListener("click", () => show(page + 1));
+  get("#notice").hidden = true;
+  get(".filters").hidden = false;
+  choose();
+  follow();
+  addEventListener("hashchange", follow);
+}
+
+if (get("#index")) start();

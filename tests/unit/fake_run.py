@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from envs.records import Direction, Durations, Limits, Outcome, Task, Transition
+from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outcome, Task, Transition
 from learner import transitions
-from learner.config import Config
+from learner.config import load
 from learner.evaluation import Evaluation
 from learner.journal import Journal, step_metrics
 from learner.progress import Progress
@@ -26,6 +29,23 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 model = HistGradientBoostingClassifier(max_iter={iterations})
 model.fit(x_train, y_train)
 >>>>>>> REPLACE"""
+PROMPT = """<|im_start|>system
+You improve a machine-learning script. Answer with a thought and one action.<|im_end|>
+<|im_start|>user
+Task {task}: make the {metric} better than {start}.
+
+train.py:
+import pandas as pd
+from sklearn.tree import DecisionTreeClassifier
+
+train, test = pd.read_csv("train.csv"), pd.read_csv("test.csv")
+x_train, y_train = train.drop(columns="target"), train["target"]
+model = DecisionTreeClassifier(max_depth=2)
+model.fit(x_train, y_train)
+pd.DataFrame({{"id": test["id"], "target": model.predict(test)}}).to_csv("submission.csv", index=False)
+<|im_end|>
+<|im_start|>assistant
+"""
 ERROR = "Traceback (most recent call last):\n  File \"train.py\", line 9\nNameError: name 'x' is not defined"
 WEIGHTS = {
     Outcome.EDITED: 8,
@@ -61,6 +81,28 @@ TASKS = {
 }
 
 
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """A byte-level BPE that knows the words of the prompts and actions, and any other text by bytes."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, show_progress=False, min_frequency=1)
+    made.train_from_iterator([PROMPT, EDIT], trainer)
+    return made
+
+
+@functools.cache
+def encode(text: str) -> np.ndarray:
+    return np.array(tokenizer().encode(text).ids, np.int32)
+
+
+def prompt(task_id: str) -> str:
+    task = TASKS[task_id]
+    return PROMPT.format(task=task_id, metric=task.metric, start=task.m_init)
+
+
 def transition(rng: random.Random, name: str, task_id: str, version: int, skill: float, **changes) -> Transition:
     """One transition; the higher `skill` (0 … 1), the more often its action is a successful edit."""
     weights = {**WEIGHTS, Outcome.EDITED: 2 + 20 * skill}
@@ -68,18 +110,20 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
     edited = outcome is Outcome.EDITED
     failed = outcome in (Outcome.INVALID, Outcome.SCRIPT_ERROR)
     reward = min(1.0, 0.4 + 0.5 * skill + rng.gauss(0, 0.1)) if edited else 0.0 if failed else 0.5
-    spans = ((version - 1, 0, 20), (version, 20, 40)) if rng.random() < 0.4 else ((version, 0, 40),)
     text = "use a forest" if outcome is Outcome.INVALID else EDIT.format(iterations=rng.randint(20, 400))
+    text = changes.get("text", text)
+    tokens, cut = len(encode(text)), len(encode(text)) // 3
+    spans = ((version - 1, 0, cut), (version, cut, tokens)) if rng.random() < 0.4 else ((version, 0, tokens),)
     log = ERROR if outcome is Outcome.SCRIPT_ERROR else "fitted in 0.31 s\nwrote submission.csv (45 rows)"
-    start, tokens = TASKS[task_id].m_init, 40
+    start = TASKS[task_id].m_init
     values = {
         "id": name,
         "group_id": name.rsplit("/", 1)[0],
         "state_id": f"{task_id}-7",
         "task_id": task_id,
         "actor_id": f"actor-{rng.randrange(2)}",
-        "prompt_ids": np.zeros(300, np.int32),
-        "response_ids": np.zeros(tokens, np.int32),
+        "prompt_ids": encode(prompt(task_id)),
+        "response_ids": encode(text),
         "behaviour_logprobs": np.zeros(tokens, np.float32),
         "version_spans": spans,
         "text": text,
@@ -92,15 +136,25 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
         "durations": Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),
         "generate_seconds": 2 + rng.random(),
         "log_tail": log,
+        "peak_mb": 90 + 40 * rng.random(),
+        "milestones": MILESTONES[:4] if edited else MILESTONES[:1] if outcome is Outcome.SCRIPT_ERROR else (),
+        "origin": Origin.CACHE if rng.random() < 0.1 else Origin.RUN,
     }
     return Transition(**(values | changes))
 
 
-def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0) -> Path:
-    """Write a whole run of `steps` learner steps with 4 groups of `actions` each."""
+def learned(rng: random.Random, groups: Sequence[Sequence[Transition]]) -> tuple[dict[str, float], ...]:
+    """Advantages, ratios and losses as a learner gives them, but for infrastructure failures."""
+    ids = [t.id for group in groups for t in group if t.outcome is not Outcome.INFRA_FAILURE]
+    advantages, ratios = ({name: rng.gauss(mean, spread) for name in ids} for mean, spread in [(0, 1), (1, 0.02)])
+    return advantages, ratios, {name: -advantages[name] * ratios[name] / len(ids) for name in ids}
+
+
+def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, settings: Sequence[str] = ()) -> Path:
+    """Write a whole run of `steps` learner steps with 4 groups of `actions` each; settings: as of a command line."""
     rng = random.Random(seed)
     run_dir.mkdir(parents=True)
-    OmegaConf.save(OmegaConf.structured(Config), run_dir / "config.yaml")
+    OmegaConf.save(load(settings), run_dir / "config.yaml")
     held_in = [task_id for task_id, task in TASKS.items() if task.split == "held_in"]
 
     def attempts(skill: float) -> list[Transition]:
@@ -119,7 +173,7 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0) -> Pa
                 [transition(rng, f"g{step}-{task_id}/{k}", task_id, step, skill) for k in range(actions)]
                 for task_id in held_in
             ]
-            transitions.write(run_dir, step, groups, {t.id: rng.gauss(0, 1) for group in groups for t in group})
+            transitions.write(run_dir, step, groups, *learned(rng, groups))
             train = {"logprob_gap_mean": 0.003 + 0.002 * rng.random(), "loss": 0.01, "train_seconds": 26.0}
             train |= {"entropy": 0.8 - 0.02 * step, "grad_norm": 1 + rng.random()}
             row = step_metrics(groups, step, train, seconds=40 + 10 * rng.random(), now=20.0)
@@ -127,4 +181,7 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0) -> Pa
             journal.append(row)
             view.advance(**row)
         evaluation.add("rl", attempts(0.85))
+    tokens = run_dir / f"checkpoints/step_{steps}/hf/tokenizer.json"
+    tokens.parent.mkdir(parents=True)
+    tokenizer().save(str(tokens))
     return run_dir

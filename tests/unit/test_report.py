@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from learner import charts, journal, transitions
+from learner import charts, transitions
 from learner.action_text import diff, visible
-from learner.report import SHOWN, choose, main, write_report
+from learner.report import main, write_comparison, write_report
 from tests.unit.fake_run import make, transition
 
 HOSTILE = (
@@ -25,24 +25,32 @@ HOSTILE = (
 
 
 class Page(HTMLParser):
-    """The elements of a page, with the text of each script."""
+    """The elements of a page, its title, its text and each script that a browser would run."""
 
     def __init__(self, html: str):
         super().__init__()
         self.elements: list[tuple[str, dict]] = []
         self.scripts: list[str] = []
-        self.text = ""
+        self.title = self.text = ""
+        self._inside = ""
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        if tag == "script":
+        self._inside = tag
+        if tag == "script" and dict(attrs).get("type") is None:
             self.scripts.append("")
 
+    def handle_endtag(self, tag):
+        self._inside = ""
+
     def handle_data(self, data):
-        if self.elements and self.elements[-1][0] == "script" and self.scripts[-1] == "":
-            self.scripts[-1] = data
-        self.text += data
+        if self._inside == "title":
+            self.title += data
+        elif self._inside != "script":
+            self.text += data
+        elif self.elements[-1][1].get("type") is None:
+            self.scripts[-1] += data
 
     def of(self, tag, css_class=None):
         return [a for name, a in self.elements if name == tag and css_class in (None, a.get("class"))]
@@ -57,14 +65,26 @@ def page(run_dir) -> Page:
     return Page(write_report(run_dir).read_text())
 
 
+def make_hostile(run_dir: Path) -> Path:
+    """Have each name and text that a policy, an experiment or a user may choose say what `HOSTILE` says."""
+    texts = dict.fromkeys(["text", "log_tail", "actor_id", "state_id", "action", "group_id"], HOSTILE)
+    move = transition(random.Random(0), HOSTILE, "iris", 7, 1.0, **texts, reward_parts={HOSTILE: 1.0})
+    transitions.write(run_dir, 7, [[move]])
+    results = run_dir / "evaluation.json"
+    results.write_text(results.read_text().replace('"iris"', json.dumps(HOSTILE)))
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("- diabetes", f"- {json.dumps(HOSTILE)}"))
+    return run_dir
+
+
 def test_a_whole_run_is_shown(finished):
     shown = page(finished)
-    rows = journal.read(finished)
     assert len(shown.of("svg")) == 11  # the evaluation and ten plots over steps
-    assert len(shown.of("details", "t")) == SHOWN < sum(row["transitions"] for row in rows)
+    assert [int(a["data-step"]) for a in shown.of("script") if "data-step" in a] == [1, 2, 3, 4, 5, 6]
     for part in ("builtin:smollm2-135m", "docker sandbox", "breast_cancer", "held-out mean", "6 of 10", "rmse ↓"):
         assert part in shown.text
-    assert shown.of("i", "add") and shown.of("i", "del")
+    for part in ("384 transitions", "USD per +0.01", "held-out gain, which comes with it"):
+        assert part in " ".join(shown.text.split())
 
 
 def test_the_page_needs_nothing_from_outside(finished):
@@ -74,23 +94,18 @@ def test_the_page_needs_nothing_from_outside(finished):
             assert attributes.get(name, "#").startswith("#")
 
 
-def test_hostile_text_is_only_ever_text(finished, tmp_path):
-    run_dir = shutil.copytree(finished, tmp_path / "run")
-    rng = random.Random(0)
-    hostile = {"text": HOSTILE, "log_tail": HOSTILE, "actor_id": HOSTILE, "state_id": HOSTILE, "action": HOSTILE}
-    move = transition(rng, HOSTILE, "iris", 7, 1.0, **hostile, reward_parts={HOSTILE: 1.0})
-    transitions.write(run_dir, 7, [[move]])
-    results = run_dir / "evaluation.json"
-    results.write_text(results.read_text().replace('"iris"', json.dumps(HOSTILE)))
-    config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("- diabetes", f"- {json.dumps(HOSTILE)}"))
-    shown = page(run_dir)
-    (script,) = shown.scripts
-    assert "owned" not in script and not shown.of("img")
+@pytest.mark.parametrize("of", ["one", "several"])
+def test_hostile_text_is_only_ever_text(finished, tmp_path, of):
+    run_dir = make_hostile(shutil.copytree(finished, tmp_path / "run"))
+    written = write_report(run_dir) if of == "one" else write_comparison([finished, run_dir])
+    shown = Page(written.read_text())
+    assert len(shown.scripts) == (1 if of == "one" else 0)
+    assert not shown.of("img") and not any("owned" in script for script in shown.scripts)
     assert all(not name.startswith("on") for _, attributes in shown.elements for name in attributes)
     policy = next(a["content"] for a in shown.of("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in shown.scripts]
+    allowed = f"'sha256-{digests[0]}'" if digests else "'none'"
+    assert f"script-src {allowed};" in policy and "default-src 'none'" in policy
     assert 'document.title="owned"' in shown.text and "{{ 7*7 }}" in shown.text
     assert "\x1b" not in shown.text and "\\u202e" in shown.text
 
@@ -103,6 +118,7 @@ def test_a_run_that_stopped_early_has_a_report(finished, tmp_path, left):
         copy = shutil.copytree if (finished / name).is_dir() else shutil.copy
         copy(finished / name, tmp_path / name)
     assert "</html>" in write_report(tmp_path).read_text()
+    assert "</html>" in write_comparison([finished, tmp_path], tmp_path / "both.html").read_text()
 
 
 def test_the_views_need_no_cluster_and_no_model_library():
@@ -113,27 +129,33 @@ def test_the_views_need_no_cluster_and_no_model_library():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_a_folder_without_a_run_is_refused_by_name(tmp_path, capsys):
+def test_a_folder_without_a_run_and_a_damaged_file_are_named(finished, tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert f"{tmp_path} holds no run" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+    damaged = shutil.copytree(finished, tmp_path / "run") / "transitions/part-00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    assert main([str(tmp_path / "run")]) == 1
+    assert f"{damaged} is damaged" in capsys.readouterr().err
 
 
-def test_ten_thousand_transitions_take_seconds(tmp_path):
+def test_prices_of_the_command_line_stand_in_for_those_of_the_run(finished, tmp_path, capsys):
+    file = tmp_path / "report.html"
+    assert main([str(finished), "report.cpu_hour=100", "--output", str(file), "report.currency=EUR"]) == 0
+    text = " ".join(Page(file.read_text()).text.split())
+    assert "at 100.0 EUR per core and 2.5 per GPU for an hour" in text
+    assert main([str(finished), "report.cpu_hour=free"]) == 2
+    assert "report.cpu_hour=free: expected float" in capsys.readouterr().err
+
+
+def test_ten_thousand_transitions_are_written_in_seconds(tmp_path):
     run_dir = make(tmp_path / "long", steps=20, actions=125)
+    write_report(tmp_path / "long")  # the first plots of a process load fonts
     started = time.process_time()
-    shown = page(run_dir)
-    assert time.process_time() - started < 6
-    assert "10\u202f000 transitions" in " ".join(shown.text.split(" "))
-    assert len({a["data-step"] for a in shown.of("details", "t")}) > 10  # spread over the run
-
-
-def test_the_newest_half_is_shown_whole():
-    rows = [{"i": i} for i in range(1000)]
-    chosen = [row["i"] for row in choose(rows, 100)]
-    assert chosen[:50] == list(range(999, 949, -1)) and len(set(chosen)) == 100
-    assert chosen == sorted(chosen, reverse=True) and chosen[-1] == 0
-    assert [row["i"] for row in choose(rows[:3], 100)] == [2, 1, 0]
+    file = write_report(run_dir)
+    assert time.process_time() - started < 3
+    assert "10\u202f000 transitions" in " ".join(file.read_text().split(" "))
+    assert file.stat().st_size < 4e6
 
 
 def test_an_edit_is_shown_as_the_lines_that_change():
