@@ -8,155 +8,70 @@ ends the actor's loop with an error that names it.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
-import os
 import pickle
-import random
-import socket
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import ray
 
-from actors import expert
-from actors.chat import Chat
+from actors.endpoint import Ask
+from actors.explorer import Explorer
 from actors.policy import Policy, PolicyDead
 from actors.weights import Bucket, restore
-from envs.admission import Capacity, node_capacity
-from envs.editor import EndpointEditor
-from envs.environment import Environment, usage
-from envs.experiment_cache import CachedRunner
-from envs.experiments import Runner, SandboxRunner
-from envs.prompt import PromptError
+from envs.environment import usage
 from envs.records import Outcome, State, StepResult, Task, Transition
 from envs.research_actions import Editor
-from envs.sandbox import SandboxFailure, SandboxPool
-from envs.simulated import SimulatedRunner
-from envs.workspace import SnapshotStore
 from reward import Reward, Terms, reward
 
-Result = TypeVar("Result")
 ARRIVAL_SECONDS = 0.05
 """Between looks at whether all requests of a wave have reached the engine."""
 
 
-class Actor:
+class Actor(Explorer):
     """Serves the policy and runs its experiments on one node; all methods are coroutines of one event loop."""
 
     def __init__(self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
-        self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
-        self._tasks = {task.id: task for task in tasks}
-        self._model_dir, self._grows = model_dir, cfg.rl.grow_pool
+        super().__init__(actor_id, cfg, tasks, model_dir, run_dir, version)
+        self._grows = cfg.rl.grow_pool
         self._weights: list[Bucket] = []
         self._receiving = asyncio.Lock()
         self._policy = Policy(actor_id, model_dir, cfg, version)
-        # As many as responses in flight, so that all who wait stand in one line: that of the admission.
-        self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
 
     async def start(self) -> dict[str, Any]:
         """Start engine and sandboxes; returns what they are (sandbox, host, node, pid, engine_seconds)."""
-        started, model = time.monotonic(), self._cfg.model
-        self._chat = Chat(self._model_dir, model.context, model.response)
-        runner, _ = await asyncio.gather(asyncio.to_thread(self._runner), self._policy.start())
-        snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
-        self._environment = Environment(self._tasks, runner, snapshots, self._editor())
-        return {
-            "sandbox": runner.name, "host": socket.gethostname(), "node": _node(),
-            "pid": os.getpid(), "engine_seconds": time.monotonic() - started,
-        }  # fmt: skip
-
-    def _runner(self) -> Runner:
-        """What runs the experiments, given a whole node until `share` says otherwise."""
-        sandbox, recorded = self._cfg.sandbox, self._cfg.sandbox.cache_path or self._run_dir / "experiments"
-        if sandbox.backend == "simulated":
-            return SimulatedRunner(sandbox.recorded, self._capacity(actors=1), sandbox.speed)
-        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
-        runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
-        return CachedRunner(runner, recorded) if sandbox.cache else runner
+        started, self._loop = time.monotonic(), asyncio.get_running_loop()
+        about, _ = await asyncio.gather(super().start(), self._policy.start())
+        return {**about, "engine_seconds": time.monotonic() - started}
 
     def _editor(self) -> Editor:
         """What carries out the actions that need another model: an endpoint, or the policy itself."""
-        chosen, loop = self._cfg.editor, asyncio.get_running_loop()
-        if chosen.endpoint:
-            return EndpointEditor(chosen.endpoint, chosen.model, chosen.key_variable)
 
         def ask(prompt: str) -> str:
-            return asyncio.run_coroutine_threadsafe(self._answer(prompt), loop).result(self._cfg.actors.deadline)
+            return self._wait(self._answer(self._chat.question(prompt), 0, 0.0, self._cfg.model.response))
+
+        return super()._editor() or ask
+
+    def _ask(self) -> Ask:
+        """How a language model is asked that is an expert: an endpoint, or the model that is served here."""
+        experts = self._cfg.experts
+        if experts.endpoint:
+            return super()._ask()
+
+        def ask(messages: Sequence[Mapping[str, str]], seed: int) -> str:
+            ids = self._chat.conversation(messages)
+            return self._wait(self._answer(ids, seed, experts.temperature, experts.response))
 
         return ask
 
-    async def _answer(self, text: str) -> str:
-        """The policy's most likely answer to a question."""
-        ids, longest = self._chat.question(text), self._cfg.model.response
-        return (await self._policy.sample(ids, 0, 0.0, longest, self._chat.end_token)).text
+    def _wait(self, answer: Coroutine[Any, Any, str]) -> str:
+        """What the event loop computes, for a thread."""
+        return asyncio.run_coroutine_threadsafe(answer, self._loop).result(self._cfg.actors.deadline)
 
-    def _capacity(self, actors: int, position: int = 0) -> Capacity:
-        sandbox, share = self._cfg.sandbox, node_capacity(actors)
-        memory_mb = sandbox.memory_gb * 1024 or share.memory_mb
-        return Capacity(sandbox.cpus or share.cpus, memory_mb, tuple(sandbox.gpus[position::actors]))
-
-    async def share(self, actors: int, position: int) -> None:
-        """Take an equal share of the node with the other actors on it; position: this one's among them."""
-        self._environment.runner.resize(self._capacity(actors, position))
-
-    async def baselines(self) -> dict[str, StepResult]:
-        """The result of every task's unchanged script."""
-        results = await asyncio.gather(*(self._run(self._environment.baseline, name) for name in self._tasks))
-        return dict(zip(self._tasks, results, strict=True))
-
-    async def set_baselines(self, m_init: dict[str, float]) -> None:
-        for name, score in m_init.items():
-            self._tasks[name] = dataclasses.replace(self._tasks[name], m_init=score)
-        self._environment.tasks = self._tasks
-
-    async def explore(
-        self, task_id: str, seed: int, steps: int, mistakes: float
-    ) -> list[tuple[State, str, StepResult]]:
-        """A trajectory of the built-in expert: (state, action text, result) of each step.
-
-        It ends early where the sandbox fails.
-
-        Raises:
-            SandboxFailure: the sandbox failed in the first step.
-        """
-
-        def trajectory() -> list[tuple[State, str, StepResult]]:
-            rng, path = random.Random(f"{task_id}/{seed}"), []
-            state = self._environment.initial_state(task_id)
-            while len(path) < steps:
-                files = self._environment.files(state)
-                text = expert.propose(self._tasks[task_id], state, files, rng, mistakes)
-                result = self._environment.step(state, text)
-                if result.outcome is Outcome.INFRA_FAILURE:
-                    if not path:
-                        raise SandboxFailure(result.log_tail)
-                    break
-                path.append((state, text, result))
-                state = result.state
-            return path
-
-        return await self._run(trajectory)
-
-    async def fits(self, states: Sequence[State]) -> list[bool]:
-        """Whether each state's prompt is within the model's context."""
-
-        def fit(state: State) -> bool:
-            try:
-                self._prompt(state)
-            except PromptError:
-                return False
-            return True
-
-        return [fit(state) for state in states]
-
-    async def encode(self, pairs: Sequence[tuple[State, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(prompt ids, response ids) of each (state, action text), int32, as they would be sampled."""
-        return [(self._prompt(state), self._chat.response(text)) for state, text in pairs]
+    async def _answer(self, ids: np.ndarray, seed: int, temperature: float, longest: int) -> str:
+        return (await self._policy.sample(ids, seed, temperature, longest, self._chat.end_token)).text
 
     async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
         """One transition per seed from `state`.
@@ -260,12 +175,7 @@ class Actor:
     async def close(self) -> None:
         """End the engine and the sandboxes."""
         self._policy.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if environment := getattr(self, "_environment", None):
-            await asyncio.to_thread(environment.close)
-
-    def _prompt(self, state: State) -> np.ndarray:
-        return self._chat.prompt(self._tasks[state.task_id], state, self._environment.files(state))
+        await super().close()
 
     async def _transition(
         self, name: str, group_id: str, state: State, prompt_ids: np.ndarray, seed: int
@@ -311,27 +221,6 @@ class Actor:
             result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
             terms, usage(task, result),
         )  # fmt: skip
-
-    async def _step(self, state: State, text: str) -> StepResult:
-        """Apply an action; its time in the queue counts from now."""
-        asked = time.monotonic()
-
-        def step() -> StepResult:
-            waited = time.monotonic() - asked
-            result = self._environment.step(state, text)
-            durations = dataclasses.replace(result.durations, queue=result.durations.queue + waited)
-            return dataclasses.replace(result, durations=durations)
-
-        return await self._run(step)
-
-    async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Run blocking environment work on a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
-
-
-def _node() -> str:
-    """Ray's id of this node; asking for it outside of Ray would start one."""
-    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 def _improved(task: Task, result: StepResult) -> bool:

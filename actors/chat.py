@@ -6,6 +6,8 @@ message, such as what a script printed, becomes a special token, so that none ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -43,6 +45,10 @@ class Chat:
         turns = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
         return np.array(self._render(turns), dtype=np.int32)
 
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+        """int32 [P] of chat messages (`role`, `content`), asking for the next one; nothing is left out."""
+        return np.array(self._render(messages), dtype=np.int32)
+
     def response(self, text: str) -> np.ndarray:
         """int32 [R] of an answer, the end token included."""
         return np.array([*self._encode(text), self.end_token], dtype=np.int32)
@@ -56,7 +62,7 @@ class Chat:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
-    def _render(self, messages: list[dict[str, str]]) -> list[int]:
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         messages = [{**message, "content": self._plain(message["content"])} for message in messages]
         return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 

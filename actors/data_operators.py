@@ -49,9 +49,12 @@ def encode(way: str) -> Rewrite:
         if encoded or not (reading := script.statement(READ_TEST)) or (script.names_classes and way != "codes"):
             return None
         if node := _listed(script):
-            all_of_them = 'test.columns.drop("id")' if way != "dummies" else 'both.columns.drop(["id", "target"])'
+            lines = code
+            if way == "codes" and "fillna" not in script.text:
+                lines = code.replace("\ntrain, test", "\nboth = both.fillna(-1)\ntrain, test")
+            all_of_them = 'test.columns.drop("id")' if way == "means" else 'both.columns.drop(["id", "target"])'
             name = ast.unparse(node.targets[0])
-            return f"all columns with {label}", script.replaced(node, f"{code}\n{name} = {all_of_them}")
+            return f"all columns with {label}", script.replaced(node, f"{lines}\n{name} = {all_of_them}")
         if (node := script.statement(SUBSET)) and way != "means":
             return f"all columns with {label}", script.replaced(node, _both_parts(way))
         if 'select_dtypes("number")' in script.text:

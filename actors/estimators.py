@@ -149,7 +149,7 @@ STEPS = (
     Part("binned features", "preprocessing", "KBinsDiscretizer", {"n_bins": (4, 8, 16)}),
     Part("principal components", "decomposition", "PCA", {"n_components": (0.8, 0.9, 0.95, 0.99)}),
     Part("topics", "decomposition", "TruncatedSVD", {"n_components": (20, 50, 100)}, dense=False, sparse=True),
-    Part("the best features", "feature_selection", "SelectPercentile", {"percentile": (30, 50, 70)}, sparse=True,
+    Part("the best features", "feature_selection", "SelectPercentile", {"percentile": (50, 70, 85)}, sparse=True,
          several=False),
     Part("kernel features", "kernel_approximation", "Nystroem", {"n_components": (50, 100, 200)}),
 )  # fmt: skip

@@ -11,8 +11,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from actors import edits, estimators, operators
+from actors import ideas as idea_pool
 from actors.operators import Change, Idea
 from actors.script import Script, Unreadable
 from envs.records import State, Task
@@ -22,6 +24,39 @@ MAX_CHARACTERS = 380
 TRIES = 20
 UNDO_RATE = 0.25
 """How often an edit that broke the script or made the score worse is taken back."""
+
+
+class Expert(Protocol):
+    """Whoever proposes actions in a trajectory."""
+
+    name: str
+
+    def candidates(self, task: Task, least: int) -> list[Idea]:
+        """Ideas for the task's unchanged script, at least so many if there are."""
+
+    def propose(
+        self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
+        rng: random.Random,
+    ) -> str:  # fmt: skip
+        """Text of the next action; arguments as for the function `propose`."""
+
+
+class BuiltinExpert:
+    """An `Expert` made of `propose` below."""
+
+    name = "builtin"
+
+    def __init__(self, mistakes: float, fits: Callable[[str], bool]):
+        self._mistakes, self._fits = mistakes, fits
+
+    def candidates(self, task: Task, least: int) -> list[Idea]:
+        return idea_pool.candidates(task, least)
+
+    def propose(
+        self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
+        rng: random.Random,
+    ) -> str:  # fmt: skip
+        return propose(task, state, files, rng, self._mistakes, ideas, working, self._fits)
 
 
 def propose(

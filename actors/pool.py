@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor import Actor
+from actors.explorer import Explorer
 from actors.placement import on_node
 from actors.policy import PolicyDead
 from envs.records import Task
@@ -61,11 +62,12 @@ class ActorPool:
         version: int,
         say: Callable[[str], None],
         full_weights: Callable[[], list[ray.ObjectRef]],
+        kind: type[Explorer] = Actor,
     ):
         """version: of the weights in `model_dir`; say: tells the user that an actor was replaced; full_weights: gives
-        those published last, for actors that join."""
+        those published last, for actors that join; kind: `Explorer` for actors without a policy."""
         self._cfg, self._deadline, self._say = cfg, cfg.actors.deadline, say
-        self._making = (list(tasks), model_dir, run_dir, version)
+        self._making, self._kind = (list(tasks), model_dir, run_dir, version), kind
         self._version, self._full_weights = version, full_weights
         self._m_init: dict[str, float] = {}
         self._members: dict[str, Member] = {}
@@ -84,7 +86,7 @@ class ActorPool:
             **on_node(self._cfg.actors.node),
         }  # fmt: skip
         tasks, model_dir, run_dir, version = self._making
-        handle = ray.remote(Actor).options(**options).remote(name, self._cfg, tasks, model_dir, run_dir, version)
+        handle = ray.remote(self._kind).options(**options).remote(name, self._cfg, tasks, model_dir, run_dir, version)
         self._members[name] = Member(name, handle, handle.start.remote())
 
     @property

@@ -28,7 +28,7 @@ class Ending(enum.StrEnum):
     FAILED = "failed"
     """The last version does not run, and none scored better."""
     CUT = "cut"
-    """The sandbox or the expert's endpoint failed, and the rest is missing."""
+    """None did, and the rest is missing: the sandbox or the expert's endpoint failed."""
 
 
 @dataclass(frozen=True)

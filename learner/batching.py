@@ -58,6 +58,17 @@ def shuffled(examples: Sequence[Example], together: int, rng: np.random.Generato
     return [example for index in rng.permutation(len(runs)) for example in runs[index]]
 
 
+def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(the others, those of about a `share` of the prompts): no prompt is in both. At least one prompt stays first."""
+    prompts = list(dict.fromkeys(example.prompt_ids.tobytes() for example in examples))
+    count = min(round(share * len(prompts)), len(prompts) - 1) if prompts else 0
+    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
+    parts: tuple[list[Example], list[Example]] = [], []
+    for example in examples:
+        parts[example.prompt_ids.tobytes() in chosen].append(example)
+    return parts
+
+
 @dataclass(frozen=True)
 class Segment:
     """Where one group lies in its row: lengths of the prompt and of each branch, in row order."""

@@ -110,6 +110,16 @@ class LearnerRank:
         norm = self._step(rows, loss, rate)
         return total, norm
 
+    @torch.no_grad()
+    def loss(self, rows: Sequence[Row | None], tokens: int) -> float:
+        """This rank's part of the mean cross-entropy; arguments as for `finetune_step`."""
+        parts = [self.engine(FILLER if row is None else row)[0] for row in rows]
+        return sum(
+            losses.cross_entropy(logprobs, tokens).item()
+            for logprobs, row in zip(parts, rows, strict=True)
+            if row is not None
+        )
+
     def policy_step(self, rows: Sequence[PolicyRow | None], rate: float, first: bool) -> PolicySums:
         """One optimiser step on the policy loss; rows and rate as for `finetune_step`.
 

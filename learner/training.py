@@ -19,35 +19,38 @@ import numpy as np
 import ray
 from transformers import AutoTokenizer
 
+from actors.endpoint import EndpointError
+from actors.ideas import IdeaError
 from actors.model import ModelError, resolve
 from actors.policy import PolicyError
 from actors.pool import ActorError, ActorPool
 from envs.admission import AdmissionError
-from envs.loader import TaskError, load
+from envs.loader import TaskError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
-from learner import evaluation, report, transitions, warmstart
+from learner import evaluation, exploration, finetuning, report, selection, transitions, warmstart
 from learner.batching import BatchingError, Example
 from learner.config import Config
 from learner.engine import Learner, LearnerError
+from learner.exploration import ExplorationError, load_tasks, measure
 from learner.journal import Journal, step_metrics
 from learner.progress import Progress
 from learner.run import Run, RunError
 from learner.states import StatePool, StatePoolError
 from learner.stream import Cursor, Stream, StreamError, unpack
+from learner.trajectories import TrajectoryError
 
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
-    RunError, StatePoolError, StreamError, evaluation.EvaluationError, OSError,
+    RunError, StatePoolError, StreamError, evaluation.EvaluationError, ExplorationError, TrajectoryError, IdeaError,
+    EndpointError, OSError,
 )  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
 BUCKET_BYTES = 64 << 20
 UNUSED_SECONDS = 6 * 3600.0
 """Age at which a snapshot that no state of the pool needs is deleted: longer than any step that may still use it."""
-TRAJECTORIES_AT_ONCE = 16
-"""Of the expert on one actor; their experiments start as they fit."""
 
 
 class Training:
@@ -70,14 +73,7 @@ class Training:
 
     def _start(self) -> None:
         cfg, enter = self.cfg, self._stack.enter_context
-        tasks = [load(name) for name in [*cfg.tasks.held_in, *cfg.tasks.held_out]]
-        held_in = len(cfg.tasks.held_in)
-        self.tasks = {
-            task.id: dataclasses.replace(task, split="held_in" if i < held_in else "held_out")
-            for i, task in enumerate(tasks)
-        }
-        if len(self.tasks) < len(tasks):
-            raise TaskError("two task folders have the same name, and a task is known by it: rename one")
+        self.tasks = load_tasks(cfg)
         self.model_dir = resolve(cfg.model.path)
         self.run = enter(Run(cfg))
         self.progress = enter(Progress(self.run.dir))
@@ -98,7 +94,8 @@ class Training:
         for name, about in actors.items():
             self.progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
         self.progress.advance()
-        self._measure_baselines()
+        self.tasks = measure(self.tasks, self.actors)
+        self.progress.advance()
         self.journal = enter(Journal(self.run.dir))
         self.journal.describe(actors)
         self.evaluation = evaluation.Evaluation(self.run.dir, self.tasks)
@@ -109,22 +106,6 @@ class Training:
             transitions.truncate_after(self.run.dir, self.cursor.step)
             self.publish()
             self.progress.say(f"resumed from {checkpoints[-1]}")
-
-    def _measure_baselines(self) -> None:
-        """m_init of every task, on the sandbox in use.
-
-        Raises:
-            TaskError: an unchanged script fails; the message carries the end of its log.
-        """
-        for task_id, result in self.actors.first("baselines").items():
-            if result.score_after is None:
-                raise TaskError(
-                    f"task {task_id}: its unchanged script ended as {result.outcome}; `python -m envs check` on it "
-                    f"shows whether it is mended. End of its log:\n{result.log_tail}"
-                )
-            self.tasks[task_id] = dataclasses.replace(self.tasks[task_id], m_init=result.score_after)
-        self.actors.set_baselines({task_id: task.m_init for task_id, task in self.tasks.items()})
-        self.progress.advance()
 
     def evaluate(self, stage: str) -> None:
         """Sample every task from its initial state, with the same seeds at every stage; print and write the table."""
@@ -141,35 +122,27 @@ class Training:
         self.progress.show(self.evaluation.table())
 
     def explore(self) -> list[Example]:
-        """Run the expert on the held-in tasks; keep its trajectories and states; return what is worth imitating."""
-        expert, held_in = self.cfg.experts, self._held_in()
-        calls = [
-            (task_id, self.cfg.run.seed * 1000 + number, expert.steps, expert.mistakes)
-            for number in range(expert.trajectories)
-            for task_id in held_in
-        ]
-        self.progress.stage("expert", len(calls))
-        done = {}
-        for index, trajectory in self.actors.spread("explore", calls, each=TRAJECTORIES_AT_ONCE):
-            done[index] = trajectory
-            self.progress.advance()
-        trajectories = [done[index] for index in sorted(done)]
-        warmstart.save(trajectories, self.run.dir / "trajectories.parquet")
-        states = warmstart.states(trajectories, self.tasks)
+        """Let the expert try ideas on the held-in tasks; keep the states; return the actions worth imitating."""
+        held_in = {task_id: self.tasks[task_id] for task_id in self._held_in()}
+        experts = exploration.able(self.cfg, held_in, self.actors, self.run.dir, self.progress.say)
+        found = exploration.explore(self.cfg, held_in, experts, self.run.dir, self.progress)
+        states = warmstart.states(found, held_in)
         too_long = {s.id for s, fits in zip(states, self.actors.first("fits", states), strict=True) if not fits}
         if too_long:
             self.progress.say(f"{len(too_long)} of {len(states)} states are left out: too long for model.context")
-        pool = StatePool((state for state in states if state.id not in too_long), self.cfg.run.seed)
+        usable = [state for state in states if state.id not in too_long]
+        pool = StatePool(warmstart.balanced(usable, self.cfg.experts.states, self.cfg.run.seed), self.cfg.run.seed)
         pool.save(self._pool_file)
-        imitable = warmstart.worth_imitating(trajectories, self.tasks)
-        chosen = [(state, text) for state, text in imitable if state.id not in too_long]
-        self.progress.say(f"state pool: {pool.kinds()}; {len(chosen)} expert actions worth imitating")
-        return [Example(*ids) for ids in self.actors.first("encode", chosen)]
+        self.progress.say(f"state pool: {pool.kinds()}")
+        worth = [one for one in selection.worth_imitating(found, held_in) if one.state.id not in too_long]
+        chosen = selection.select(worth, self.cfg.sft.best, self.cfg.sft.examples, self.cfg.run.seed)
+        encoded = [Example(*ids) for ids in self.actors.first("encode", [(one.state, one.text) for one in chosen])]
+        examples = [example for example in encoded if len(example.response_ids) <= self.cfg.model.response]
+        self.progress.say(f"{len(examples)} expert actions are imitated, of {len(worth)} that are worth it")
+        return examples
 
     def finetune(self, examples: list[Example]) -> None:
-        self.progress.stage("fine-tune", 0)
-        for metrics in self.learner.finetune(examples):
-            self.progress.advance(**metrics)
+        finetuning.finetune(self.cfg, self.run.dir, self.learner, examples, self.progress)
 
     def publish(self) -> None:
         """Give the learner's weights to every actor; returns when all serve them."""
@@ -263,6 +236,7 @@ class Training:
 
     def checkpoint(self) -> None:
         folder = self.run.save(self.cursor, self.learner)
+        finetuning.forget(self.run.dir)
         self.progress.say(f"checkpoint {folder}")
         snapshots = SnapshotStore(self.cfg.sandbox.snapshots or self.run.dir / "snapshots")
         snapshots.collect(self._pool().states, UNUSED_SECONDS)

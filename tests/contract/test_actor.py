@@ -20,6 +20,7 @@ from actors import expert
 from actors.actor import Actor
 from actors.chat import Chat
 from actors.policy import PolicyDead, Sample
+from actors.trajectory import Ending
 from envs.environment import Environment
 from envs.records import Direction, Limits, Origin, Outcome, State, Step, Task, Transition
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -98,8 +99,7 @@ def actor(runner, task, tiny_model, tmp_path_factory):
 @pytest.fixture
 def state(runner, actor) -> State:
     """Where an episode begins, from the expert's trajectory."""
-    ((state, _, _),) = runner.run(actor.explore("toy", seed=0, steps=1, mistakes=0.0))
-    return state
+    return runner.run(actor.explore("toy", 0, [])).moves[0].state
 
 
 def answers(actor: Actor, answer: Callable[[int], str]) -> None:
@@ -147,8 +147,8 @@ def test_an_infrastructure_failure_is_no_outcome_of_the_action(runner, actor, st
     answers(actor, lambda seed: another)
     (transition,) = runner.run(actor.attempt(state, [0], "group-1"))
     assert transition.outcome is Outcome.INFRA_FAILURE and transition.reward == 0.0
-    with pytest.raises(SandboxFailure, match="the disk is full"):
-        runner.run(actor.explore("toy", seed=0, steps=2, mistakes=0.0))
+    cut = runner.run(actor.explore("toy", 0, []))
+    assert (cut.ending, cut.moves, cut.failure) == (Ending.CUT, (), "the disk is full")
 
 
 def test_examples_have_the_ids_of_the_chat_template(runner, actor, state, tiny_model):

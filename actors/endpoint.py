@@ -1,0 +1,55 @@
+"""A language model behind an OpenAI-compatible endpoint, asked for one answer at a time; thread-safe.
+
+Invariants: what fails for a while (no connection, too many requests, an overloaded server) is tried again with growing
+pauses; the key comes from an environment variable and stands in no message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import openai
+
+Ask = Callable[[Sequence[Mapping[str, str]], int], str]
+"""(chat messages, seed) → the answer's text."""
+TRIES = 6
+"""Of one question; the pauses between them grow to eight seconds."""
+SECONDS = 120.0
+"""For one try."""
+
+
+class EndpointError(RuntimeError):
+    """An endpoint that does not answer or refuses; the message names it and what to check."""
+
+
+class Endpoint:
+    """An `Ask`."""
+
+    def __init__(self, url: str, model: str, key_variable: str, temperature: float, tokens: int):
+        """key_variable: environment variable that holds the key, if one is wanted; tokens: most of an answer."""
+        self._key = os.environ.get(key_variable, "")
+        self._client = openai.OpenAI(
+            base_url=url, api_key=self._key or "none", timeout=SECONDS, max_retries=TRIES - 1
+        )  # fmt: skip
+        self._url, self._model, self._key_variable = url, model, key_variable
+        self._temperature, self._tokens = temperature, tokens
+
+    def __call__(self, messages: Sequence[Mapping[str, str]], seed: int) -> str:
+        """Raises EndpointError."""
+        try:
+            answer = self._client.chat.completions.create(
+                model=self._model, messages=list(messages), temperature=self._temperature, max_tokens=self._tokens,
+                seed=seed,
+            )  # fmt: skip
+            return answer.choices[0].message.content or ""
+        except openai.OpenAIError as error:
+            raise EndpointError(self._message(error)) from None  # the cause may quote the key
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise EndpointError(self._message("its answer is not that of a chat completion")) from error
+
+    def _message(self, reason: object) -> str:
+        text = str(reason)[:500]
+        if self._key:
+            text = text.replace(self._key, "***")
+        return f"the model {self._model} at {self._url} (key in {self._key_variable}) failed: {text}"

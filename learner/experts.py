@@ -1,0 +1,38 @@
+"""Let an expert explore the held-in tasks: `python learner/experts.py key=value …` (`--help` lists every key).
+
+Writes `trajectories.parquet` and `ideas.json` to the run's folder. `learner/main.py experts.path=FOLDER` begins with
+them; without it, main.py runs this stage itself. No policy is served here, only the expert's model if it is one of our
+own (`experts.kind=llm` without `experts.endpoint`).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from learner.config import ConfigError, load
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code as of learner/main.py."""
+    try:
+        cfg = load(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    from learner.exploration import run  # heavy imports, kept out of --help
+    from learner.training import FAILURES
+
+    try:
+        run(cfg)
+    except FAILURES as error:
+        print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: run.resume=true run.name={cfg.run.name} continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
