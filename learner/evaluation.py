@@ -7,7 +7,7 @@ null, never zero; the file is rewritten whole after each stage, so earlier stage
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,10 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
     """The content of `evaluation.json`, from the attempts of each stage.
 
     Returns `{"tasks": [{task, split, metric, direction, m_init, m_best, stages: {stage: {n, mean_reward,
-    mean_reward_ci, valid_rate, mean_score, best_score, infra_failures, experiment_seconds, response_tokens}}}],
-    "splits": {split: {stage: the same without scores}}}`. Scores are in the task's own metric, over valid attempts; a
-    split's means weigh its tasks equally; intervals are 95 % bootstrap intervals over attempts.
+    mean_reward_ci, valid_rate, distinct_actions, distinct_valid, mean_score, best_score, infra_failures,
+    experiment_seconds, response_tokens}}}], "splits": {split: {stage: the same without scores}}}`. Scores are in the
+    task's own metric, over valid attempts; distinct actions are different texts from one state, the mean over states;
+    a split's means weigh its tasks equally; intervals are 95 % bootstrap intervals over attempts.
     """
     tasks = list(tasks)
     by_task = {
@@ -121,7 +122,7 @@ def write(run_dir: Path, evaluation: Mapping[str, Any]) -> Path:
 def table(evaluation: Mapping[str, Any]) -> Table:
     """base | sft | rl side by side: mean reward, valid rate and best score of each task, then each split's mean."""
     stages = [s for s in STAGES if any(s in task["stages"] for task in evaluation["tasks"])]
-    title = "evaluation: mean reward · valid rate · best score"
+    title = "evaluation: mean reward · valid rate · best score (of means: distinct valid actions per state)"
     view = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
     view.add_column("task", no_wrap=True)
     view.add_column("metric", no_wrap=True)
@@ -163,7 +164,7 @@ def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> l
         if "best_score" in found or not found:
             parts.append(f"  {number(found.get('best_score')):>6}")
         else:
-            parts.append(" " * 8)
+            parts.append(f"  {number(found.get('distinct_valid')):>6}")
         cells.append(Text.assemble(*parts))
         before = reward
     return cells
@@ -190,10 +191,21 @@ def _of_split(attempts_by_task: Sequence[Sequence[Transition]]) -> dict[str, Any
         "mean_reward": float(np.mean([r.mean() for r in rewards])) if rewards else None,
         "mean_reward_ci": bootstrap_interval(rewards),
         "valid_rate": float(np.mean(valid)) if valid else None,
+        "distinct_actions": distinct([t for attempts in counted for t in attempts]),
+        "distinct_valid": distinct([t for attempts in counted for t in attempts], VALID),
         "infra_failures": sum(map(len, attempts_by_task)) - n,
         "experiment_seconds": sum(t.durations.execute for attempts in attempts_by_task for t in attempts),
         "response_tokens": sum(len(t.response_ids) for attempts in attempts_by_task for t in attempts),
     }
+
+
+def distinct(attempts: Sequence[Transition], outcomes: Collection[Outcome] = tuple(Outcome)) -> float | None:
+    """How many different actions that ended as one of `outcomes` were tried from a state: the mean over states."""
+    texts = {attempt.state_id: set() for attempt in attempts}
+    for attempt in attempts:
+        if attempt.outcome in outcomes:
+            texts[attempt.state_id].add(attempt.text.strip())
+    return float(np.mean([len(found) for found in texts.values()])) if texts else None
 
 
 def bootstrap_interval(samples: Sequence[np.ndarray], level: float = 0.95) -> list[float] | None:

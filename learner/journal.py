@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.records import Origin, Outcome, Transition
-from learner.evaluation import VALID
+from learner.evaluation import VALID, distinct
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -37,8 +37,8 @@ def step_metrics(
 
     groups: what the step trained on; version: the weight version that it trained; train: the learner's own figures,
     taken over as they are; seconds: wall-clock time of the step, waiting included; now: Unix time, for the ages.
-    `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none),
-    `outcomes` counts all. Staleness of a transition is `version` minus the version of its oldest token, its age the
+    `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none), as
+    are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` counts all. Staleness of a transition is `version` minus the version of its oldest token, its age the
     seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
@@ -53,6 +53,8 @@ def step_metrics(
     return {
         "reward_mean": _mean([t.reward for t in counted]),
         "valid_rate": _mean([t.outcome in VALID for t in counted]),
+        "distinct_actions": distinct(counted),
+        "distinct_valid": distinct(counted, VALID),
         "staleness_max": max(staleness, default=0),
         "staleness_mean": _mean(staleness),
         "staleness_histogram": {str(lag): count for lag, count in sorted(collections.Counter(staleness).items())},

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from envs.records import Direction, Limits, Origin, Outcome, Task, Transition
-from learner.evaluation import Evaluation, EvaluationError, bootstrap_interval, summarise, table
+from learner.evaluation import VALID, Evaluation, EvaluationError, bootstrap_interval, distinct, summarise, table
 
 EMPTY = np.zeros(0, np.int32)
 
@@ -128,3 +128,17 @@ def test_simulated_experiments_are_refused_and_cached_ones_count(tmp_path):
     with pytest.raises(EvaluationError, match="1 of 2 attempts were simulated"):
         evaluation.add("sft", [cached, simulated])
     assert list(json.loads((tmp_path / "evaluation.json").read_text())["tasks"][0]["stages"]) == ["base"]
+
+
+def test_distinct_actions_are_counted_per_state():
+    attempts = [
+        dataclasses.replace(attempt("wine", 0.1, outcome), text=text, state_id=state)
+        for state, text, outcome in [
+            ("a", "ridge", Outcome.EDITED), ("a", "ridge ", Outcome.EDITED), ("a", "forest", Outcome.INVALID),
+            ("b", "ridge", Outcome.EDITED), ("b", "lasso", Outcome.EDITED), ("b", "svm", Outcome.NEUTRAL),
+        ]
+    ]  # fmt: skip
+    assert distinct(attempts) == 2.5 and distinct(attempts, VALID) == 2.0
+    assert distinct([]) is None
+    stages = summarise(tasks().values(), {"sft": attempts})["splits"]["held_in"]
+    assert (stages["sft"]["distinct_actions"], stages["sft"]["distinct_valid"]) == (2.5, 2.0)
