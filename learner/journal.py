@@ -38,8 +38,9 @@ def step_metrics(
     groups: what the step trained on; version: the weight version that it trained; train: the learner's own figures,
     taken over as they are; seconds: wall-clock time of the step, waiting included; now: Unix time, for the ages.
     `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none), as
-    are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` counts all. Staleness of a transition is `version` minus the version of its oldest token, its age the
-    seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
+    are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` counts all. Staleness of a
+    transition is `version` minus the version of its oldest token, its age the seconds since it was complete. The
+    `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]
