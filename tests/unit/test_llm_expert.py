@@ -1,0 +1,148 @@
+"""The expert that is a language model, against a local HTTP server that speaks the OpenAI protocol."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from actors import ideas
+from actors.endpoint import Endpoint, EndpointError
+from actors.ideas import IdeaError
+from actors.llm_expert import LanguageModelExpert, tidy
+from actors.operators import Idea
+from envs.actions import Edit, apply, parse
+from envs.loader import load
+from envs.records import State, Step
+
+EDIT = """Thought: a larger neighbourhood
+Action: Edit
+<<<<<<< SEARCH
+model = KNeighborsRegressor()
+=======
+model = KNeighborsRegressor(n_neighbors=25)
+>>>>>>> REPLACE
+"""
+SECRET = "sk-a-secret-of-the-user"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each request with the next of `answers`: a text, or an HTTP status to fail with."""
+
+    def __init__(self) -> None:
+        self.answers: list[str | int] = []
+        self.asked: list[dict] = []
+        self.keys: list[str] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        self.server.keys.append(self.headers["Authorization"])
+        if self.path.endswith("/embeddings"):
+            vectors = [[float(len(text)), 1.0] for text in body["input"]]
+            return self._reply(200, {"data": [{"embedding": vector, "index": i} for i, vector in enumerate(vectors)]})
+        answer = self.server.answers.pop(0)
+        if isinstance(answer, int):
+            return self._reply(answer, {"error": {"message": f"refused {self.headers['Authorization']}"}})
+        message = {"role": "assistant", "content": answer}
+        return self._reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
+                                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})  # fmt: skip
+
+    def _reply(self, status: int, content: dict) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("retry-after-ms", "1")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("EXPERT_KEY", SECRET)
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def expert(server: Server) -> LanguageModelExpert:
+    ask = Endpoint(server.url, "a-model", "EXPERT_KEY", temperature=0.7, tokens=200)
+    return LanguageModelExpert(ask, "a-model", budget=4000)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return replace(load("diabetes"), m_init=0.3)
+
+
+def test_it_asks_about_the_state_with_the_ideas_and_answers_an_action(server, expert, task):
+    script = (task.env_dir / "train.py").read_text()
+    server.answers = [503, 429, f"Sure, here it is!\n{EDIT}\n"]
+    broken = State("s", task.id, "0", (Step(EDIT, "script_error: NameError: no Ridge"),), None, 0.3)
+    ideas = [Idea("llm", "", "scale the features"), Idea("llm", "", "a ridge regression")]
+    text = expert.propose(task, broken, {"train.py": script}, None, ideas, random.Random(0))
+    action = parse(text, task)
+    assert isinstance(action, Edit) and "n_neighbors=25" in apply(action, {"train.py": script}, task)["train.py"]
+    assert len(server.asked) == 3, "an overloaded server is asked again"
+    asked, question = server.asked[-1], server.asked[-1]["messages"][1]["content"]
+    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("a-model", 0.7, 200)
+    assert all(part in question for part in (script, "NameError: no Ridge", "scale the features", "ridge regression"))
+    assert server.keys[-1] == f"Bearer {SECRET}"
+
+
+def test_the_key_is_in_no_message_and_no_log(server, expert, task, caplog):
+    caplog.set_level(logging.DEBUG)
+    server.answers = [401]
+    with pytest.raises(EndpointError) as failed:
+        expert.propose(task, State("s", task.id, "0", score=0.3, reference=0.3), {"train.py": "x = 1\n"}, None, [],
+                       random.Random(0))  # fmt: skip
+    assert server.url in str(failed.value) and "EXPERT_KEY" in str(failed.value)
+    assert SECRET not in str(failed.value) + caplog.text + repr(failed.value.__cause__)
+    assert len(server.asked) == 1, "a refused key is not tried again"
+
+
+def test_ideas_are_gathered_until_there_are_enough_different_ones(server, expert, task):
+    server.answers = ["\n".join(f"{n}. use model number {n % 20}" for n in range(25)) + "\n\nDone"]
+    server.answers += ["\n".join(f"- scale by {n}\n* bag {n} trees" for n in range(5))]
+    found = expert.candidates(task, least=30)
+    assert len({idea.text for idea in found}) == len(found) == 30
+    assert "use model number 7" in {idea.text for idea in found} and "scale by 0" in {idea.text for idea in found}
+    server.answers = ["no"] * 10
+    with pytest.raises(EndpointError, match=r"a-model gave no idea for task diabetes"):
+        expert.candidates(task, least=30)
+
+
+def test_ideas_can_be_compared_by_an_endpoint(server):
+    embed = ideas.embedding(server.url, "an-embedding", "EXPERT_KEY")
+    assert np.allclose(embed(["a", "four"]), [[1, 1], [4, 1]])
+    assert server.asked[-1]["model"] == "an-embedding" and server.keys[-1] == f"Bearer {SECRET}"
+    with pytest.raises(IdeaError, match=r"experts\.embeddings=no/such-model"):
+        ideas.embedding("no/such-model", "", "EXPERT_KEY")
+
+
+def test_what_is_around_an_action_is_taken_off():
+    assert tidy(f"```\n{EDIT}```") == EDIT
+    write = "Action: Write\n```\nx = 1\n```\n"
+    assert tidy(write) == write == tidy(f"Let me think.\n{write}")
+    assert tidy("I cannot help") == "I cannot help\n"
