@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from learner.config_rules import impossible
@@ -245,8 +245,16 @@ class ActorsConfig:
 
 @dataclass
 class EvalConfig:
-    attempts: int = key(16, "Attempts per task and stage, from the initial state.", positive=True)
-    seed: int = key(1234, "Seed of attempt i is seed + i at every stage.")
+    attempts: int = key(16, "Attempts per task and stage, or per state or task and agent.", positive=True)
+    seed: int = key(1234, "Seed of attempt i is seed + i at every stage and for every agent.")
+    states: int = key(4, "evaluate.py: fixed states per task from which single steps are tried; 0: none.")
+    steps: int = key(15, "evaluate.py: most actions of a whole episode (15 in the paper); 0: no episodes.")
+    baselines: list[str] = key(
+        ["random", "expert", "greedy"],
+        "evaluate.py: a random idea each time, the built-in expert, its ideas in an AIDE-style greedy search.",
+        ["random", "expert", "greedy"],
+    )
+    folder: str = key("runs/evaluation", "evaluate.py: where evaluation.json, attempts.jsonl and the cache are.")
 
 
 @dataclass
@@ -379,7 +387,8 @@ def type_name(kind: type) -> str:
 
 def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
     rules = item.metadata
-    if rules["choices"] and value not in rules["choices"]:
+    wrong = [one for one in (value if isinstance(value, ListConfig) else [value]) if one not in rules["choices"]]
+    if rules["choices"] and wrong:
         raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not (value > 0 if rules["positive"] else value >= 0):
