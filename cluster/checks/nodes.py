@@ -1,0 +1,222 @@
+"""What a node of the cluster offers: versions, storage, memory, disk, clock. `Node` is a Ray actor on each of them.
+
+Invariants: whatever a check writes it deletes; a folder counts as shared only if a node read there what the driver
+wrote, and the driver what the node wrote.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from fsspec.core import url_to_fs
+from packaging.requirements import Requirement
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.checks import sandboxes
+from envs.sandbox import SandboxFailure
+from learner import preflight
+from learner.config import Config
+from learner.preflight import Finding, Model, Verdict, gb
+
+LOCK = preflight.ROOT / "requirements-cpu.txt"
+SKEW_SECONDS = 2.0
+SCRATCH_BYTES = 5e9
+"""For the sandboxes' workspaces and Ray's session, in the folder for temporary files of a node."""
+SECONDS = 100.0
+"""That a node may take for its checks; the first use of Docker on it builds an image, which takes longer."""
+
+
+@dataclass(frozen=True)
+class About:
+    """A node, as it sees itself."""
+
+    host: str
+    versions: dict[str, str]
+    shm_bytes: int
+    scratch_bytes: int
+    """Free in the folder for temporary files."""
+    has_model: bool
+
+
+class Node:
+    """Lives on one node."""
+
+    def about(self, names: Sequence[str], model_dir: str) -> About:
+        shm = Path("/dev/shm")
+        return About(
+            socket.gethostname(),
+            preflight.installed(map(Requirement, names)),
+            shutil.disk_usage(shm).total if shm.exists() else 0,
+            shutil.disk_usage(tempfile.gettempdir()).free,
+            Path(model_dir, "config.json").is_file(),
+        )
+
+    def now(self) -> float:
+        return time.time()
+
+    def answer(self, path: str, token: str, name: str) -> str:
+        """Read the driver's mark in `path` and leave one of this node's there; what is wrong, else nothing."""
+        try:
+            fs, root = url_to_fs(path)
+            if not fs.exists(f"{root}/{token}"):
+                return "is not the folder that the driver sees"
+            fs.pipe_file(f"{root}/{token}-{name}", b"node")
+        except Exception as error:  # each kind of storage has its own
+            return f"cannot be written: {type(error).__name__}: {error}"
+        return ""
+
+    def try_sandboxes(
+        self, names: Sequence[str], image: str, packages: str, needed: Sequence[str], targets: Sequence[tuple]
+    ) -> dict[str, sandboxes.Trial | str]:
+        """A trial of each backend; a text where it does not start."""
+
+        def one(name: str) -> sandboxes.Trial | str:
+            try:
+                return sandboxes.examine(name, image, packages, needed, targets)
+            except SandboxFailure as failure:
+                return str(failure)
+
+        with ThreadPoolExecutor(len(names)) as threads:
+            return dict(zip(names, threads.map(one, names), strict=True))
+
+
+class Nodes:
+    """A `Node` on each node that is alive."""
+
+    def __init__(self) -> None:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        self.resources = {node["NodeID"]: node["Resources"] for node in alive}
+        self.addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in alive}
+        self._handles = {
+            name: ray.remote(num_cpus=0)(Node)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False))
+            .remote()
+            for name in self.resources
+        }
+
+    def all(self, method: str, *args: Any, seconds: float = SECONDS) -> dict[str, Any]:
+        """What each node answers.
+
+        Raises:
+            ray.exceptions.RayError: a node does not answer in time, or cannot import the project.
+        """
+        refs = {name: getattr(handle, method).remote(*args) for name, handle in self._handles.items()}
+        return {name: ray.get(ref, timeout=seconds) for name, ref in refs.items()}
+
+    def skews(self) -> dict[str, float]:
+        """Seconds that each node's clock is ahead of the driver's; a call that took t may be wrong by t/2."""
+        found = {}
+        for name, handle in self._handles.items():
+            before = time.time()
+            there = ray.get(handle.now.remote(), timeout=SECONDS)
+            found[name] = there - (before + time.time()) / 2
+        return found
+
+    def storage(self, path: str) -> dict[str, str]:
+        """What is wrong with a folder or URL on each node; empty where nothing is.
+
+        Raises:
+            OSError: the driver itself cannot write there.
+        """
+        fs, root = url_to_fs(path)
+        token = f".doctor-{time.time_ns()}"
+        fs.makedirs(root, exist_ok=True)
+        fs.pipe_file(f"{root}/{token}", b"driver")
+        try:
+            refs = {name: handle.answer.remote(path, token, name) for name, handle in self._handles.items()}
+            wrong = {name: ray.get(ref, timeout=SECONDS) for name, ref in refs.items()}
+            unseen = "was written, and the driver does not see it"
+            return {n: why or ("" if fs.exists(f"{root}/{token}-{n}") else unseen) for n, why in wrong.items()}
+        finally:
+            fs.rm(fs.glob(f"{root}/{token}*"))
+
+    def close(self) -> None:
+        for handle in self._handles.values():
+            ray.kill(handle)
+
+
+def locked() -> list[Requirement]:
+    lines = LOCK.read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def versions(gpu: bool, found: Mapping[str, About]) -> Finding:
+    """Whether all nodes have the versions that the project asks for, and those of the lock."""
+    failed, other = [], []
+    for about in found.values():
+        needed = preflight.packages(gpu, about.versions)
+        if needed.verdict is Verdict.FAILED:
+            failed.append(f"{about.host}: {needed.found}")
+        elif not gpu:  # the lock is that of the CPU environment
+            wrong = (preflight.differs(one, about.versions) for one in locked() if one.name in about.versions)
+            other += [f"{about.host}: {text}" for text in wrong if text]
+    if failed:
+        return Finding("lock", Verdict.FAILED, "; ".join(failed), preflight.install(gpu))
+    if other:
+        shown = f"{len(other)} packages differ from {LOCK.name}: {'; '.join(other[:4])}"
+        return Finding("lock", Verdict.NOTE, shown, preflight.install(gpu))
+    lock = "pyproject.toml" if gpu else LOCK.name
+    return Finding("lock", Verdict.OK, f"versions on {hosts(found)} are those of {lock}")
+
+
+def model(found: Mapping[str, About], model_dir: Path) -> Finding:
+    if lacking := [about.host for about in found.values() if not about.has_model]:
+        fix = "put the model on storage that all nodes share (HF_HOME or MLAGENT_CACHE there), or into the image"
+        return Finding("model", Verdict.FAILED, f"{model_dir} is not on {', '.join(lacking)}", fix)
+    return Finding("model", Verdict.OK, f"{model_dir} is on {hosts(found)}")
+
+
+def shared_memory(found: Mapping[str, About], resources: Mapping[str, Mapping[str, float]]) -> Finding:
+    """Whether Ray's object store lies in memory on every node."""
+    small = {
+        about.host: store
+        for name, about in found.items()
+        if about.shm_bytes < (store := resources[name].get("object_store_memory", 0.0))
+    }
+    if small:
+        shown = ", ".join(f"{host} has less than its object store's {gb(store)}" for host, store in small.items())
+        fix = (
+            "enlarge it (docker run --shm-size, an emptyDir of medium Memory in Kubernetes): Ray uses the disk instead"
+        )
+        return Finding("shared memory", Verdict.FAILED, f"/dev/shm of {shown}", fix)
+    least = min(about.shm_bytes for about in found.values())
+    return Finding("shared memory", Verdict.OK, f"/dev/shm of {gb(least)} or more holds the object store")
+
+
+def disk(cfg: Config, weights: Model, found: Mapping[str, About]) -> Finding:
+    """Whether the checkpoints fit into `run.dir`, and the nodes have room for what is temporary."""
+    one = weights.checkpoint_bytes(cfg.model.dtype)
+    need = one * (cfg.checkpoint.keep + 1)  # a new one is complete before the oldest is deleted
+    free = shutil.disk_usage(cfg.run.dir).free
+    if need > free:
+        shown = f"run.dir={cfg.run.dir} has {gb(free)} free, and {cfg.checkpoint.keep + 1} checkpoints take {gb(need)}"
+        return Finding("disk", Verdict.FAILED, shown, "free some, lower checkpoint.keep, or choose another run.dir")
+    if full := [about.host for about in found.values() if about.scratch_bytes < SCRATCH_BYTES]:
+        shown = f"less than {gb(SCRATCH_BYTES)} are free for temporary files on {', '.join(full)}"
+        return Finding("disk", Verdict.FAILED, shown, "free some, or set TMPDIR to a larger disk")
+    return Finding(
+        "disk", Verdict.OK, f"{gb(free)} are free in run.dir; {cfg.checkpoint.keep + 1} checkpoints: {gb(need)}"
+    )
+
+
+def clocks(skews: Mapping[str, float], found: Mapping[str, About]) -> Finding:
+    if wrong := {found[name].host: skew for name, skew in skews.items() if abs(skew) > SKEW_SECONDS}:
+        shown = ", ".join(
+            f"{host} is {abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}" for host, skew in wrong.items()
+        )
+        fix = "turn on time synchronisation there (chrony or systemd-timesyncd): ages and durations would be wrong"
+        return Finding("clocks", Verdict.FAILED, f"the clock of {shown}", fix)
+    return Finding("clocks", Verdict.OK, f"within {max(map(abs, skews.values())):.2f} s of the driver's")
+
+
+def hosts(found: Mapping[str, About]) -> str:
+    return ", ".join(sorted({about.host for about in found.values()})) if len(found) < 4 else f"{len(found)} nodes"

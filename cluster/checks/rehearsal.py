@@ -1,0 +1,101 @@
+"""A rehearsal of a learner step with the run's own model and settings: one actor, all learner ranks, one task.
+
+Invariants: every part is the one that a run uses; what is trained is thrown away; all that was started is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from actors.pool import ActorPool
+from envs.records import Outcome, Task, Transition
+from learner.config import Config
+from learner.engine import Learner
+from learner.preflight import Finding, Verdict
+
+BUCKET_BYTES = 64 << 20
+RESPONSES = 4
+SEED = 0
+
+
+def settings(cfg: Config, name: str) -> Config:
+    """One actor that is not replaced, and weights that are checked at every version."""
+    trial = copy.deepcopy(cfg)
+    OmegaConf.set_readonly(trial, False)
+    trial.run.name = name
+    trial.actors.count, trial.actors.replacements = 1, 0
+    trial.learner.check_every = 1
+    trial.sandbox.cache, trial.sandbox.snapshots = False, ""
+    return trial
+
+
+def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Finding]:
+    """The findings as they come.
+
+    name: of the rehearsal, which nothing else in the cluster has.
+
+    Raises:
+        ActorError, LearnerError, …: what a run would end with (`learner.training.FAILURES`).
+    """
+    cfg = settings(cfg, name)
+    folder = Path(cfg.run.dir).resolve() / name
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        began = time.monotonic()
+        actors = ActorPool(cfg, [task], str(model_dir), str(folder), 0, lambda _: None, list)
+        stack.callback(actors.close)
+        learner = Learner(cfg, model_dir, lambda _: None)
+        stack.callback(learner.close)
+        ((_, about),) = actors.started().items()
+        seconds = time.monotonic() - began
+        yield Finding("engine", Verdict.OK, f"engine and learner start in {seconds:.0f} s, on {about['host']}")
+
+        baseline = actors.first("baselines")[task.id]
+        if baseline.score_after is None:
+            shown = f"{task.id}: its unchanged script ended as {baseline.outcome}: {baseline.log_tail[-300:]}"
+            yield Finding("experiment", Verdict.FAILED, shown, f"`python -m envs check {task.id}` shows what to mend")
+            return
+        ran = f"{task.id}: {task.metric} = {baseline.score_after:.4g} in {baseline.durations.execute:.2f} s"
+        yield Finding("experiment", Verdict.OK, f"{ran}, in the {about['sandbox']} sandbox")
+        actors.set_baselines({task.id: baseline.score_after})
+
+        began = time.monotonic()
+        published = learner.publish(BUCKET_BYTES, 1)
+        packed = time.monotonic() - began
+        actors.publish(1, published.buckets)
+        taken = time.monotonic() - began - packed
+        megabytes = published.full_bytes / 1e6
+        shown = f"{megabytes:.0f} MB packed in {packed:.1f} s, served {taken:.1f} s later with equal checksums"
+        yield Finding("weights", Verdict.OK, shown)
+
+        began = time.monotonic()
+        group = actors.first("evaluate", task.id, RESPONSES, SEED)
+        sampled = time.monotonic() - began
+        figures = learner.train([varied(group)], 1)
+        yield log_probs(cfg, figures["logprob_gap_mean"], group, sampled, figures["train_seconds"])
+
+
+def varied(group: list[Transition]) -> list[Transition]:
+    """The responses with rewards that differ, so that the learner computes their log-probs whatever came of them."""
+    return [dataclasses.replace(t, reward=float(n % 2), outcome=Outcome.EDITED) for n, t in enumerate(group)]
+
+
+def log_probs(cfg: Config, gap: float, group: list[Transition], sampled: float, trained: float) -> Finding:
+    """Whether engine and learner agree on the probabilities of the same tokens; gap: mean |difference| in nats."""
+    tokens = sum(len(transition.response_ids) for transition in group)
+    shown = f"mean gap between engine and learner {gap:.4f} on {tokens} tokens"
+    shown += f" (sampled and run in {sampled:.1f} s, trained on in {trained:.1f} s)"
+    if gap > cfg.rl.gap_stop:
+        fix = (
+            "try model.dtype=float32; a run stops there, since it would train on other probabilities than were sampled"
+        )
+        return Finding("log-probs", Verdict.FAILED, f"{shown}, above rl.gap_stop={cfg.rl.gap_stop:g}", fix)
+    return Finding("log-probs", Verdict.OK, f"{shown}, below rl.gap_stop={cfg.rl.gap_stop:g}")

@@ -1,0 +1,181 @@
+"""Whether a sandbox backend keeps its promises on the node where this is called: limits, no network, the packages.
+
+Invariants: what is tried is what an adversarial script would do; a promise counts as kept only if the script was seen
+to be stopped; the host's own port that a script tries to reach is open while it tries.
+"""
+
+from __future__ import annotations
+
+import ast
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.records import Direction, Limits, Task
+from envs.sandbox import RunResult, SandboxPool
+from envs.workspace import restore
+from learner.preflight import Finding, Verdict
+
+BACKENDS = ("docker", "gvisor", "process")
+LIMITS = Limits(seconds=10, memory_mb=300, disk_mb=32, processes=24)
+METADATA_SERVICE = ("the metadata service", "169.254.169.254", 80)
+SCRIPT = "train.py"
+
+TOO_MUCH_MEMORY = "kept = []\nwhile True: kept.append(bytearray(16 << 20))"
+TOO_LONG = "while True: pass"
+TOO_LARGE = "open('big', 'wb').write(bytes(64 << 20))"
+TOO_MANY = """
+import os, time
+for _ in range(200):
+    try:
+        if os.fork() == 0: time.sleep(60)
+    except OSError: break
+else:
+    print("200 processes")
+"""
+CONNECTIONS = """
+import socket
+for name, host, port in {targets!r}:
+    try:
+        socket.create_connection((host, port), 2).close()
+        print(name)
+    except OSError: pass
+"""
+MISSING = """
+import importlib.util
+for name in {names!r}:
+    if importlib.util.find_spec(name) is None: print(name)
+"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a backend was found to be."""
+
+    seconds: float
+    """Until the first script had run in a new sandbox."""
+    broken: tuple[str, ...]
+    """Promises that it does not keep."""
+    missing: tuple[str, ...]
+    """Packages that tasks import and that it lacks."""
+
+
+def imports(task: Task) -> set[str]:
+    """Packages outside the standard library that the task's script imports, by their top-level names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((task.env_dir / task.script).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    beside = {path.stem for path in task.env_dir.iterdir()}
+    return found - set(sys.stdlib_module_names) - beside
+
+
+def examine(
+    backend: str, image: str, packages: str, needed: Sequence[str], targets: Sequence[tuple[str, str, int]]
+) -> Trial:
+    """Start a sandbox and try to break out of its limits.
+
+    needed: packages that tasks import; targets: (what, host, port) that no script may reach.
+
+    Raises:
+        SandboxFailure: it does not start here.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("", 0)) as port_of_host:
+        task = _task(Path(folder))
+        here = [("a port of its host", host, port_of_host.getsockname()[1]) for host in ("127.0.0.1", _address())]
+        pool = SandboxPool(backend, image, 1, packages)
+        try:
+            began = time.monotonic()
+            _run(pool, task, "print('ready')", LIMITS)
+            seconds = time.monotonic() - began
+            reached = _run(pool, task, CONNECTIONS.format(targets=[*here, METADATA_SERVICE, *targets]), LIMITS)
+            missing = _run(pool, task, MISSING.format(names=list(needed)), LIMITS)
+            return Trial(seconds, (*_limits(pool, task), *_reached(reached)), tuple(missing.output.split()))
+        finally:
+            pool.close()
+
+
+def _limits(pool: SandboxPool, task: Task) -> list[str]:
+    """Limits that do not hold."""
+    broken = []
+    if _run(pool, task, TOO_MUCH_MEMORY, LIMITS).status != "out_of_memory":
+        broken.append(f"memory: a script took more than {LIMITS.memory_mb} MiB")
+    if _run(pool, task, TOO_LONG, Limits(seconds=1, memory_mb=300)).status != "timeout":
+        broken.append("time: a script ran for more than a second")
+    large = _run(pool, task, TOO_LARGE, LIMITS)
+    if large.status != "disk_full" and "OSError" not in large.output:
+        broken.append(f"disk: a script wrote more than {LIMITS.disk_mb} MiB")
+    if "200 processes" in _run(pool, task, TOO_MANY, LIMITS).output:
+        broken.append(f"processes: a script started more than {LIMITS.processes}")
+    return broken
+
+
+def _reached(run: RunResult) -> list[str]:
+    if run.status != "ok":
+        return [f"network: the script that tried it ended as {run.status}: {run.output[-200:]}"]
+    return [f"network: a script reached {what}" for what in run.output.splitlines()]
+
+
+def _run(pool: SandboxPool, task: Task, script: str, limits: Limits) -> RunResult:
+    with pool.acquire(task) as sandbox:
+        restore(task, {SCRIPT: script}, sandbox.workspace)
+        return sandbox.run([SCRIPT], limits)
+
+
+def _task(folder: Path) -> Task:
+    folder.chmod(0o755)  # the sandbox's user reads it
+    (folder / "env").mkdir()
+    (folder / "env" / SCRIPT).write_text("")
+    (folder / "scripts").mkdir()
+    return Task(
+        "doctor", "", folder / "env", folder / "scripts", SCRIPT, frozenset(), "", Direction.MAXIMIZE, "held_in",
+        LIMITS, None,
+    )  # fmt: skip
+
+
+def _address() -> str:
+    """This host's address towards others; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:  # no route to anywhere
+            return "127.0.0.1"
+        return probe.getsockname()[0]
+
+
+def judge(trials: Mapping[str, Trial | str], chosen: str, tasks: Mapping[str, set[str]]) -> list[Finding]:
+    """The findings of one node.
+
+    trials: by backend; a text is why it does not start. chosen: `sandbox.backend`. tasks: what each imports.
+    """
+    found = []
+    for backend, trial in trials.items():
+        check = f"sandbox {backend}"
+        if isinstance(trial, str):
+            needed = chosen == backend or all(isinstance(one, str) for one in trials.values())
+            fix = "install it, or choose another sandbox.backend" if needed else ""
+            verdict = Verdict.FAILED if needed else Verdict.NOTE
+            found.append(Finding(check, verdict, f"does not start: {trial}", fix))
+        elif trial.broken:
+            fix = "choose another sandbox.backend: policies write what this one lets through"
+            found.append(Finding(check, Verdict.FAILED, "; ".join(trial.broken), fix))
+        else:
+            held = "limits of memory, time, disk and processes hold, no network, no port of the host or of Ray"
+            found.append(Finding(check, Verdict.OK, f"a new one takes {trial.seconds:.1f} s; {held}"))
+    working = {name: trial for name, trial in trials.items() if isinstance(trial, Trial)}
+    for backend, trial in working.items():
+        lacking = {name: sorted(of & set(trial.missing)) for name, of in tasks.items() if of & set(trial.missing)}
+        if lacking:
+            which = ", ".join(f"{name} imports {', '.join(of)}" for name, of in lacking.items())
+            fix = "sandbox.packages=torch has PyTorch; for others give a sandbox.image that has them"
+            found.append(Finding("imports", Verdict.FAILED, f"{which}: not in the {backend} sandbox", fix))
+    if working and not any(one.check == "imports" for one in found):
+        every = sorted(set().union(*tasks.values()))
+        found.append(Finding("imports", Verdict.OK, f"{', '.join(every)} are in {', '.join(working)}"))
+    return found
