@@ -25,6 +25,7 @@ from actors import ideas as idea_pool
 from actors.chat import Chat
 from actors.endpoint import Ask, Endpoint, EndpointError
 from actors.expert import BuiltinExpert, Expert, last_that_ran
+from actors.hosts import HostedRunner
 from actors.llm_expert import LanguageModelExpert
 from actors.operators import Idea
 from actors.trajectory import Move, Trajectory, ending
@@ -67,8 +68,11 @@ class Explorer:
         sandbox, recorded = self._cfg.sandbox, self._cfg.sandbox.cache_path or self._run_dir / "experiments"
         if sandbox.backend == "simulated":
             return SimulatedRunner(sandbox.recorded, self._capacity(actors=1), sandbox.speed)
-        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
-        runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
+        if sandbox.hosts:
+            runner = HostedRunner(self._cfg)
+        else:
+            sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
+            runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
         return CachedRunner(runner, recorded) if sandbox.cache else runner
 
     def _editor(self) -> Editor | None:

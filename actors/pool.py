@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor import Actor
 from actors.explorer import Explorer
+from actors.hosts import Hosts
 from actors.placement import on_node
 from actors.policy import PolicyDead
 from envs.records import Task
@@ -74,6 +75,7 @@ class ActorPool:
         self._made = self._replaced = 0
         self._wanted = cfg.actors.count
         self._stream: Any = None
+        self._hosts = Hosts(cfg) if cfg.sandbox.hosts else None
         for _ in range(self._wanted):
             self._add()
 
@@ -296,6 +298,8 @@ class ActorPool:
         """End engines and sandboxes in order, then the processes."""
         end(list(self._members.values()), 30.0)
         self._members = {}
+        if self._hosts:
+            self._hosts.close()
 
 
 def end(members: Sequence[Member], seconds: float) -> None:

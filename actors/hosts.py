@@ -1,0 +1,135 @@
+"""Sandbox hosts: Ray actors that run the experiments of all actors on nodes of their own, so that nodes with GPUs need
+no cores for experiments.
+
+Invariants: an experiment whose host is lost is run once more, on another host where there is one; Ray starts a lost
+host again; every wait for a host has a deadline; after `Hosts.close` no sandbox is left.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from actors.placement import on_node
+from envs.admission import Capacity
+from envs.experiments import SandboxRunner
+from envs.records import Experiment, Task
+from envs.sandbox import SandboxFailure, SandboxPool
+
+AT_ONCE = 256
+"""Experiments that one host knows of, running or in its line; further ones wait in Ray."""
+TRIES = 2
+CLOSE_SECONDS = 30.0
+
+
+class Host:
+    """Runs experiments on one node, with `sandbox.cpus` cores and `sandbox.memory_gb` of memory."""
+
+    def __init__(self, cfg: Any):
+        sandbox = cfg.sandbox
+        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
+        capacity = Capacity(sandbox.cpus, sandbox.memory_gb * 1024, tuple(sandbox.gpus))
+        self._runner = SandboxRunner(sandboxes, capacity, cfg.run.seed)
+
+    def about(self) -> tuple[str, str]:
+        """The sandbox's name and image."""
+        return self._runner.name, self._runner.image
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        return self._runner.run(task, files)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+class Hosts:
+    """The driver's handle on `sandbox.hosts` hosts; they start when it is made."""
+
+    def __init__(self, cfg: Any):
+        sandbox = cfg.sandbox
+        options = {
+            "num_cpus": sandbox.cpus, "memory": int(sandbox.memory_gb * 2**30), "max_concurrency": AT_ONCE,
+            "max_restarts": -1, **on_node(sandbox.node),
+        }  # fmt: skip
+        host = ray.remote(Host)
+        self._hosts = [host.options(name=name, **options).remote(cfg) for name in _names(cfg)]
+
+    def close(self) -> None:
+        """End the sandboxes, then the processes."""
+        ray.wait([host.close.remote() for host in self._hosts], num_returns=len(self._hosts), timeout=CLOSE_SECONDS)
+        for host in self._hosts:
+            ray.kill(host)
+
+
+class HostedRunner:
+    """A `Runner` whose experiments run on the hosts, on the one that has the fewest of this runner's."""
+
+    def __init__(self, cfg: Any):
+        """Finds the hosts, and waits until they have started.
+
+        Raises:
+            SandboxFailure: a host does not start; the message names it.
+        """
+        self.seed, self._deadline = cfg.run.seed, cfg.actors.deadline
+        self._hosts = {name: ray.get_actor(name) for name in _names(cfg)}
+        found = [self._answer(name, host.about.remote(), self._deadline) for name, host in self._hosts.items()]
+        self.name, self.image = f"{found[0][0]} (on {len(found)} hosts)", found[0][1]
+        self._running: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def running(self) -> int:
+        return self._running.total()
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        """As every `Runner`; an experiment waits in line for at most `actors.deadline`."""
+        tried: list[str] = []
+        while True:
+            with self._taken(tried) as name:
+                asked = self._hosts[name].run.remote(task, dict(files))
+                try:
+                    return self._answer(name, asked, self._deadline + task.limits.seconds)
+                except SandboxFailure:
+                    tried.append(name)
+                    if len(tried) == TRIES:
+                        raise
+
+    @contextlib.contextmanager
+    def _taken(self, tried: Sequence[str]) -> Iterator[str]:
+        """The host with the fewest experiments, one that was not tried if there is one."""
+        with self._lock:
+            name = min(self._hosts, key=lambda name: (name in tried, self._running[name]))
+            self._running[name] += 1
+        try:
+            yield name
+        finally:
+            with self._lock:
+                self._running[name] -= 1
+
+    @staticmethod
+    def _answer(name: str, asked: ray.ObjectRef, seconds: float) -> Any:
+        try:
+            return ray.get(asked, timeout=seconds)
+        except GetTimeoutError as error:
+            ray.cancel(asked)
+            raise SandboxFailure(f"sandbox host {name} did not answer in {seconds:g} s: raise sandbox.hosts") from error
+        except RayActorError as error:
+            raise SandboxFailure(f"sandbox host {name} was lost: {str(error).splitlines()[0]}") from error
+        except RayTaskError as error:
+            raise error.cause from error
+
+    def resize(self, capacity: Capacity) -> None:
+        """Hosts have what the configuration says, however many actors there are."""
+
+    def close(self) -> None:
+        """The hosts are others' too: the driver ends them."""
+
+
+def _names(cfg: Any) -> list[str]:
+    return [f"{cfg.run.name}/sandbox-{number}" for number in range(cfg.sandbox.hosts)]
