@@ -60,10 +60,11 @@ def test_records_need_only_the_standard_library_and_numpy():
     assert used <= set(sys.stdlib_module_names) | {"numpy"}
 
 
-def test_no_module_beside_an_entry_point_hides_another():
+@pytest.mark.parametrize("room", ["learner", "actors"])
+def test_no_module_beside_an_entry_point_hides_another(room):
     """`python learner/main.py` puts learner/ first on the path, so its files hide top-level modules of that name."""
     others = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
-    hiding = {path.stem for path in (ROOT / "learner").glob("*.py")} & (others - {"__init__"})
+    hiding = {path.stem for path in (ROOT / room).glob("*.py")} & (others - {"__init__"})
     assert not hiding
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -21,6 +18,7 @@ from actors.operators import Idea
 from envs.actions import Edit, apply, parse
 from envs.loader import load
 from envs.records import State, Step
+from tests.openai_server import Server, serving
 
 EDIT = """Thought: a larger neighbourhood
 Action: Edit
@@ -33,56 +31,11 @@ model = KNeighborsRegressor(n_neighbors=25)
 SECRET = "sk-a-secret-of-the-user"
 
 
-class Server(ThreadingHTTPServer):
-    """Answers each request with the next of `answers`: a text, or an HTTP status to fail with."""
-
-    def __init__(self) -> None:
-        self.answers: list[str | int] = []
-        self.asked: list[dict] = []
-        self.keys: list[str] = []
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        self.server.keys.append(self.headers["Authorization"])
-        if self.path.endswith("/embeddings"):
-            vectors = [[float(len(text)), 1.0] for text in body["input"]]
-            return self._reply(200, {"data": [{"embedding": vector, "index": i} for i, vector in enumerate(vectors)]})
-        answer = self.server.answers.pop(0)
-        if isinstance(answer, int):
-            return self._reply(answer, {"error": {"message": f"refused {self.headers['Authorization']}"}})
-        message = {"role": "assistant", "content": answer}
-        return self._reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
-                                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})  # fmt: skip
-
-    def _reply(self, status: int, content: dict) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("retry-after-ms", "1")
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("EXPERT_KEY", SECRET)
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

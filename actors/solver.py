@@ -1,0 +1,99 @@
+"""The loop that improves one script: an agent proposes, the sandbox runs, the best version is kept.
+
+Invariants: the best version is one that ran and scored; nothing is run that the person refused; after two actions in a
+row that left no working script it goes on from the best version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from envs import actions, research_actions
+from envs.environment import Environment
+from envs.records import Outcome, State, StepResult, Task
+
+PATIENCE = 2
+STRIDE = 1_000
+"""Between the seeds of two steps; in between are those of what the person refused."""
+
+Propose = Callable[[Task, State, int], Awaitable[str]]
+"""(task, state, seed) → text of an action."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person says to a proposed action."""
+
+    run: bool
+    hint: str = ""
+    stop: bool = False
+
+
+@dataclass
+class Solution:
+    """What has been found so far."""
+
+    script: str
+    score: float
+    start: float
+    tried: list[tuple[str, StepResult]] = field(default_factory=list)
+
+
+async def solve(
+    environment: Environment,
+    task_id: str,
+    propose: Propose,
+    steps: int,
+    seed: int,
+    ask: Callable[[str, str, str | None], Answer],
+    tell: Callable[[StepResult, Solution], None],
+) -> Solution:
+    """Improve the task's script in at most `steps` actions; the task's m_init is measured.
+
+    ask: (action text, the script now, and as the action would make it or None) → whether to run it; tell: is told of
+    each result.
+    """
+    task, state = environment.tasks[task_id], environment.initial_state(task_id)
+    best, failed = state, 0
+    found = Solution(environment.files(state)[task.script], task.m_init, task.m_init)
+    for step in range(steps):
+        for refused in range(STRIDE):
+            text = await propose(task, state, seed + step * STRIDE + refused)
+            files = environment.files(state)
+            answer = ask(text, files[task.script], preview(text, files, task))
+            if answer.hint:
+                task = dataclasses.replace(task, problem=f"{task.problem}\nHint: {answer.hint}")
+            if answer.run or answer.stop:
+                break
+        if answer.stop:
+            break
+        result = await asyncio.to_thread(environment.step, state, text)
+        found.tried.append((text, result))
+        state = result.state
+        if result.action == "final answer":
+            tell(result, found)
+            break
+        if state.score is not None and task.direction.sign * (state.score - found.score) > 0:
+            best, found.score, found.script = state, state.score, environment.files(state)[task.script]
+        failed = failed + 1 if state.score is None or result.outcome is Outcome.INVALID else 0
+        if failed >= PATIENCE:
+            state, failed = dataclasses.replace(best, history=state.history), 0
+        tell(result, found)
+    return found
+
+
+def preview(text: str, files: dict[str, str], task: Task) -> str | None:
+    """The script as the action would leave it; None where it is not changed, or that is not known beforehand."""
+    try:
+        if task.actions == "native":
+            action = actions.parse(text, task)
+        else:
+            action = research_actions.resolve(research_actions.parse(text), files, task, None)
+        if isinstance(action, actions.Edit | actions.Write):
+            return actions.apply(action, files, task).get(task.script)
+    except actions.InvalidAction:
+        pass
+    return None
