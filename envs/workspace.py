@@ -18,7 +18,7 @@ from types import MappingProxyType
 import msgspec
 
 from envs.records import State, Task
-from envs.sandbox.runner import wipe
+from envs.sandbox.disk import wipe
 from envs.store import Store
 
 MOUNTED_TASK = "/task"

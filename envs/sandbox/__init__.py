@@ -29,7 +29,7 @@ class SandboxPool:
         """
         sweep()
         self._backend = _choose(backend, image, packages)
-        self.name, self.image = self._backend.name, self._backend.image
+        self.name, self.image, self.maps_root = self._backend.name, self._backend.image, self._backend.maps_root
         self._warm = warm
         self._free = list(range(UIDS_PER_PROCESS))[::-1]
         self._idle: list[Sandbox] = []

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from envs.records import Limits, Task
-from envs.sandbox import cgroup, milestones
-from envs.sandbox.runner import wipe
+from envs.sandbox import cgroup, disk, milestones, preload
+from envs.sandbox.disk import wipe
 from envs.workspace import MOUNTED_TASK
 
 GRACE_SECONDS = 10.0
@@ -30,6 +30,9 @@ FIRST_UID = 2_000_000
 UIDS_PER_PROCESS = 64
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
 else: limits on processes are counted per user."""
+
+MODULES = {"disk": disk, "milestones": milestones, "preload": preload}
+"""What the runner gets of this package."""
 
 
 class SandboxFailure(RuntimeError):
@@ -83,6 +86,9 @@ class Backend(Protocol):
     """What experiments find installed: the same name, the same packages."""
     guarded: bool
     """The runner must be another user than its experiments, or they could end it."""
+    maps_root: bool
+    """Inside, this process's own user is user 0, without privileges, as in a rootless engine: runner and experiment
+    stay it."""
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> Channel:
         """Start a sandbox that sees `task.env_dir` (read-only) and `workspace`, its runner waiting for the first line.
@@ -114,8 +120,9 @@ class Sandbox:
                 _give(self.workspace, uid)
             self._channel = backend.open(task, self.workspace, uid, gpus)
             setup = {
-                "uid": uid, "contained": self._channel.contained, "guarded": backend.guarded, "task": MOUNTED_TASK,
-                "milestones": Path(milestones.__file__).read_text(),
+                "uid": 0 if backend.maps_root else uid, "contained": self._channel.contained,
+                "guarded": backend.guarded, "task": MOUNTED_TASK,
+                "modules": {name: Path(module.__file__).read_text() for name, module in MODULES.items()},
             }  # fmt: skip
             self._channel.send(json.dumps(setup))
             self._channel.receive(START_SECONDS)

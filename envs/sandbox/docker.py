@@ -2,7 +2,8 @@
 
 The container's PID 1 is the runner, spoken to over the attached standard streams. It ends when its input closes, and
 `auto_remove` deletes it, so containers do not outlive the actor that started them (`docker ps --filter label=mlagent`
-shows those that run). The engine must share the host's file system (workspaces are bind mounts).
+shows those that run). The engine, rootful or rootless, must share the host's file system (workspaces are bind mounts)
+and enforce limits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.errors import DockerException, ImageNotFound
@@ -25,6 +28,8 @@ from envs.workspace import MOUNTED_TASK
 
 LABEL = "mlagent"
 STDOUT = 1
+ENFORCED = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
+"""What `docker info` must confirm."""
 
 
 class DockerBackend:
@@ -37,15 +42,17 @@ class DockerBackend:
         """image_name: of an image of one's own; empty builds the project's, with the chosen set of packages."""
         try:
             self._engine = docker.from_env(timeout=600)
-            self._engine.ping()
+            info = self._engine.info()
         except DockerException as error:
             advice = "start it, or use sandbox.backend=process"
             raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
+        require_limits(info)
+        self.maps_root = "name=rootless" in info.get("SecurityOptions", [])
         self._runner_mb = packages.RUNNER_MB[chosen]
         self.image = image_name or image.ensure(self._engine, chosen)
 
     def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
-        limits = task.limits
+        limits, user = task.limits, 0 if self.maps_root else uid
         try:
             container = self._engine.containers.create(
                 self.image,
@@ -53,7 +60,7 @@ class DockerBackend:
                 stdin_open=True,
                 auto_remove=True,
                 labels={LABEL: str(os.getpid())},
-                user=f"{uid}:{uid}",
+                user=f"{user}:{user}",
                 network_mode="none",
                 read_only=True,
                 cap_drop=["ALL"],
@@ -81,6 +88,22 @@ class DockerBackend:
         except (DockerException, OSError) as error:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel
+
+
+def require_limits(info: Mapping[str, Any]) -> None:
+    """Refuse an engine that would let experiments use whatever they like, as a rootless one does without cgroup v2.
+
+    info: what `docker info` says.
+
+    Raises:
+        SandboxFailure: names what is not limited.
+    """
+    if missing := [what for name, what in ENFORCED.items() if not info.get(name)]:
+        rootless = "a rootless one needs cgroup v2 with the controllers cpu, memory and pids delegated to its user"
+        raise SandboxFailure(
+            f"the Docker Engine does not limit {', '.join(missing)} (cgroup v{info.get('CgroupVersion', '1')}, driver "
+            f"{info.get('CgroupDriver', 'none')}): {rootless}; or use sandbox.backend=gvisor or process"
+        )
 
 
 class AttachedChannel:

@@ -34,6 +34,7 @@ class GvisorBackend:
 
     name = "gvisor"
     guarded = True
+    maps_root = False
 
     def __init__(self, chosen: str = "base"):
         if not shutil.which("runsc"):

@@ -23,7 +23,7 @@ class ProcessBackend:
     """Namespaces by `bwrap`."""
 
     name = "process"
-    guarded = False
+    guarded = maps_root = False
 
     def __init__(self, chosen: str = "base"):
         if not shutil.which("bwrap"):

@@ -1,7 +1,7 @@
 """Runs inside a sandbox as PID 1: a preloaded Python that forks itself for each experiment. Standard library only.
 
 The host sends one JSON line per experiment and gets one JSON line back. Since the heavy imports are already done,
-an experiment costs a fork. Invariants:
+an experiment costs a fork, which is made before it is asked for. Invariants:
 * an experiment cannot reach the runner: PID 1 of a PID namespace cannot be signalled from inside, and it is not
   dumpable, so its memory and descriptors are closed to processes of the same user; where the kernel guards PID 1 less
   (gVisor), the runner is another user;
@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import errno
 import gc
-import importlib
 import json
 import os
 import random
@@ -29,46 +28,38 @@ import time
 import traceback
 import types
 
-PRELOADED = (
-    "numpy", "pandas", "scipy.stats", "sklearn.linear_model", "sklearn.ensemble", "sklearn.svm", "sklearn.neighbors",
-    "sklearn.tree", "sklearn.naive_bayes", "sklearn.discriminant_analysis", "sklearn.neural_network",
-    "sklearn.gaussian_process", "sklearn.kernel_ridge", "sklearn.preprocessing", "sklearn.pipeline",
-    "sklearn.compose", "sklearn.decomposition", "sklearn.feature_selection", "sklearn.impute",
-    "sklearn.model_selection", "sklearn.metrics", "sklearn.multioutput", "sklearn.cross_decomposition",
-    "torch", "torch.optim",
-)  # fmt: skip
 HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
-SCRATCH = ("/tmp", "/dev/shm")
+SCRATCH, WORKSPACE = ("/tmp", "/dev/shm"), "/workspace"
 EXIT_MEMORY = 87
 NEAR_LIMIT = 0.8
 LOOK_SECONDS = 0.2
 """Between looks at what an experiment has written and started."""
-MAX_FILES = 20_000
 PR_SET_DUMPABLE = 4
 LIBC = ctypes.CDLL(None)
-milestones = types.ModuleType("milestones")
-"""The module of that name; its source comes with the first line from the host."""
+disk, milestones, preload = map(types.ModuleType, ("disk", "milestones", "preload"))
+"""The modules of these names; their sources come with the first line from the host."""
 
 
 def main() -> None:
     if os.getpid() != 1:
         sys.exit("the sandbox runner must be PID 1 of a PID namespace: it ends whatever else runs beside it")
     setup = json.loads(sys.stdin.readline())
-    for name in PRELOADED:
-        with contextlib.suppress(ImportError):  # an image may come without one
-            importlib.import_module(name)
+    for module in (disk, milestones, preload):
+        exec(compile(setup["modules"][module.__name__], module.__name__, "exec"), module.__dict__)
+    preload.preload()
     if not setup["guarded"]:
         become(setup["uid"])
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    exec(compile(setup["milestones"], "milestones", "exec"), milestones.__dict__)
     milestones.watch_fits()
     ended = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(ended[1], warn_on_full_buffer=False)
     gc.freeze()
+    spare = Spare(setup)
     reply({"ready": True})
     for line in sys.stdin:
-        reply(run(json.loads(line), setup, ended[0]))
+        reply(run(json.loads(line), spare, ended[0]))
+        spare = Spare(setup)
     os._exit(0)
 
 
@@ -85,30 +76,44 @@ def reply(message: dict) -> None:
     sys.stdout.flush()
 
 
-def run(request: dict, setup: dict, ended: int) -> dict:
-    """Run one experiment; `ended` can be read when a child has ended.
+class Spare:
+    """A fork that waits to become an experiment. No experiment runs while there is one, so none can reach it."""
+
+    def __init__(self, setup: dict) -> None:
+        self.output, writer = os.pipe()
+        order, self._order = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            experiment(order, setup, writer)
+        os.close(order)
+        os.close(writer)
+
+    def start(self, request: dict) -> None:
+        with open(self._order, "w") as order:
+            json.dump(request, order)
+
+
+def run(request: dict, spare: Spare, ended: int) -> dict:
+    """Run one experiment in the spare process; `ended` can be read when a child has ended.
 
     Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, output, peak
     memory (MiB of its largest process, beyond what the runner has) and milestones.
     """
-    reader, writer = os.pipe()
+    child, reader, output = spare.pid, spare.output, Output()
     kills = out_of_memory_kills()
     milestones.reset()
     started = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        experiment(request, setup, writer)
-    os.close(writer)
-    output = Output()
+    spare.start(request)
     stopped = watch(child, reader, ended, started + request["seconds"], request, output)
     exit_status, peak_kb = end_all(child)
     output.drain(reader)
     os.close(reader)
     seconds = time.monotonic() - started
-    stopped = stopped or over_disk(request)
+    if not stopped and disk.over(WORKSPACE, request["disk_mb"] << 20):
+        stopped = "disk_full"
     for folder in SCRATCH:
-        wipe(folder)
-    remove_special("/workspace")
+        disk.wipe(folder)
+    disk.remove_special(WORKSPACE)
     remove_ipc()
     peak_mb = max(0, peak_kb - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
@@ -131,8 +136,10 @@ def watch(child: int, reader: int, ended: int, deadline: float, request: dict, o
             return ""
         if now >= next_look:
             next_look = now + LOOK_SECONDS
-            if reason := over_disk(request) or over_processes(request, output):
-                return reason
+            if disk.over(WORKSPACE, request["disk_mb"] << 20):
+                return "disk_full"
+            if over_processes(request, output):
+                return "error"
         ready = select.select(sources, [], [], min(deadline, next_look) - now)[0]
         if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
             os._exit(0)
@@ -144,29 +151,13 @@ def watch(child: int, reader: int, ended: int, deadline: float, request: dict, o
     return "timeout"
 
 
-def over_disk(request: dict) -> str:
-    """`disk_full` if what lies in the workspace, or the number of its files, is over the limit."""
-    room, files, folders = request["disk_mb"] << 20, MAX_FILES, ["/workspace"]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    room -= entry.stat(follow_symlinks=False).st_blocks * 512
-                    files -= 1
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                if room < 0 or files < 0:
-                    return "disk_full"
-    return ""
-
-
-def over_processes(request: dict, output: "Output") -> str:
-    """`error` if there are more processes than allowed: a last resort where nothing else counts them."""
+def over_processes(request: dict, output: "Output") -> bool:
+    """Whether there are more processes than allowed: a last resort where nothing else counts them."""
     count = sum(name.isdigit() for name in os.listdir("/proc")) - 1
     if count <= request["processes"] + 1:
-        return ""
+        return False
     output.add(f"\nstopped: {count} processes, and at most {request['processes']} are allowed\n".encode())
-    return "error"
+    return True
 
 
 def end_all(child: int) -> "tuple[int, int]":
@@ -187,41 +178,6 @@ def end_all(child: int) -> "tuple[int, int]":
         except ChildProcessError:
             return child_status, peak
         time.sleep(0.001)
-
-
-def wipe(folder: "str | os.PathLike[str]") -> None:
-    """Delete what is in a folder, whatever its depth and permissions, without following links.
-
-    Folders are moved up as they are met, so that neither recursion nor the length of a path has a limit to hit.
-    """
-    moved = 0
-    while entries := list(os.scandir(folder)):
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.path)
-                continue
-            os.chmod(entry.path, 0o700)
-            for inner in list(os.scandir(entry.path)):
-                if inner.is_dir(follow_symlinks=False):
-                    os.chmod(inner.path, 0o700)  # to move a folder takes write permission on it
-                    while os.path.lexists(target := os.path.join(folder, f"moved-{moved}")):
-                        moved += 1
-                    os.rename(inner.path, target)
-                else:
-                    os.unlink(inner.path)
-            os.rmdir(entry.path)
-
-
-def remove_special(folder: str) -> None:
-    """Remove pipes and sockets, which gVisor keeps to itself: the host could not."""
-    folders = [folder]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
-                    os.unlink(entry.path)
 
 
 def remove_ipc() -> None:
@@ -284,15 +240,19 @@ class Output:
         return (self.head + gap + self.tail).decode(errors="replace")
 
 
-def experiment(request: dict, setup: dict, writer: int) -> None:
-    """In the forked child: become the script. Never returns."""
+def experiment(order: int, setup: dict, writer: int) -> None:
+    """In the forked child: wait for the request, and become the script. Never returns."""
     code = 1
     try:
         os.setsid()
-        null = os.open("/dev/null", os.O_RDONLY)
-        for source, target in ((null, 0), (writer, 1), (writer, 2)):
+        for source, target in ((order, 0), (writer, 1), (writer, 2)):
             os.dup2(source, target)
         os.closerange(3, 1024)
+        with open(0, closefd=False) as orders:
+            request = json.load(orders)
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
         LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc entry is closed to a process that is not dumpable
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")  # a full container loses the experiment, not the runner
@@ -301,10 +261,10 @@ def experiment(request: dict, setup: dict, writer: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.update(request["env"])
-        os.chdir("/workspace")
+        os.chdir(WORKSPACE)
         seed_random_numbers(request["seed"])
         sys.argv = list(request["argv"])
-        sys.path.insert(0, "/workspace")
+        sys.path.insert(0, WORKSPACE)
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )

@@ -237,5 +237,5 @@ def test_nothing_is_left_on_the_host(environment: Environment, start: State) -> 
 
     slots = [p for p in psutil.process_iter(["uids", "name"]) if p.info["uids"] and p.info["uids"].real >= 2_000_000]
     busy = [p.info["name"] for p in slots if p.cpu_percent(0.2) > 50]
-    assert not busy and len(slots) <= 2, slots
+    assert not busy and len(slots) <= 3, slots  # a warm runner and its spare, and bubblewrap
     assert os.path.exists("/etc/passwd")

@@ -151,6 +151,30 @@ def test_a_big_file_is_refused(pool: SandboxPool, task: Task) -> None:
         assert result.status == "disk_full" or "OSError" in result.output, (folder, result)
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "while True:\n    open(f'file-{(n := n + 1)}', 'wb').write(bytes(1 << 20))",
+        "import os\nwhile True:\n    os.makedirs(f'{n}/{n}'); open(f'{n}/{n}/file', 'wb').write(bytes(1 << 20)); n += 1",
+        "import os\nwhile True:\n    kept.append(open('file', 'wb')); os.unlink('file'); kept[-1].write(bytes(1 << 20))",
+        "import mmap, os\nwhile True:\n    file = open('file', 'w+b'); file.truncate(1 << 20)\n    kept.append(mmap.mmap("
+        "file.fileno(), 1 << 20)); kept[-1].write(bytes(1 << 20)); os.unlink('file'); file.close()",
+        "import ctypes, os\nctypes.CDLL(None).prctl(4, 0)\nwhile True:\n    kept.append(open('file', 'wb'))\n"
+        "    os.unlink('file'); kept[-1].write(bytes(1 << 20))",
+    ],
+    ids=["files", "folders", "unlinked", "mapped", "hidden"],
+)
+def test_many_small_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, script: str) -> None:
+    """Whether or not they have a name: a second's worth of writing gets by, at most."""
+    with pool.acquire(task) as sandbox:
+        restore(task, {task.script: f"kept, n = [], 0\n{script}"}, sandbox.workspace)
+        result = sandbox.run([task.script], Limits(seconds=20, memory_mb=300, disk_mb=32))
+        left = sum(file.lstat().st_blocks * 512 for file in sandbox.workspace.rglob("*"))
+    assert result.status == "disk_full" and result.seconds < 10, result
+    assert left < 2 << 30, left
+    assert execute(pool, task, "print('fine')").output == "fine\n"
+
+
 def test_there_is_no_network(pool: SandboxPool, task: Task) -> None:
     script = """
         import socket
@@ -203,7 +227,7 @@ def test_only_the_workspace_and_scratch_can_be_written(pool: SandboxPool, task: 
     """
     result = execute(pool, task, script)
     assert result.status == "ok" and "WRITTEN" not in result.output, result.output
-    assert "uid 0 " not in result.output and "0000000000000000" in result.output
+    assert "0000000000000000" in result.output and ("uid 0 " in result.output) == pool.maps_root
 
 
 def test_an_experiment_leaves_nothing_to_the_next_one(pool: SandboxPool, task: Task) -> None:

@@ -1,0 +1,97 @@
+"""Runs inside a sandbox, beside the runner: how much an experiment has written, and how that is deleted.
+
+Where the kernel sets no quota, the runner looks. Invariants: a file counts as long as it takes up room, also when it
+has no name any more but is open or mapped; no link is followed. Standard library only; the host imports it as well.
+"""
+
+import contextlib
+import os
+
+MAX_FILES = 20_000
+hidden: "set[str]" = set()
+"""Processes whose open files could not be read at the last look."""
+
+
+def over(folder: str, room: int) -> bool:
+    """Whether what was written in `folder` takes more than `room` bytes, or is too many files, or is being hidden."""
+    files, folders = MAX_FILES, [folder]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    room -= entry.stat(follow_symlinks=False).st_blocks * 512
+                    files -= 1
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                if room < 0 or files < 0:
+                    return True
+    before = set(hidden)
+    return nameless(folder) > room or bool(hidden & before)
+
+
+def nameless(folder: str) -> int:
+    """Bytes of the files from `folder` that were unlinked and that a process still has open or mapped.
+
+    Leaves in `hidden` the processes that do not show theirs: one that is ending, or that closed its own /proc entry.
+    """
+    hidden.clear()
+    sizes: dict[int, int] = {}
+    for process in os.listdir("/proc"):
+        if not process.isdigit() or int(process) == os.getpid():
+            continue
+        try:
+            opened = os.listdir(f"/proc/{process}/fd")
+            with open(f"/proc/{process}/maps") as lines:
+                mapped = [line for line in lines if f" {folder}/" in line and line.endswith("(deleted)\n")]
+        except PermissionError:
+            hidden.add(process)
+            continue
+        except OSError:  # it has ended
+            continue
+        for line in mapped:
+            addresses, _, _, _, inode, *_ = line.split()
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            sizes[int(inode)] = sizes.get(int(inode), 0) + end - start
+        for number in opened:
+            with contextlib.suppress(OSError):
+                link = f"/proc/{process}/fd/{number}"
+                name = os.readlink(link)
+                if name.startswith(f"{folder}/") and name.endswith(" (deleted)"):
+                    about = os.stat(link)
+                    sizes[about.st_ino] = about.st_blocks * 512
+    return sum(sizes.values())
+
+
+def wipe(folder: "str | os.PathLike[str]") -> None:
+    """Delete what is in a folder, whatever its depth and permissions, without following links.
+
+    Folders are moved up as they are met, so that neither recursion nor the length of a path has a limit to hit.
+    """
+    moved = 0
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)
+            for inner in list(os.scandir(entry.path)):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner.path, 0o700)  # to move a folder takes write permission on it
+                    while os.path.lexists(target := os.path.join(folder, f"moved-{moved}")):
+                        moved += 1
+                    os.rename(inner.path, target)
+                else:
+                    os.unlink(inner.path)
+            os.rmdir(entry.path)
+
+
+def remove_special(folder: str) -> None:
+    """Remove pipes and sockets, which gVisor keeps to itself: the host could not."""
+    folders = [folder]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                    os.unlink(entry.path)
