@@ -1,20 +1,27 @@
 """Model folders on disk, and errors that say which folder could not be written.
 
 Invariants: `hf/` loads with plain `AutoModelForCausalLM.from_pretrained`, tokenizer included; the caller makes a
-checkpoint appear whole by writing to a temporary folder and renaming it.
+checkpoint appear whole by writing to a temporary folder and renaming it; reading one runs nothing that it names.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 from transformers import PreTrainedModel
 
 HUGGING_FACE = "hf"
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable of PyTorch."""
 NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.gguf", "*.pt", "*.pth")
 """Weight files of the starting model; the rest of its folder (tokenizer, chat template) belongs to the trained one."""
 
@@ -27,6 +34,18 @@ def write_hugging_face(folder: Path, model: PreTrainedModel, weights: Mapping[st
     """Write `weights` (named as in `model`) with the model's config, and the other files of `source`, into `folder`."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
     model.save_pretrained(folder, state_dict=dict(weights))
+
+
+@contextlib.contextmanager
+def data_only() -> Iterator[None]:
+    """Within, `torch.load` builds tensors and plain data only, although DeepSpeed asks it for whatever a file names:
+    a checkpoint may have been copied from anywhere."""
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        with torch.serialization.safe_globals([fragment_address, ZeroStageEnum, LossScaler]):
+            yield
+    finally:
+        del os.environ[WEIGHTS_ONLY]
 
 
 @contextlib.contextmanager

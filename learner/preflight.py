@@ -18,6 +18,7 @@ from pathlib import Path
 import ray
 from huggingface_hub import parse_local_safetensors_file_metadata
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from learner.config import Config
 
@@ -104,11 +105,11 @@ def requirements(gpu: bool) -> list[Requirement]:
 
 
 def installed(asked: Iterable[Requirement]) -> dict[str, str]:
-    """The versions of those that are installed, by name."""
+    """The versions of those that are installed, by canonical name."""
     found = {}
     for requirement in asked:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[requirement.name] = importlib.metadata.version(requirement.name)
+            found[canonicalize_name(requirement.name)] = importlib.metadata.version(requirement.name)
     return found
 
 
@@ -127,7 +128,7 @@ def install(gpu: bool) -> str:
 
 def differs(requirement: Requirement, versions: Mapping[str, str]) -> str:
     """What is wrong with the installed version; empty where it is as required."""
-    version = versions.get(requirement.name)
+    version = versions.get(canonicalize_name(requirement.name))
     if version is None:
         return f"{requirement.name} is not installed ({requirement.specifier or 'any version'} is needed)"
     if not requirement.specifier.contains(version, prereleases=True):

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from fsspec.core import url_to_fs
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checks import sandboxes
@@ -157,7 +158,8 @@ def versions(gpu: bool, found: Mapping[str, About]) -> Finding:
         if needed.verdict is Verdict.FAILED:
             failed.append(f"{about.host}: {needed.found}")
         elif not gpu:  # the lock is that of the CPU environment
-            wrong = (preflight.differs(one, about.versions) for one in locked() if one.name in about.versions)
+            there = (one for one in locked() if canonicalize_name(one.name) in about.versions)
+            wrong = (preflight.differs(one, about.versions) for one in there)
             other += [f"{about.host}: {text}" for text in wrong if text]
     if failed:
         return Finding("lock", Verdict.FAILED, "; ".join(failed), preflight.install(gpu))

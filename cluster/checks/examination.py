@@ -1,0 +1,171 @@
+"""All checks of the doctor in order, the cheap ones first.
+
+Invariants: what depends on a failed check is not tried, and says so; a check that cannot be made has failed; whatever
+was started is ended, also where the caller stops early.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from actors.model import ModelError, resolve
+from cluster.checks import nodes as of_nodes
+from cluster.checks import sandboxes
+from cluster.checks.nodes import About, Nodes
+from envs.loader import TaskError, load
+from envs.records import Task
+from learner import preflight
+from learner.config import Config
+from learner.preflight import Finding, Model, Verdict
+
+REHEARSED = ("engine", "experiment", "weights", "log-probs")
+"""The findings of a rehearsal, in order."""
+
+
+def examine(cfg: Config) -> Iterator[Finding]:
+    """The findings as they come, on the cluster of RAY_ADDRESS or one that is started here."""
+    tasks: list[Task] = []
+    try:
+        tasks = [load(name) for name in [*cfg.tasks.held_in, *cfg.tasks.held_out]]
+        yield Finding("tasks", Verdict.OK, f"{', '.join(task.id for task in tasks)} are prepared")
+    except TaskError as error:
+        yield Finding("tasks", Verdict.FAILED, str(error), "correct tasks.held_in and tasks.held_out, or the folder")
+    try:
+        model_dir = resolve(cfg.model.path)
+    except ModelError as error:
+        yield Finding("model", Verdict.FAILED, str(error), "correct model.path, or sign in to the model hub")
+        return
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        yield Finding("ray", Verdict.FAILED, reason, "start Ray there, and give its token (`ray get-auth-token`)")
+        return
+    try:
+        yield from _on_cluster(cfg, tasks, model_dir)
+    finally:
+        ray.shutdown()
+
+
+def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Finding]:
+    yield _ray()
+    found = preflight.quick(cfg, model_dir)
+    yield from found
+    nodes = Nodes()
+    try:
+        for finding in _on_nodes(cfg, tasks, model_dir, nodes):
+            found.append(finding)
+            yield finding
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        yield Finding("nodes", Verdict.FAILED, reason, "the image of each node must have the project's packages")
+        return
+    finally:
+        nodes.close()
+    failed = sorted({one.check for one in found if one.verdict is Verdict.FAILED})
+    if failed or not tasks:
+        yield Finding(REHEARSED[0], Verdict.NOTE, f"not tried, since {', '.join(failed or ['tasks'])} failed")
+    else:
+        yield from _rehearsal(cfg, tasks[0], model_dir)
+
+
+def _ray() -> Finding:
+    alive = sum(node["Alive"] for node in ray.nodes())
+    on = os.environ.get("RAY_AUTH_MODE") == "token"
+    shown = f"Ray {ray.__version__}, {alive} node{'s' * (alive > 1)}, token authentication {'on' if on else 'off'}"
+    if on:
+        return Finding("ray", Verdict.OK, shown)
+    fix = "whoever reaches its ports can run code: start every node and client with RAY_AUTH_MODE=token"
+    return Finding("ray", Verdict.NOTE, shown, fix)
+
+
+def _on_nodes(cfg: Config, tasks: list[Task], model_dir: Path, nodes: Nodes) -> Iterator[Finding]:
+    gpu = preflight.on_gpu(cfg)
+    names = [one.name for one in [*preflight.requirements(gpu), *of_nodes.locked()]]
+    about: dict[str, About] = nodes.all("about", names, str(model_dir))
+    yield of_nodes.versions(gpu, about)
+    yield of_nodes.model(about, model_dir)
+    storage = list(_storage(cfg, nodes, about))
+    yield from storage
+    yield of_nodes.shared_memory(about, nodes.resources)
+    if all(one.verdict is Verdict.OK for one in storage):
+        yield of_nodes.disk(cfg, Model.read(model_dir), about)
+    yield of_nodes.clocks(nodes.skews(), about)
+    yield from _sandboxes(cfg, tasks, nodes, about)
+
+
+def _storage(cfg: Config, nodes: Nodes, about: Mapping[str, About]) -> Iterator[Finding]:
+    """A finding for each place where a run writes."""
+    places = {
+        "run.dir": str(Path(cfg.run.dir).resolve()),
+        "sandbox.snapshots": cfg.sandbox.snapshots,
+        "sandbox.cache_path": cfg.sandbox.cache_path,
+    }
+    for key, path in places.items():
+        if not path:
+            continue
+        fix = f"give {key} a folder that all nodes share and this user may write"
+        try:
+            wrong = {name: why for name, why in nodes.storage(path).items() if why}
+        except RayError:
+            raise
+        except Exception as error:  # each kind of storage has its own
+            yield Finding("storage", Verdict.FAILED, f"{key}={path}: {type(error).__name__}: {error}", fix)
+            continue
+        if wrong:
+            shown = ", ".join(f"on {about[name].host} it {why}" for name, why in wrong.items())
+            yield Finding("storage", Verdict.FAILED, f"{key}={path}: {shown}", fix)
+        else:
+            yield Finding("storage", Verdict.OK, f"{key}={path} is one folder, written by {of_nodes.hosts(about)}")
+
+
+def _sandboxes(cfg: Config, tasks: list[Task], nodes: Nodes, about: Mapping[str, About]) -> Iterator[Finding]:
+    """The findings of each node, those that repeat another node's left out."""
+    chosen = cfg.sandbox.backend
+    if chosen == "simulated":
+        yield Finding("sandbox", Verdict.OK, "experiments are simulated")
+        return
+    names = sandboxes.BACKENDS if chosen == "auto" else (chosen,)
+    imports = {task.id: sandboxes.imports(task) for task in tasks}
+    needed = sorted(set().union(*imports.values()))
+    tried = nodes.all("try_sandboxes", names, cfg.sandbox.image, cfg.sandbox.packages, needed, _targets())
+    told = set()
+    for node, trials in tried.items():
+        for finding in sandboxes.judge(trials, chosen, imports):
+            what = (finding.check, finding.verdict)
+            if what not in told:
+                told.add(what)
+                host = f"{about[node].host}: " if len(tried) > 1 else ""
+                yield dataclasses.replace(finding, found=host + finding.found)
+
+
+def _targets() -> list[tuple[str, str, int]]:
+    """(what, host, port) of what is on the network here and no script may reach."""
+    host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
+    targets = [("Ray's GCS", host, int(port))]
+    if api := os.environ.get("KUBERNETES_SERVICE_HOST"):
+        targets.append(("the Kubernetes API", api, int(os.environ.get("KUBERNETES_SERVICE_PORT", "443"))))
+    return targets
+
+
+def _rehearsal(cfg: Config, task: Task, model_dir: Path) -> Iterator[Finding]:
+    os.environ["DS_ACCELERATOR"] = "cpu"  # of this process, which only drives; DeepSpeed would warn that it has none
+    from cluster.checks.rehearsal import rehearse  # imports DeepSpeed
+    from learner.training import FAILURES
+
+    done = 0
+    with contextlib.closing(rehearse(cfg, task, model_dir, f".doctor-{uuid.uuid4().hex[:8]}")) as rehearsal:
+        try:
+            for finding in rehearsal:
+                done += 1
+                yield finding
+        except FAILURES as error:
+            yield Finding(REHEARSED[done], Verdict.FAILED, str(error), "a run would end with this error")
