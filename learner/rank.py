@@ -215,7 +215,7 @@ class LearnerRank:
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take over the state that `save` wrote; returns its `state`. Raises CheckpointError."""
-        with checkpoints.naming(folder, "read"):
+        with checkpoints.naming(folder, "read"), checkpoints.data_only():
             _, state = self.engine.load_checkpoint(str(folder), tag=STATE)
             if self.value and state[VALUE]:
                 self.value.restore(state[VALUE])

@@ -1,4 +1,4 @@
-"""No experiment reaches what listens on its host, on any backend: Ray's ports, the cluster's services, local sockets."""
+"""No experiment reaches what listens on its host, on any backend: Ray's ports, other services, local sockets."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ class Call:
 def transition() -> Transition:
     return Transition(
         id="g/0", group_id="g", state_id="s", task_id="wine", actor_id="actor-0",
-        prompt_ids=np.arange(5, dtype=np.int32), response_ids=np.arange(3, dtype=np.int32), behaviour_logprobs=np.full(3, -1.5, np.float32),
+        prompt_ids=np.arange(5, dtype=np.int32), response_ids=np.arange(3, dtype=np.int32),
+        behaviour_logprobs=np.full(3, -1.5, np.float32),
         version_spans=((1, 0, 3),), text="", action="edit", outcome=Outcome.EDITED, reward=np.float64(0.5),
         reward_parts={"improvement": 0.5}, score_before=None, score_after=1.0, log_tail="",
         successor=State("s2", "wine", "snap"),
