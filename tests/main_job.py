@@ -46,15 +46,19 @@ def leftovers(run_dir: Path, seconds: float = 10.0) -> list[str]:
 
 
 def _leftovers(run_dir: Path) -> list[str]:
-    found = []
+    found, pids = [], set()
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == str(run_dir) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(" ".join(process.cmdline())[:200])
+                pids.add(process.pid)
         except psutil.Error:
             continue
-    listed = subprocess.run(["docker", "ps", "-q", "--filter", "label=mlagent"], capture_output=True, text=True)
-    return found + (listed.stdout.split() if listed.returncode == 0 else [])
+    command = ["docker", "ps", "--filter", "label=mlagent", "--format", '{{.ID}} {{.Label "mlagent"}}']
+    listed = subprocess.run(command, capture_output=True, text=True)
+    containers = [line.split() for line in listed.stdout.splitlines()] if listed.returncode == 0 else []
+    # Those of other runs on this machine have an owner that lives.
+    return found + [name for name, owner in containers if int(owner) in pids or not psutil.pid_exists(int(owner))]
 
 
 def wait_until(condition, seconds: float, process: subprocess.Popen) -> None:
