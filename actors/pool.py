@@ -7,22 +7,19 @@ before it samples; after `close` no engine and no container is left, whatever st
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor import Actor
 from actors.explorer import Explorer
 from actors.hosts import Hosts
 from actors.placement import on_node
 from actors.policy import PolicyDead
+from actors.remote import place
 from envs.records import Task
 
 
@@ -40,12 +37,12 @@ class Member:
 
     name: str
     handle: Any
-    starting: ray.ObjectRef | None
+    starting: Any | None
     """Pending until it can be used; None afterwards."""
     about: dict[str, Any] = field(default_factory=dict)
     """What it says of itself: sandbox, host, node, pid, engine_seconds."""
-    collecting: ray.ObjectRef | None = None
-    asked: ray.ObjectRef | None = None
+    collecting: Any | None = None
+    asked: Any | None = None
     """The sign of life that was asked for and has not come yet."""
     asked_at: float = 0.0
     status: dict[str, int] = field(default_factory=dict)
@@ -62,18 +59,20 @@ class ActorPool:
         run_dir: str,
         version: int,
         say: Callable[[str], None],
-        full_weights: Callable[[], list[ray.ObjectRef]],
+        full_weights: Callable[[], list[Any]],
         kind: type[Explorer] = Actor,
     ):
         """version: of the weights in `model_dir`; say: tells the user that an actor was replaced; full_weights: gives
         those published last, for actors that join; kind: `Explorer` for actors without a policy."""
         self._cfg, self._deadline, self._say = cfg, cfg.actors.deadline, say
+        self._place = place(cfg.run.mode)
         self._making, self._kind = (list(tasks), model_dir, run_dir, version), kind
         self._version, self._full_weights = version, full_weights
         self._m_init: dict[str, float] = {}
         self._members: dict[str, Member] = {}
         self._made = self._replaced = 0
         self._wanted = cfg.actors.count
+        self._active = time.monotonic()
         self._stream: Any = None
         self._hosts = Hosts(cfg) if cfg.sandbox.hosts else None
         for _ in range(self._wanted):
@@ -88,7 +87,7 @@ class ActorPool:
             **on_node(self._cfg.actors.node),
         }  # fmt: skip
         tasks, model_dir, run_dir, version = self._making
-        handle = ray.remote(self._kind).options(**options).remote(name, self._cfg, tasks, model_dir, run_dir, version)
+        handle = self._place.spawn(self._kind, options, name, self._cfg, tasks, model_dir, run_dir, version)
         self._members[name] = Member(name, handle, handle.start.remote())
 
     @property
@@ -112,16 +111,16 @@ class ActorPool:
             for position, member in enumerate(there):
                 member.handle.share.remote(len(there), position)
 
-    def _get(self, refs: dict[str, ray.ObjectRef], asked: str) -> dict[str, Any]:
+    def _get(self, refs: dict[str, Any], asked: str) -> dict[str, Any]:
         """Results by actor name, awaited together for at most the deadline."""
-        late = ray.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)[1] if refs else []
+        late = self._place.wait(list(refs.values()), num_returns=len(refs), timeout=self._deadline)[1] if refs else []
         if missing := [name for name, ref in refs.items() if ref in late]:
             raise ActorLost(f"{', '.join(missing)} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)")
         return {name: self._result(name, ref, asked) for name, ref in refs.items()}
 
-    def _result(self, name: str, ref: ray.ObjectRef, asked: str) -> Any:
+    def _result(self, name: str, ref: Any, asked: str) -> Any:
         try:
-            return ray.get(ref, timeout=self._deadline)
+            return self._place.get(ref, timeout=self._deadline)
         except GetTimeoutError as error:
             raise ActorLost(f"{name} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)") from error
         except RayActorError as error:
@@ -142,21 +141,21 @@ class ActorPool:
         The calls of an actor that is lost are made again on another.
         """
         todo = list(enumerate(calls))[::-1]
-        running: dict[ray.ObjectRef, tuple[int, tuple, str]] = {}
-        last = time.monotonic()
+        running: dict[Any, tuple[int, tuple, str]] = {}
+        self._active = time.monotonic()
         while todo or running:
             for name, member in self._serving.items():
                 while todo and sum(on == name for _, _, on in running.values()) < each:
                     index, args = todo.pop()
                     running[getattr(member.handle, method).remote(*args)] = (index, args, name)
-            done = ray.wait(list(running), timeout=1.0)[0] if running else time.sleep(1.0)
+            done = self._place.wait(list(running), timeout=1.0)[0] if running else self._place.sleep(1.0)
             self.check()
             if not done:
-                if time.monotonic() - last > self._deadline:
+                if self.idle_seconds > self._deadline:
                     names = ", ".join(sorted({name for _, _, name in running.values()})) or "any actor"
                     raise ActorError(f"no {method} ended on {names} in {self._deadline:.0f} s (actors.deadline)")
                 continue
-            last = time.monotonic()
+            self._active = time.monotonic()
             index, args, name = running.pop(done[0])
             try:
                 result = self._result(name, done[0], method)
@@ -172,17 +171,17 @@ class ActorPool:
         for member in self._serving.values():
             member.handle.set_baselines.remote(m_init)
 
-    def publish(self, version: int, buckets: list[ray.ObjectRef]) -> None:
+    def publish(self, version: int, buckets: list[Any]) -> None:
         """Returns when all actors that have started serve this version; one that fails is replaced."""
         self._version = version
         started = {name: member for name, member in self._members.items() if member.about}
         pending = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
         end = time.monotonic() + self._deadline
         while pending:
-            ray.wait(list(pending.values()), num_returns=len(pending), timeout=1.0)
+            self._place.wait(list(pending.values()), num_returns=len(pending), timeout=1.0)
             for name, ref in list(pending.items()):
                 try:
-                    ray.get(ref, timeout=0)
+                    self._place.get(ref, timeout=0)
                 except GetTimeoutError:
                     if time.monotonic() < end:
                         continue
@@ -231,7 +230,7 @@ class ActorPool:
                 self._replace(name, str(error))
 
     def _let_in(self, member: Member) -> None:
-        if not ray.wait([member.starting], timeout=0)[0]:
+        if not self._place.wait([member.starting], timeout=0)[0]:
             return
         try:
             found = self._result(member.name, member.starting, "start")
@@ -249,13 +248,16 @@ class ActorPool:
             self._say(f"{member.name} serves weight version {found} and joins")
 
     def _look_at(self, member: Member) -> None:
-        if member.collecting and ray.wait([member.collecting], timeout=0)[0]:
+        if member.collecting and self._place.wait([member.collecting], timeout=0)[0]:
             self._result(member.name, member.collecting, "collect")
             member.collecting = None
         if member.asked is None:
             member.asked, member.asked_at = member.handle.status.remote(), time.monotonic()
-        elif ray.wait([member.asked], timeout=0)[0]:
-            member.status, member.asked = self._result(member.name, member.asked, "status"), None
+        elif self._place.wait([member.asked], timeout=0)[0]:
+            before, member.status = member.status, self._result(member.name, member.asked, "status")
+            member.asked = None
+            if member.status["experiments"] or member.status.get("tokens") != before.get("tokens"):
+                self._active = time.monotonic()
         elif time.monotonic() - member.asked_at > self._cfg.actors.heartbeat:
             raise ActorLost(f"{member.name} gave no sign of life for {self._cfg.actors.heartbeat:g} s")
 
@@ -275,8 +277,13 @@ class ActorPool:
     def _remove(self, name: str) -> int:
         """End an actor; returns how many groups it gave back."""
         member = self._members.pop(name)
-        end([member], 5.0)
-        return ray.get(self._stream.leave.remote(name)) if self._stream else 0
+        self._end([member], 5.0)
+        return self._place.get(self._stream.leave.remote(name), timeout=self._deadline) if self._stream else 0
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since an actor was last seen to run an experiment or to have sampled a token."""
+        return time.monotonic() - self._active
 
     def activity(self) -> dict[str, int]:
         """How many actors serve, and what they do together, by their last signs of life."""
@@ -292,28 +299,22 @@ class ActorPool:
             self.check()
             if time.monotonic() > end:
                 raise ActorError(f"{', '.join(late)} did not end in {self._deadline:.0f} s (actors.deadline)")
-            time.sleep(0.1)
+            self._place.sleep(0.1)
 
     def close(self) -> None:
         """End engines and sandboxes in order, then the processes."""
-        end(list(self._members.values()), 30.0)
+        self._end(list(self._members.values()), 30.0)
         self._members = {}
         if self._hosts:
             self._hosts.close()
 
-
-def end(members: Sequence[Member], seconds: float) -> None:
-    """Ask actors to end their engines and sandboxes, for at most `seconds`, then end their processes for certain."""
-    if not members:
-        return
-    closing = [member.handle.close.remote() for member in members]
-    silent = ray.wait(closing, num_returns=len(closing), timeout=seconds)[1]
-    for member, asked in zip(members, closing, strict=True):
-        if asked in silent and member.about:  # a stopped process does not hear `ray.kill`
-            there = NodeAffinitySchedulingStrategy(member.about["node"], soft=False)
-            ray.remote(num_cpus=0)(_kill).options(scheduling_strategy=there).remote(member.about["pid"])
-        ray.kill(member.handle)
-
-
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+    def _end(self, members: Sequence[Member], seconds: float) -> None:
+        """Ask actors to end their engines and sandboxes, for at most `seconds`, then end their processes."""
+        if not members:
+            return
+        closing = [member.handle.close.remote() for member in members]
+        silent = self._place.wait(closing, num_returns=len(closing), timeout=seconds)[1]
+        for member, asked in zip(members, closing, strict=True):
+            if asked in silent and member.about:
+                self._place.kill_process(member.about["node"], member.about["pid"])
+            self._place.kill(member.handle)

@@ -48,6 +48,11 @@ def section(kind: type, help: str) -> Any:
 class RunConfig:
     name: str = key("run", "Name of the run; its results go to <run.dir>/<run.name>.")
     dir: str = key("runs", "Folder of all runs; absolute (and shared by the nodes) when submitted as a Ray job.")
+    mode: str = key(
+        "ray",
+        "Learner and actors as processes of a Ray cluster, or all in this process, for a debugger.",
+        ["ray", "serial"],
+    )
     seed: int = key(0, "Seed of state draws, sampling, experts and initialisation.")
     resume: bool = key(False, "Continue an interrupted run of this name from its last checkpoint.")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors.placement import on_node
+from actors.remote import place
 from envs.records import Transition
 from learner import batching, policy_batch, schedules
 from learner.batching import Example
@@ -66,6 +66,7 @@ class Learner:
         say: tells the user of a restart.
         """
         self.cfg, self._model_dir, self._say = cfg, Path(model_dir), say
+        self._place = place(cfg.run.mode)
         self.rl_steps = self.sft_steps = self._restarts = 0
         self._ranks: list[Any] = []
         self._saved: Path | None = None
@@ -77,13 +78,13 @@ class Learner:
     def _start(self) -> None:
         learner = self.cfg.learner
         on_cpu = {"DS_ACCELERATOR": "cpu"} if learner.gpus == 0 else {}
-        remote = ray.remote(LearnerRank).options(
-            num_cpus=learner.cpus,
-            num_gpus=learner.gpus,
-            **on_node(learner.node),
-            runtime_env={"env_vars": RANK_ENVIRONMENT | on_cpu},
-        )
-        self._ranks = [remote.remote(self.cfg, self._model_dir, rank) for rank in range(learner.ranks)]
+        options = {
+            "num_cpus": learner.cpus, "num_gpus": learner.gpus, **on_node(learner.node),
+            "runtime_env": {"env_vars": RANK_ENVIRONMENT | on_cpu},
+        }  # fmt: skip
+        self._ranks = [
+            self._place.spawn(LearnerRank, options, self.cfg, self._model_dir, rank) for rank in range(learner.ranks)
+        ]
         try:
             [(host, port)] = self._wait("start", [self._ranks[0].address.remote()])
             self._everyone("join", host, port, learner.deadline)
@@ -280,7 +281,7 @@ class Learner:
     def close(self) -> None:
         """End all ranks."""
         for rank in self._ranks:
-            ray.kill(rank)
+            self._place.kill(rank)
         self._ranks = []
 
     def _everyone(self, method: str, *args: Any) -> list[Any]:
@@ -292,31 +293,31 @@ class Learner:
         calls = zip(self._ranks, shards, strict=True)
         return self._wait(method, [getattr(rank, method).remote(shard, *args) for rank, shard in calls])
 
-    def _wait(self, method: str, refs: list[ray.ObjectRef]) -> list[Any]:
+    def _wait(self, method: str, refs: list[Any]) -> list[Any]:
         """All answers, or LearnerError as soon as one rank fails: the others then wait for it in a collective."""
         pending, end = list(refs), time.monotonic() + self.cfg.learner.deadline
         while pending:
-            done, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
+            done, pending = self._place.wait(pending, timeout=max(0.0, end - time.monotonic()))
             if not done:
                 late = ", ".join(str(refs.index(ref)) for ref in pending)
                 raise LearnerError(
                     f"learner rank {late} did not answer {method} in {self.cfg.learner.deadline:g} s (learner.deadline)"
                 )
             try:
-                ray.get(done[0])
+                self._place.get(done[0])
             except RayTaskError as error:
                 if pending:  # a collective fails where another rank has died, whose death is the reason
                     self._raise_death(method, refs, pending)
                 raise LearnerError(f"learner rank {refs.index(done[0])} failed in {method}: {error.cause}") from error
             except RayError:
                 self._raise_death(method, refs, done)
-        return ray.get(refs)
+        return self._place.get(refs)
 
-    def _raise_death(self, method: str, refs: list[ray.ObjectRef], suspects: list[ray.ObjectRef]) -> None:
+    def _raise_death(self, method: str, refs: list[Any], suspects: list[Any]) -> None:
         """RankDied if the process of one of the suspects has ended, or does within `DEATH_SECONDS`."""
-        for ref in ray.wait(suspects, num_returns=len(suspects), timeout=DEATH_SECONDS)[0]:
+        for ref in self._place.wait(suspects, num_returns=len(suspects), timeout=DEATH_SECONDS)[0]:
             try:
-                ray.get(ref)
+                self._place.get(ref)
             except RayTaskError:
                 continue
             except RayError as error:

@@ -22,6 +22,7 @@ import ray
 import torch
 from torch import Tensor
 
+from actors.remote import place
 from actors.weights import Bucket, difference
 from actors.weights import pack as pack_weights
 from learner import batching, checkpoints, losses
@@ -46,8 +47,8 @@ FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.in
 class Published:
     """A version of the weights on its way to the actors."""
 
-    buckets: list[ray.ObjectRef]
-    """Of `Bucket` or `Delta`."""
+    buckets: list[Any]
+    """References to each `Bucket` or `Delta`."""
     sent_bytes: int
     full_bytes: int
 
@@ -59,6 +60,7 @@ class LearnerRank:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
+        self._place = place(cfg.run.mode)
         self._published: list[Bucket] = []
         self._spent: list[Bucket] = []
 
@@ -197,7 +199,7 @@ class LearnerRank:
         if before and not full:
             sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
         size = sum(bucket.data.nbytes for bucket in buckets)
-        return Published([ray.put(one) for one in sent], sum(one.data.nbytes for one in sent), size)
+        return Published([self._place.put(one) for one in sent], sum(one.data.nbytes for one in sent), size)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""

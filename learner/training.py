@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 from transformers import AutoTokenizer
 
 from actors.endpoint import EndpointError
@@ -24,6 +25,7 @@ from actors.ideas import IdeaError
 from actors.model import ModelError, resolve
 from actors.policy import PolicyError
 from actors.pool import ActorError, ActorPool
+from actors.remote import place
 from envs.admission import AdmissionError
 from envs.loader import TaskError
 from envs.records import Outcome, State, Transition
@@ -78,6 +80,7 @@ class Training:
         self.run = enter(Run(cfg))
         self.progress = enter(Progress(self.run.dir))
         self.progress.stage("start", 2)
+        self._place = place(cfg.run.mode)
         connect(cfg)
         self._stack.callback(ray.shutdown)
         checkpoints = self.run.checkpoints if cfg.run.resume else []
@@ -152,7 +155,7 @@ class Training:
         self.actors.publish(self.version, self._published.buckets)
         self._publish_seconds = time.monotonic() - started
 
-    def _full_weights(self) -> list[ray.ObjectRef]:
+    def _full_weights(self) -> list[Any]:
         """For an actor that joins between two publishes."""
         return self.learner.publish(BUCKET_BYTES, self.version, full=True).buckets
 
@@ -163,18 +166,16 @@ class Training:
         if rl.kl:
             self._hold_reference()
         self.progress.stage("reinforce", rl.steps, done=self.cursor.step)
-        self._stream = (
-            ray.remote(num_cpus=0)(Stream)
-            .options(name=f"{run.name}/stream", max_concurrency=1000)
-            .remote(pool, run.seed, rl.steps, rl.states, rl.actions, rl.max_staleness, self.cursor)
-        )
+        options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000}
+        batch = rl.steps, rl.states, rl.actions, rl.max_staleness
+        self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, self.cursor)
         self.actors.collect(self._stream)
         for _ in range(self.cursor.step, rl.steps):
             self._step_started = time.monotonic()
-            groups = unpack(self._wait(self._stream.batch.remote()))
+            groups = unpack(self._batch())
             self._wait_seconds = time.monotonic() - self._step_started
             yield groups
-        ray.get(self._stream.close.remote())
+        self._ask("close")
         self.actors.finish()
 
     def _hold_reference(self) -> None:
@@ -196,14 +197,14 @@ class Training:
         if all(t.outcome is Outcome.INFRA_FAILURE for t in members):
             raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].log_tail}")
         spreads, found = what_was_seen(groups)
-        self.cursor = ray.get(self._stream.advance.remote(spreads, found))
+        self.cursor = self._ask("advance", spreads, found)
         step = self.cursor.step
         self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
         figures = [metrics.pop(name) for name in ("advantages", "ratios", "losses")]
         transitions.write(self.run.dir, step, groups, *figures)
         seconds = time.monotonic() - self._step_started
         row = step_metrics(groups, self.version - 1, metrics, seconds, time.time())
-        account = ray.get(self._stream.account.remote())
+        account = self._ask("account")
         row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
         row |= {"publish_mb": self._published.sent_bytes / 1e6}
         row |= {"publish_share": self._published.sent_bytes / self._published.full_bytes}
@@ -244,20 +245,39 @@ class Training:
     def report(self) -> None:
         self.progress.say(f"report {report.write_report(self.run.dir)}")
 
-    def _wait(self, ref: ray.ObjectRef) -> Any:
-        """The stream's answer, looking after the actors meanwhile.
+    def _batch(self) -> list[bytes]:
+        """The stream's next batch; the actors are looked after while it fills.
 
         Raises:
-            ActorError: too many actors failed, or none delivered within the deadline.
+            ActorError: too many actors failed, or none does anything.
+            StreamError: a group cannot be finished, or the stream has ended.
         """
-        deadline = time.monotonic() + self.cfg.actors.deadline
+        batch = self._stream.batch.remote()
         self.actors.check()
-        while not ray.wait([ref], timeout=1.0)[0]:
+        while not self._place.wait([batch], timeout=1.0)[0]:
             self.actors.check()
             self.progress.update(**self.actors.activity())
-            if time.monotonic() > deadline:
-                raise ActorError(f"no batch was complete after {self.cfg.actors.deadline:.0f} s (actors.deadline)")
-        return ray.get(ref)
+            if self.actors.idle_seconds > self.cfg.actors.deadline:
+                raise ActorError(
+                    f"no batch is complete, and no actor has done anything for {self.cfg.actors.deadline:.0f} s "
+                    "(actors.deadline)"
+                )
+        return self._of_stream(batch)
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        """The stream's answer. Raises StreamError."""
+        return self._of_stream(getattr(self._stream, method).remote(*args))
+
+    def _of_stream(self, asked: Any) -> Any:
+        seconds = self.cfg.actors.deadline
+        try:
+            return self._place.get(asked, timeout=seconds)
+        except GetTimeoutError as error:
+            raise StreamError(f"the stream did not answer in {seconds:.0f} s (actors.deadline)") from error
+        except RayActorError as error:
+            raise StreamError(
+                f"the stream has ended ({str(error).splitlines()[0]}): run.resume=true goes on from the last checkpoint"
+            ) from error
 
     def _held_in(self) -> list[str]:
         return [task_id for task_id, task in self.tasks.items() if task.split == "held_in"]
@@ -285,8 +305,12 @@ def connect(cfg: Config) -> None:
     Raises:
         ActorError: the cluster is too small for what the configuration asks.
     """
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
+    serial = cfg.run.mode == "serial"
+    if not serial:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
+    if serial:
+        return
     have = ray.cluster_resources()
     for resource, option in {"CPU": "cpus", "GPU": "gpus"}.items():
         need = cfg.actors.count * cfg.actors[option] + cfg.learner.ranks * cfg.learner[option]

@@ -1,4 +1,4 @@
-"""`rl.max_staleness=0`: one seed, one result, to the bit; also where the run was interrupted and resumed."""
+"""`rl.max_staleness=0`: one seed, one result, to the bit; also where the run was interrupted, or is one process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.main_job import output, start, wait_until
 
 ARGUMENTS = (
     "rl.max_staleness=0", "rl.steps=4", "rl.states=2", "rl.actions=4", "rl.algorithm=ppo", "rl.learning_rate=0.001",
-    "model.response=32", "evaluation.attempts=2", "tasks.held_out=[]", "rl.sampling=progress", "sandbox.cache=false",
+    "model.response=96", "experts.trajectories=8", "evaluation.attempts=2", "tasks.held_out=[]", "rl.sampling=progress", "sandbox.cache=false",
 )  # fmt: skip
 
 
-def run(folder: Path, model: Path, interrupt: bool) -> Path:
-    process = start(folder, model, *ARGUMENTS)
+def run(folder: Path, model: Path, interrupt: bool, *more: str) -> Path:
+    process = start(folder, model, *ARGUMENTS, *more)
     try:
         if interrupt:
             wait_until((folder / "smoke/checkpoints/step_2").exists, 400, process)
@@ -58,3 +58,10 @@ def test_a_synchronous_run_resumed_equals_the_uninterrupted_one(once, tmp_path_f
         assert mine == other
     assert once["metrics"] == again["metrics"]
     assert once["weights"] == again["weights"]
+
+
+def test_a_serial_run_in_one_process_equals_that_on_a_cluster(once, tmp_path_factory, tiny_model):
+    serial = what_happened(run(tmp_path_factory.mktemp("serial"), tiny_model, False, "run.mode=serial"))
+    assert serial["transitions"] == once["transitions"]
+    assert serial["metrics"] == once["metrics"]
+    assert serial["weights"] == once["weights"]
