@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from envs.records import Outcome, Transition
 from learner.batching import BatchingError, Example
 from learner.config import Config
 from learner.engine import Learner, LearnerError
+from learner.finetuning import finetune
 
 VERSION = 3
 
@@ -195,6 +197,55 @@ def test_finetuning_learns_the_examples(shared):
     assert {step["total"] for step in steps} == {15}
     assert steps[0]["loss"] == pytest.approx(np.log(199), rel=0.1)
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+
+
+class Watched:
+    """In the place of the progress view: ends the run as Ctrl-C does when it is told of a step for the n-th time."""
+
+    def __init__(self, steps: int):
+        self._left = steps
+
+    def advance(self, **_: Any) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+    def stage(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said = text
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path, stage):
+    rng = np.random.default_rng(1)
+    examples = [
+        Example(rng.integers(0, 199, 8).astype(np.int32), rng.integers(0, 199, 6).astype(np.int32)) for _ in range(20)
+    ]
+    keys = {"sft__checkpoint_every": 2, "sft__held_out": 0.2}
+    found = []
+    for name, interrupted in (("once", False), ("again", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        learner = start(1, stage, "bfloat16", **keys)
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                finetune(learner.cfg, folder, learner, examples, Watched(5))
+            learner.close()
+            learner = start(1, stage, "bfloat16", **keys)
+        view = Watched(1000)
+        finetune(learner.cfg, folder, learner, examples, view)
+        rows = [json.loads(line) for line in (folder / "finetune.jsonl").read_text().splitlines()]
+        about = json.loads((folder / "finetune.json").read_text())
+        found.append((weights(learner), [(row["step"], row["loss"]) for row in rows], about))
+        learner.close()
+    (once, rows, about), (again, told, other) = found
+    assert_same(again, once, atol=0)
+    assert rows == told and [step for step, _ in rows] == list(range(1, 41))
+    assert about == other and about["held_out_examples"] == 4
+    assert about["loss_before"] == pytest.approx(np.log(199), rel=0.1) and about["loss_after"] > about["loss_before"]
+    assert "4 examples kept back" in view.said
 
 
 @pytest.mark.parametrize(("ranks", "stage", "algorithm"), [(1, 0, "grpo"), (1, 1, "ppo"), (2, 3, "grpo")])
