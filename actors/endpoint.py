@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import openai
 
@@ -21,6 +22,15 @@ SECONDS = 120.0
 
 class EndpointError(RuntimeError):
     """An endpoint that does not answer or refuses; the message names it and what to check."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, with the tokens that the endpoint counted for it (0 where it does not say)."""
+
+    text: str
+    prompt_tokens: int = 0
+    response_tokens: int = 0
 
 
 class Endpoint:
@@ -37,12 +47,18 @@ class Endpoint:
 
     def __call__(self, messages: Sequence[Mapping[str, str]], seed: int) -> str:
         """Raises EndpointError."""
+        return self.reply(messages, seed).text
+
+    def reply(self, messages: Sequence[Mapping[str, str]], seed: int) -> Reply:
+        """Raises EndpointError."""
         try:
             answer = self._client.chat.completions.create(
                 model=self._model, messages=list(messages), temperature=self._temperature, max_tokens=self._tokens,
                 seed=seed,
             )  # fmt: skip
-            return answer.choices[0].message.content or ""
+            used = answer.usage
+            counted = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
+            return Reply(answer.choices[0].message.content or "", *counted)
         except openai.OpenAIError as error:
             raise EndpointError(self._message(error)) from None  # the cause may quote the key
         except (AttributeError, IndexError, TypeError, ValueError) as error:
