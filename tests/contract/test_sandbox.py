@@ -151,23 +151,36 @@ def test_a_big_file_is_refused(pool: SandboxPool, task: Task) -> None:
         assert result.status == "disk_full" or "OSError" in result.output, (folder, result)
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "while True:\n    open(f'file-{(n := n + 1)}', 'wb').write(bytes(1 << 20))",
-        "import os\nwhile True:\n    os.makedirs(f'{n}/{n}'); open(f'{n}/{n}/file', 'wb').write(bytes(1 << 20)); n += 1",
-        "import os\nwhile True:\n    kept.append(open('file', 'wb')); os.unlink('file'); kept[-1].write(bytes(1 << 20))",
-        "import mmap, os\nwhile True:\n    file = open('file', 'w+b'); file.truncate(1 << 20)\n    kept.append(mmap.mmap("
-        "file.fileno(), 1 << 20)); kept[-1].write(bytes(1 << 20)); os.unlink('file'); file.close()",
-        "import ctypes, os\nctypes.CDLL(None).prctl(4, 0)\nwhile True:\n    kept.append(open('file', 'wb'))\n"
-        "    os.unlink('file'); kept[-1].write(bytes(1 << 20))",
-    ],
-    ids=["files", "folders", "unlinked", "mapped", "hidden"],
-)
-def test_many_small_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, script: str) -> None:
+WRITERS = {
+    "files": """
+        open(f"file-{n}", "wb").write(bytes(1 << 20))
+    """,
+    "folders": """
+        os.makedirs(f"{n}/{n}"); open(f"{n}/{n}/file", "wb").write(bytes(1 << 20))
+    """,
+    "unlinked": """
+        kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(1 << 20))
+    """,
+    "mapped": """
+        with open("file", "w+b") as file:
+            file.truncate(1 << 20)
+            kept.append(mmap.mmap(file.fileno(), 1 << 20))
+        os.unlink("file"); kept[-1].write(bytes(1 << 20))
+    """,
+    "hidden": """
+        ctypes.CDLL(None).prctl(4, 0)  # not dumpable: its /proc entry is closed to others
+        kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(1 << 20))
+    """,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_many_small_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, name: str) -> None:
     """Whether or not they have a name: a second's worth of writing gets by, at most."""
+    body = textwrap.indent(textwrap.dedent(WRITERS[name]), "    ")
+    script = f"import ctypes, mmap, os\nkept, n = [], 0\nwhile True:{body}    n += 1\n"
     with pool.acquire(task) as sandbox:
-        restore(task, {task.script: f"kept, n = [], 0\n{script}"}, sandbox.workspace)
+        restore(task, {task.script: script}, sandbox.workspace)
         result = sandbox.run([task.script], Limits(seconds=20, memory_mb=300, disk_mb=32))
         left = sum(file.lstat().st_blocks * 512 for file in sandbox.workspace.rglob("*"))
     assert result.status == "disk_full" and result.seconds < 10, result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,28 +75,48 @@ def test_without_control_groups_each_process_is_limited(monkeypatch: pytest.Monk
     own.close()
 
 
-def test_pytorch_is_there_where_it_is_asked_for(tmp_path: Path) -> None:
-    """In the process sandbox, which needs no image: an optimizer's steps are noticed, and the seed is PyTorch's too."""
+@pytest.fixture(params=["process", "docker", "gvisor"])
+def with_pytorch(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
+    """A Docker image of its own is built for it, once."""
+    try:
+        pool = SandboxPool(request.param, packages="torch")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the {request.param} sandbox with PyTorch is not to be had: {reason}")
+    yield pool
+    pool.close()
+
+
+def test_pytorch_is_there_where_it_is_asked_for(with_pytorch: SandboxPool, tmp_path: Path) -> None:
+    """An optimizer's steps are noticed, the seed is PyTorch's too, and scikit-learn is there as well."""
     script = """
-        import torch
+        import sklearn, torch
         model = torch.nn.Linear(3, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         model(torch.rand(8, 3)).pow(2).mean().backward(); optimizer.step()
         print(torch.rand(1).item(), torch.get_num_threads())
     """
-    try:
-        pool = SandboxPool("process", packages="torch")
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
     task = make_task(tmp_path, Limits(seconds=20, memory_mb=600))
     results = []
-    with pool.acquire(task) as sandbox:
+    with with_pytorch.acquire(task) as sandbox:
         for seed in (1, 1, 2):
             restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
             results.append(sandbox.run([task.script], task.limits, seed=seed))
-    pool.close()
     assert results[0].milestones == ("model_fitted",) and results[0].output.endswith(" 1\n"), results[0].output
     assert results[0].output == results[1].output != results[2].output
+
+
+def test_the_engine_that_docker_host_names_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: Task) -> None:
+    """Another name of the same socket: with the usual one gone from view, experiments run all the same."""
+    usual = Path("/var/run/docker.sock")
+    if not usual.is_socket():
+        pytest.skip("NOT TESTED, no Docker Engine listens at its usual socket")
+    other = tmp_path / "engine.sock"
+    other.symlink_to(usual)
+    monkeypatch.setattr("docker.constants.DEFAULT_UNIX_SOCKET", "http+unix:///nowhere/docker.sock")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{other}")
+    own = SandboxPool("docker")
+    assert execute(own, task, "print('well')").output == "well\n"
+    own.close()
 
 
 @pytest.mark.parametrize(("without", "chosen"), [((), "gvisor"), (("runsc",), "process")])
