@@ -25,7 +25,7 @@ from actors import ideas as idea_pool
 from actors.chat import Chat
 from actors.endpoint import Ask, Endpoint, EndpointError
 from actors.expert import BuiltinExpert, Expert, last_that_ran
-from actors.hosts import HostedRunner
+from actors.hosts import HostedRunner, local_runner
 from actors.llm_expert import LanguageModelExpert
 from actors.operators import Idea
 from actors.trajectory import Move, Trajectory, ending
@@ -33,11 +33,10 @@ from envs.admission import Capacity, node_capacity
 from envs.editor import EndpointEditor
 from envs.environment import Environment
 from envs.experiment_cache import CachedRunner
-from envs.experiments import Runner, SandboxRunner
+from envs.experiments import Runner
 from envs.prompt import PromptError
 from envs.records import Outcome, State, StepResult, Task
 from envs.research_actions import Editor
-from envs.sandbox import SandboxPool
 from envs.simulated import SimulatedRunner
 from envs.workspace import SnapshotStore
 
@@ -71,8 +70,7 @@ class Explorer:
         if sandbox.hosts:
             runner = HostedRunner(self._cfg)
         else:
-            sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
-            runner = SandboxRunner(sandboxes, self._capacity(actors=1), self._cfg.run.seed)
+            runner = local_runner(self._cfg, self._id, self._capacity(actors=1))
         return CachedRunner(runner, recorded) if sandbox.cache else runner
 
     def _editor(self) -> Editor | None:

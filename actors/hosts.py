@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from actors.metrics import MeteredRunner, Metrics
 from actors.placement import on_node
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
@@ -28,14 +29,25 @@ TRIES = 2
 CLOSE_SECONDS = 30.0
 
 
+def local_runner(cfg: Any, name: str, capacity: Capacity) -> MeteredRunner:
+    """What runs experiments on this node; name: of the actor that does, for the metrics.
+
+    Raises:
+        SandboxFailure: the sandbox of `sandbox.backend` does not work here.
+    """
+    sandbox = cfg.sandbox
+    pool = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages, sandbox.patience)
+    runner = SandboxRunner(pool, capacity, cfg.run.seed)
+    return MeteredRunner(runner, Metrics(cfg.run.name, by=name), lambda: pool.idle)
+
+
 class Host:
     """Runs experiments on one node, with `sandbox.cpus` cores and `sandbox.memory_gb` of memory."""
 
-    def __init__(self, cfg: Any):
+    def __init__(self, name: str, cfg: Any):
         sandbox = cfg.sandbox
-        sandboxes = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages)
         capacity = Capacity(sandbox.cpus, sandbox.memory_gb * 1024, tuple(sandbox.gpus))
-        self._runner = SandboxRunner(sandboxes, capacity, cfg.run.seed)
+        self._runner = local_runner(cfg, name, capacity)
 
     def about(self) -> tuple[str, str]:
         """The sandbox's name and image."""
@@ -58,7 +70,7 @@ class Hosts:
             "max_restarts": -1, **on_node(sandbox.node),
         }  # fmt: skip
         host = ray.remote(Host)
-        self._hosts = [host.options(name=name, **options).remote(cfg) for name in _names(cfg)]
+        self._hosts = [host.options(name=name, **options).remote(name.rpartition("/")[2], cfg) for name in _names(cfg)]
 
     def close(self) -> None:
         """End the sandboxes, then the processes."""

@@ -55,6 +55,7 @@ class RunConfig:
     )
     seed: int = key(0, "Seed of state draws, sampling, experts and initialisation.")
     resume: bool = key(False, "Continue an interrupted run of this name from its last checkpoint.")
+    track: list[str] = key([], "Report steps to wandb, mlflow or trackio as well; TensorBoard files are always there.")
 
 
 @dataclass
@@ -86,6 +87,7 @@ class SandboxConfig:
     memory_gb: float = key(0.0, "GiB that they share; 0: half of the node's, split over its actors.")
     gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
     warm: int = key(12, "Idle sandboxes kept started on one actor, of all tasks (150 MiB each).", positive=True)
+    patience: float = key(120.0, "Seconds to wait for a container engine that has worked before and does not answer.")
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
     packages: str = key(
         "base", "What experiments find: numpy, pandas, scikit-learn; torch: PyTorch too.", ["base", "torch"]

@@ -1,7 +1,8 @@
 """Sandboxes: where experiments run. `SandboxPool` keeps them warm and hands them out.
 
-Invariants: a sandbox serves one experiment at a time; one that failed is closed; of those not in use at most `warm`
-are kept, the ones used last. How many are in use at once is the caller's affair (`envs.admission`).
+Invariants: a sandbox serves one experiment at a time; one that failed is closed, and so are those that were idle
+meanwhile, since the engine may have taken them along; an engine that has worked before is waited for; of those not in
+use at most `warm` are kept, the ones used last. How many are in use at once is the caller's affair (`envs.admission`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from envs.records import Task
@@ -18,23 +20,33 @@ __all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 1.0
+
 
 class SandboxPool:
     """Thread-safe pool of warm sandboxes of one backend."""
 
-    def __init__(self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base"):
+    def __init__(
+        self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base", patience: float = 0.0
+    ):
         """warm: idle sandboxes kept, of all tasks together; starting one takes a second.
 
+        patience: seconds that a backend which started sandboxes before, and does not now, is asked again;
         packages: what experiments can import, `base` or `torch`.
         """
         sweep()
         self._backend = _choose(backend, image, packages)
         self.name, self.image, self.maps_root = self._backend.name, self._backend.image, self._backend.maps_root
-        self._warm = warm
+        self._warm, self._patience, self._worked = warm, patience, False
         self._free = list(range(UIDS_PER_PROCESS))[::-1]
         self._idle: list[Sandbox] = []
         self._lock = threading.Lock()
         self._closed = False
+
+    @property
+    def idle(self) -> int:
+        """Sandboxes that are started and wait for an experiment."""
+        return len(self._idle)
 
     @contextlib.contextmanager
     def acquire(self, task: Task, gpus: tuple[int, ...] = ()) -> Iterator[Sandbox]:
@@ -46,8 +58,13 @@ class SandboxPool:
         sandbox = self._take(task, gpus)
         try:
             yield sandbox
-        except BaseException:
-            self._end(sandbox)
+        except BaseException as error:
+            suspects = []
+            if isinstance(error, SandboxFailure):
+                with self._lock:
+                    suspects, self._idle = self._idle, []
+            for gone in [sandbox, *suspects]:
+                self._end(gone)
             raise
         with self._lock:
             if sandbox.usable:
@@ -67,10 +84,24 @@ class SandboxPool:
                 raise SandboxFailure(f"{UIDS_PER_PROCESS} sandboxes are in use at once: lower sandbox.warm")
             slot = self._free.pop()
         try:
-            return Sandbox(self._backend, task, slot, gpus)
+            return self._started(task, slot, gpus)
         except BaseException:
             self._free.append(slot)
             raise
+
+    def _started(self, task: Task, slot: int, gpus: tuple[int, ...]) -> Sandbox:
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                sandbox = Sandbox(self._backend, task, slot, gpus)
+            except SandboxFailure as reason:
+                if not self._worked or self._closed or time.monotonic() > end:
+                    raise
+                log.warning("asking again for a sandbox: %s", reason)
+                time.sleep(RETRY_SECONDS)
+            else:
+                self._worked = True
+                return sandbox
 
     def _end(self, sandbox: Sandbox) -> None:
         try:

@@ -1,0 +1,64 @@
+"""A Docker Engine for a test alone, which may be killed: its socket, data and containers are its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+
+START_SECONDS = 60
+
+
+class PrivateEngine:
+    """Keeps everything in one folder; `host` is what `DOCKER_HOST` has to be."""
+
+    def __init__(self, folder: Path):
+        self._folder, self.host = folder, f"unix://{folder}/docker.sock"
+        self.start()
+
+    def start(self) -> None:
+        """Needs root. Raises RuntimeError with the end of the engine's log if it does not answer."""
+        places = {name: f"{self._folder}/{name}" for name in ("data-root", "exec-root", "pidfile")}
+        with (self._folder / "log").open("a") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", "-H", self.host, *(f"--{name}={place}" for name, place in places.items()),
+                 "--bridge=none", "--iptables=false"],
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        end = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError((self._folder / "log").read_text()[-2000:])
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            return docker.DockerClient(self.host).ping()
+        except DockerException:
+            return False
+
+    def take_images(self, tags: list[str]) -> None:
+        """Copies of those of the usual engine."""
+        for tag in tags:
+            saved = subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE)
+            subprocess.run(["docker", "-H", self.host, "load", "-q"], stdin=saved.stdout, check=True)
+
+    def kill(self) -> None:
+        """As a crash would; its containers run on, out of anyone's reach."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End its containers and itself."""
+        if self._process.poll() is not None:
+            self.start()
+        client = docker.DockerClient(self.host)
+        for container in client.containers.list(all=True):
+            container.remove(force=True)
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(30)
