@@ -7,6 +7,7 @@ Invariants: nothing is started or changed; whatever fails says what to do about 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import importlib.metadata
 import tomllib
@@ -19,6 +20,7 @@ import ray
 from huggingface_hub import parse_local_safetensors_file_metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from learner.config import Config
 
@@ -50,24 +52,23 @@ class PreflightError(RuntimeError):
     """The run would fail; the message has every reason and what to do."""
 
 
-def require(cfg: Config, model_dir: Path) -> list[Finding]:
-    """The findings for this configuration on the cluster that Ray is connected to.
+def require(cfg: Config, model_dir: Path) -> None:
+    """Refuse what cannot work on the cluster that Ray is connected to.
 
     Raises:
-        PreflightError: one of them has failed.
+        PreflightError: a check has failed.
     """
-    found = quick(cfg, model_dir)
+    found = quick(cfg, Model.read(model_dir), nodes())
     if failed := [f"{one.found}: {one.fix}" for one in found if one.verdict is Verdict.FAILED]:
         raise PreflightError("; ".join(failed))
-    return found
 
 
-def quick(cfg: Config, model_dir: Path) -> list[Finding]:
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+def quick(cfg: Config, model: Model, there: Sequence[Node]) -> list[Finding]:
+    gpu = on_gpu(cfg)
     return [
-        packages(on_gpu(cfg), installed(requirements(on_gpu(cfg)))),
-        resources(cfg, [node["Resources"] for node in nodes]),
-        object_store(cfg, Model.read(model_dir), [node["Resources"] for node in nodes]),
+        packages(gpu, installed(requirements(gpu))),
+        resources(cfg, there, autoscales()),
+        object_store(cfg, model, there),
     ]
 
 
@@ -137,53 +138,97 @@ def differs(requirement: Requirement, versions: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node of the cluster."""
+
+    id: str
+    resources: Mapping[str, float]
+    """In total, as Ray counts them: CPU, GPU, and bytes of memory and object_store_memory."""
+    labels: Mapping[str, str]
+
+
+def nodes() -> list[Node]:
+    """Those that are alive."""
+    return [Node(one["NodeID"], one["Resources"], one["Labels"]) for one in ray.nodes() if one["Alive"]]
+
+
+def autoscales() -> bool:
+    """Whether an autoscaler may add nodes, as KubeRay's (version 2) does."""
+    return is_autoscaler_v2(fetch_from_server=True)
+
+
+@dataclass(frozen=True)
 class Share:
     """What one process of a run asks Ray for."""
 
     who: str
-    """`learner` or `actors`: the section of the configuration."""
+    """`learner`, `actors` or `sandbox`: the section of the configuration."""
     cpus: float
-    gpus: float
+    gpus: float = 0.0
+    memory: float = 0.0
+    """Bytes."""
+    label: str = ""
+    """KEY=VALUE of the nodes that it may run on; empty: any."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+
+    def may_run_on(self, node: Node) -> bool:
+        """Whether the node has enough, with nothing else on it."""
+        key, _, value = self.label.partition("=")
+        enough = all(node.resources.get(name, 0.0) >= amount for name, amount in self.resources.items())
+        return enough and (not self.label or node.labels.get(key) == value)
 
     def __str__(self) -> str:
-        return amounts({"CPU": self.cpus, "GPU": self.gpus})
+        return amounts(self.resources) + (f", {self.label}" if self.label else "")
 
 
-def amounts(resources: Mapping[str, float]) -> str:
-    """Such as `4 CPUs and 1 GPU`; zeros are left out."""
-    named = [f"{resources[name]:g} {name}{'' if resources[name] == 1 else 's'}" for name in ("CPU", "GPU")
-             if resources.get(name)]  # fmt: skip
-    return " and ".join(named) or "nothing"
+COUNTS = {"learner": "learner.ranks", "actors": "actors.count", "sandbox": "sandbox.hosts"}
 
 
 def shares(cfg: Config) -> list[Share]:
-    """The largest first."""
-    ranks = [Share("learner", cfg.learner.cpus, cfg.learner.gpus)] * cfg.learner.ranks
-    actors = [Share("actors", cfg.actors.cpus, cfg.actors.gpus)] * cfg.actors.count
-    return sorted([*ranks, *actors], key=lambda share: (share.gpus, share.cpus), reverse=True)
+    """Of all processes, the largest first."""
+    learner, actors, sandbox = cfg.learner, cfg.actors, cfg.sandbox
+    memory = sandbox.memory_gb * 2**30
+    every = [
+        *[Share("learner", learner.cpus, learner.gpus, label=learner.node)] * learner.ranks,
+        *[Share("actors", actors.cpus, actors.gpus, label=actors.node)] * actors.count,
+        *[Share("sandbox", sandbox.cpus, memory=memory, label=sandbox.node)] * sandbox.hosts,
+    ]
+    return sorted(every, key=lambda share: (bool(share.label), share.gpus, share.cpus), reverse=True)
 
 
-def resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> Finding:
-    """Whether learner ranks and actors find their places on the nodes, and which nodes are missing otherwise.
+def amounts(of: Mapping[str, float]) -> str:
+    """Such as `4 CPUs, 1 GPU`; zeros are left out."""
+    named = [f"{of[name]:g} {name}{'' if of[name] == 1 else 's'}" for name in ("CPU", "GPU") if of.get(name)]
+    return ", ".join(named) or "no CPU"
 
-    nodes: the total resources of each.
+
+def resources(cfg: Config, there: Sequence[Node], autoscales: bool = False) -> Finding:
+    """Whether all processes find their places on the nodes, and what is missing otherwise.
+
+    autoscales: the cluster can add nodes of kinds that Ray does not tell.
     """
     wanted, homeless = shares(cfg), []
-    free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
+    free = {node.id: dict(node.resources) for node in there}
     for share in wanted:
-        home = next((room for room in free if room["CPU"] >= share.cpus and room["GPU"] >= share.gpus), None)
-        if home is None:
+        for node in there:
+            if share.may_run_on(dataclasses.replace(node, resources=free[node.id])):
+                free[node.id] |= {name: free[node.id].get(name, 0.0) - x for name, x in share.resources.items()}
+                break
+        else:
             homeless.append(share)
-            continue
-        home["CPU"] -= share.cpus
-        home["GPU"] -= share.gpus
-    have = ", ".join(f"{count} × ({of})" for of, count in Counter(map(amounts, nodes)).items())
+    have = ", ".join(f"{count} × ({of})" for of, count in Counter(amounts(node.resources) for node in there).items())
     need = ", ".join(f"{count} × {share.who} ({share})" for share, count in Counter(wanted).items())
     if not homeless:
         return Finding("resources", Verdict.OK, f"{need} fit on the nodes: {have}")
-    missing = ", ".join(f"{count} with {share} free" for share, count in Counter(homeless).items())
+    missing = "; ".join(f"{count} with {_asked(share)} free" for share, count in Counter(homeless).items())
+    if autoscales:
+        shown = f"{need} wait for the autoscaler, since they do not fit on the nodes: {have}"
+        return Finding("resources", Verdict.NOTE, shown, f"its node groups must be able to give {missing}")
     kinds = {share.who: share for share in homeless}
-    lower = [f"{who}.{'ranks' if who == 'learner' else 'count'}" for who in kinds]
+    lower = [COUNTS[who] for who in kinds]
     lower += [f"{who}.{'gpus' if share.gpus else 'cpus'}" for who, share in kinds.items()]
     return Finding(
         "resources", Verdict.FAILED, f"{need} do not fit on the nodes: {have}",
@@ -191,12 +236,24 @@ def resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> Finding:
     )  # fmt: skip
 
 
-def object_store(cfg: Config, model: Model, nodes: Sequence[Mapping[str, float]]) -> Finding:
+def _asked(share: Share) -> str:
+    """As the user of a cluster would ask for such a node."""
+    memory = f", {gb(share.memory)} of memory" if share.memory else ""
+    label = f" and the Ray label {share.label}" if share.label else ""
+    return f"{amounts(share.resources)}{memory}{label}"
+
+
+def object_store(cfg: Config, model: Model, there: Sequence[Node]) -> Finding:
     """Whether the weights fit into Ray's object store on every node that may hold a rank or an actor."""
-    need = VERSIONS_IN_STORE * model.bytes(cfg.model.dtype)
-    smallest = min(node.get("object_store_memory", 0.0) for node in nodes)
+    holders = [share for share in shares(cfg) if share.who != "sandbox"]
+    stores = [
+        node.resources.get("object_store_memory", 0.0)
+        for node in there
+        if any(share.may_run_on(node) for share in holders)
+    ]
+    need, smallest = VERSIONS_IN_STORE * model.bytes(cfg.model.dtype), min(stores, default=0.0)
     weights = f"{VERSIONS_IN_STORE} versions of the weights ({gb(need)})"
-    if need > smallest:
+    if stores and need > smallest:
         return Finding(
             "object store", Verdict.FAILED, f"{weights} do not fit into the smallest object store ({gb(smallest)})",
             f"start Ray there with --object-store-memory={need} or more, and a /dev/shm of that size",

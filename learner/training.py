@@ -31,12 +31,13 @@ from envs.loader import TaskError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
-from learner import evaluation, exploration, finetuning, report, selection, transitions, warmstart
+from learner import evaluation, exploration, finetuning, preflight, report, selection, transitions, warmstart
 from learner.batching import BatchingError, Example
 from learner.config import Config
 from learner.engine import Learner, LearnerError
 from learner.exploration import ExplorationError, load_tasks, measure
 from learner.journal import Journal, step_metrics
+from learner.preflight import PreflightError
 from learner.progress import Progress
 from learner.run import Run, RunError
 from learner.states import StatePool, StatePoolError
@@ -46,7 +47,7 @@ from learner.trajectories import TrajectoryError
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
     RunError, StatePoolError, StreamError, evaluation.EvaluationError, ExplorationError, TrajectoryError, IdeaError,
-    EndpointError, OSError,
+    EndpointError, PreflightError, OSError,
 )  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
@@ -83,6 +84,8 @@ class Training:
         self._place = place(cfg.run.mode)
         connect(cfg)
         self._stack.callback(ray.shutdown)
+        if cfg.run.mode == "ray":
+            preflight.require(cfg, self.model_dir)
         checkpoints = self.run.checkpoints if cfg.run.resume else []
         self.resumed = bool(checkpoints)
         self.version, self.cursor = 0, Cursor()
@@ -300,22 +303,7 @@ def what_was_seen(groups: list[list[Transition]]) -> tuple[dict[str, float], lis
 
 
 def connect(cfg: Config) -> None:
-    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine.
-
-    Raises:
-        ActorError: the cluster is too small for what the configuration asks.
-    """
-    serial = cfg.run.mode == "serial"
-    if not serial:
+    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine."""
+    if cfg.run.mode == "ray":
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
-    if serial:
-        return
-    have = ray.cluster_resources()
-    for resource, option in {"CPU": "cpus", "GPU": "gpus"}.items():
-        need = cfg.actors.count * cfg.actors[option] + cfg.learner.ranks * cfg.learner[option]
-        if need > have.get(resource, 0):
-            raise ActorError(
-                f"the cluster has {have.get(resource, 0):g} {resource}s, but actors.count × actors.{option} + "
-                f"learner.ranks × learner.{option} = {need:g}: lower one of them or add nodes"
-            )

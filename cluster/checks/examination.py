@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from actors.model import ModelError, resolve
 from cluster.checks import nodes as of_nodes
 from cluster.checks import sandboxes
-from cluster.checks.nodes import About, Nodes
+from cluster.checks.nodes import About, Probes
 from envs.loader import TaskError, load
 from envs.records import Task
 from learner import preflight
@@ -56,12 +56,13 @@ def examine(cfg: Config) -> Iterator[Finding]:
 
 
 def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Finding]:
-    yield _ray()
-    found = preflight.quick(cfg, model_dir)
+    there, model = preflight.nodes(), Model.read(model_dir)
+    yield _ray(len(there))
+    found = preflight.quick(cfg, model, there)
     yield from found
-    nodes = Nodes()
+    probes = Probes(there)
     try:
-        for finding in _on_nodes(cfg, tasks, model_dir, nodes):
+        for finding in _on_nodes(cfg, tasks, model_dir, model, there, probes):
             found.append(finding)
             yield finding
     except RayError as error:
@@ -69,7 +70,7 @@ def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Fin
         yield Finding("nodes", Verdict.FAILED, reason, "the image of each node must have the project's packages")
         return
     finally:
-        nodes.close()
+        probes.close()
     failed = sorted({one.check for one in found if one.verdict is Verdict.FAILED})
     if failed or not tasks:
         yield Finding(REHEARSED[0], Verdict.NOTE, f"not tried, since {', '.join(failed or ['tasks'])} failed")
@@ -77,8 +78,7 @@ def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Fin
         yield from _rehearsal(cfg, tasks[0], model_dir)
 
 
-def _ray() -> Finding:
-    alive = sum(node["Alive"] for node in ray.nodes())
+def _ray(alive: int) -> Finding:
     on = os.environ.get("RAY_AUTH_MODE") == "token"
     shown = f"Ray {ray.__version__}, {alive} node{'s' * (alive > 1)}, token authentication {'on' if on else 'off'}"
     if on:
@@ -87,22 +87,26 @@ def _ray() -> Finding:
     return Finding("ray", Verdict.NOTE, shown, fix)
 
 
-def _on_nodes(cfg: Config, tasks: list[Task], model_dir: Path, nodes: Nodes) -> Iterator[Finding]:
+def _on_nodes(
+    cfg: Config, tasks: list[Task], model_dir: Path, model: Model, there: Sequence[preflight.Node], probes: Probes
+) -> Iterator[Finding]:
     gpu = preflight.on_gpu(cfg)
     names = [one.name for one in [*preflight.requirements(gpu), *of_nodes.locked()]]
-    about: dict[str, About] = nodes.all("about", names, str(model_dir))
+    about: dict[str, About] = probes.ask("about", names, str(model_dir))
     yield of_nodes.versions(gpu, about)
     yield of_nodes.model(about, model_dir)
-    storage = list(_storage(cfg, nodes, about))
+    storage = list(_storage(cfg, probes, about))
     yield from storage
-    yield of_nodes.shared_memory(about, nodes.resources)
+    yield of_nodes.shared_memory(about, there)
     if all(one.verdict is Verdict.OK for one in storage):
-        yield of_nodes.disk(cfg, Model.read(model_dir), about)
-    yield of_nodes.clocks(nodes.skews(), about)
-    yield from _sandboxes(cfg, tasks, nodes, about)
+        yield of_nodes.disk(cfg, model, about)
+    yield of_nodes.clocks(probes.skews(), about)
+    runners = [share for share in preflight.shares(cfg) if share.who == ("sandbox" if cfg.sandbox.hosts else "actors")]
+    where = [node.id for node in there if any(share.may_run_on(node) for share in runners)]
+    yield from _sandboxes(cfg, tasks, probes, about, where)
 
 
-def _storage(cfg: Config, nodes: Nodes, about: Mapping[str, About]) -> Iterator[Finding]:
+def _storage(cfg: Config, probes: Probes, about: Mapping[str, About]) -> Iterator[Finding]:
     """A finding for each place where a run writes."""
     places = {
         "run.dir": str(Path(cfg.run.dir).resolve()),
@@ -114,7 +118,7 @@ def _storage(cfg: Config, nodes: Nodes, about: Mapping[str, About]) -> Iterator[
             continue
         fix = f"give {key} a folder that all nodes share and this user may write"
         try:
-            wrong = {name: why for name, why in nodes.storage(path).items() if why}
+            wrong = {name: why for name, why in probes.storage(path).items() if why}
         except RayError:
             raise
         except Exception as error:  # each kind of storage has its own
@@ -127,8 +131,10 @@ def _storage(cfg: Config, nodes: Nodes, about: Mapping[str, About]) -> Iterator[
             yield Finding("storage", Verdict.OK, f"{key}={path} is one folder, written by {of_nodes.hosts(about)}")
 
 
-def _sandboxes(cfg: Config, tasks: list[Task], nodes: Nodes, about: Mapping[str, About]) -> Iterator[Finding]:
-    """The findings of each node, those that repeat another node's left out."""
+def _sandboxes(
+    cfg: Config, tasks: list[Task], probes: Probes, about: Mapping[str, About], where: Sequence[str]
+) -> Iterator[Finding]:
+    """The findings of each node that runs experiments, those that repeat another node's left out."""
     chosen = cfg.sandbox.backend
     if chosen == "simulated":
         yield Finding("sandbox", Verdict.OK, "experiments are simulated")
@@ -136,7 +142,8 @@ def _sandboxes(cfg: Config, tasks: list[Task], nodes: Nodes, about: Mapping[str,
     names = sandboxes.BACKENDS if chosen == "auto" else (chosen,)
     imports = {task.id: sandboxes.imports(task) for task in tasks}
     needed = sorted(set().union(*imports.values()))
-    tried = nodes.all("try_sandboxes", names, cfg.sandbox.image, cfg.sandbox.packages, needed, _targets())
+    trial = names, cfg.sandbox.image, cfg.sandbox.packages, needed, _targets()
+    tried = probes.ask("try_sandboxes", *trial, of=where)
     told = set()
     for node, trials in tried.items():
         for finding in sandboxes.judge(trials, chosen, imports):

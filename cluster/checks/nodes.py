@@ -1,4 +1,4 @@
-"""What a node of the cluster offers: versions, storage, memory, disk, clock. `Node` is a Ray actor on each of them.
+"""What a node of the cluster offers: versions, storage, memory, disk, clock. `Probe` is a Ray actor on each of them.
 
 Invariants: whatever a check writes it deletes; a folder counts as shared only if a node read there what the driver
 wrote, and the driver what the node wrote.
@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class About:
     has_model: bool
 
 
-class Node:
+class Probe:
     """Lives on one node."""
 
     def about(self, names: Sequence[str], model_dir: str) -> About:
@@ -90,28 +90,25 @@ class Node:
             return dict(zip(names, threads.map(one, names), strict=True))
 
 
-class Nodes:
-    """A `Node` on each node that is alive."""
+class Probes:
+    """A `Probe` on each node."""
 
-    def __init__(self) -> None:
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        self.resources = {node["NodeID"]: node["Resources"] for node in alive}
-        self.addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in alive}
+    def __init__(self, there: Sequence[preflight.Node]) -> None:
+        there_only = {node.id: NodeAffinitySchedulingStrategy(node.id, soft=False) for node in there}
         self._handles = {
-            name: ray.remote(num_cpus=0)(Node)
-            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False))
-            .remote()
-            for name in self.resources
+            name: ray.remote(num_cpus=0)(Probe).options(scheduling_strategy=strategy).remote()
+            for name, strategy in there_only.items()
         }
 
-    def all(self, method: str, *args: Any, seconds: float = SECONDS) -> dict[str, Any]:
-        """What each node answers.
+    def ask(self, method: str, *args: Any, of: Collection[str] | None = None) -> dict[str, Any]:
+        """What each node answers, or each of those in `of`.
 
         Raises:
             ray.exceptions.RayError: a node does not answer in time, or cannot import the project.
         """
-        refs = {name: getattr(handle, method).remote(*args) for name, handle in self._handles.items()}
-        return {name: ray.get(ref, timeout=seconds) for name, ref in refs.items()}
+        asked = {name: handle for name, handle in self._handles.items() if of is None or name in of}
+        refs = {name: getattr(handle, method).remote(*args) for name, handle in asked.items()}
+        return {name: ray.get(ref, timeout=SECONDS) for name, ref in refs.items()}
 
     def skews(self) -> dict[str, float]:
         """Seconds that each node's clock is ahead of the driver's; a call that took t may be wrong by t/2."""
@@ -177,13 +174,10 @@ def model(found: Mapping[str, About], model_dir: Path) -> Finding:
     return Finding("model", Verdict.OK, f"{model_dir} is on {hosts(found)}")
 
 
-def shared_memory(found: Mapping[str, About], resources: Mapping[str, Mapping[str, float]]) -> Finding:
+def shared_memory(found: Mapping[str, About], there: Sequence[preflight.Node]) -> Finding:
     """Whether Ray's object store lies in memory on every node."""
-    small = {
-        about.host: store
-        for name, about in found.items()
-        if about.shm_bytes < (store := resources[name].get("object_store_memory", 0.0))
-    }
+    stores = {node.id: node.resources.get("object_store_memory", 0.0) for node in there}
+    small = {found[name].host: store for name, store in stores.items() if found[name].shm_bytes < store}
     if small:
         shown = ", ".join(f"{host} has less than its object store's {gb(store)}" for host, store in small.items())
         fix = (

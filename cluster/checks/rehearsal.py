@@ -27,11 +27,12 @@ SEED = 0
 
 
 def settings(cfg: Config, name: str) -> Config:
-    """One actor that is not replaced, and weights that are checked at every version."""
+    """One actor that is not replaced, one host of sandboxes if there are any, and weights that are always checked."""
     trial = copy.deepcopy(cfg)
     OmegaConf.set_readonly(trial, False)
-    trial.run.name = name
+    trial.run.name, trial.run.mode = name, "ray"
     trial.actors.count, trial.actors.replacements = 1, 0
+    trial.sandbox.hosts = min(1, cfg.sandbox.hosts)
     trial.learner.check_every = 1
     trial.sandbox.cache, trial.sandbox.snapshots = False, ""
     return trial

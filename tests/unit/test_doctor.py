@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,17 @@ from cluster.checks.sandboxes import Trial
 from envs.loader import BUILTIN, load
 from learner import preflight
 from learner.config import load as configure
-from learner.preflight import Model, Verdict
+from learner.preflight import Model, Node, Verdict
 
 KEPT, GB = Trial(1.0, (), ()), 10**9
 
 
 def about(host: str = "here", shm: float = 8 * GB, scratch: float = 50 * GB, model: bool = True, **versions: str):
     return About(host, versions, int(shm), int(scratch), model)
+
+
+def node(labels: dict[str, str] | None = None, id: str = "", **resources: float) -> Node:
+    return Node(id or uuid.uuid4().hex, resources, labels or {})
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +52,43 @@ def test_a_build_of_a_version_is_that_version():
 
 def test_a_run_fits_where_each_process_finds_one_node_for_all_that_it_asks():
     cfg = configure(["actors.count=3", "actors.cpus=4", "actors.gpus=1", "learner.cpus=2"])
-    node = {"CPU": 8, "GPU": 2}
-    assert preflight.resources(cfg, [node, node]).verdict is Verdict.OK
-    scattered = preflight.resources(cfg, [{"CPU": 14}, {"CPU": 2, "GPU": 4}])
+    assert preflight.resources(cfg, [node(CPU=8, GPU=2), node(CPU=8, GPU=2)]).verdict is Verdict.OK
+    scattered = preflight.resources(cfg, [node(CPU=14), node(CPU=2, GPU=4)])
     assert scattered.verdict is Verdict.FAILED
-    assert "3 with 4 CPUs and 1 GPU free" in scattered.fix and "actors.count or actors.gpus" in scattered.fix
+    assert "3 with 4 CPUs, 1 GPU free" in scattered.fix and "actors.count or actors.gpus" in scattered.fix
 
 
 def test_only_what_finds_no_place_is_asked_for():
     cfg = configure(["actors.count=2", "actors.cpus=2", "learner.ranks=2", "learner.cpus=1"])
-    finding = preflight.resources(cfg, [{"CPU": 4}])
+    finding = preflight.resources(cfg, [node(CPU=4)])
     assert "2 × actors (2 CPUs), 2 × learner (1 CPU) do not fit on the nodes: 1 × (4 CPUs)" in finding.found
     assert finding.fix == "add nodes (2 with 1 CPU free), or lower learner.ranks or learner.cpus"
 
 
+def test_an_autoscaler_is_trusted_to_add_what_is_missing():
+    cfg = configure(["actors.count=2", "actors.cpus=8"])
+    finding = preflight.resources(cfg, [node(CPU=2)], autoscales=True)
+    assert finding.verdict is Verdict.NOTE and "2 with 8 CPUs free" in finding.fix
+
+
+def test_labels_and_hosts_of_sandboxes_are_asked_for():
+    cfg = configure(["learner.node=role=learner", "sandbox.hosts=2", "sandbox.cpus=8", "sandbox.memory_gb=16"])
+    small = node(CPU=15, memory=64 * GB)
+    finding = preflight.resources(cfg, [small])
+    assert "1 with 1 CPU and the Ray label role=learner free" in finding.fix
+    assert "1 with 8 CPUs, 17.2 GB of memory free" in finding.fix
+    labelled = node({"role": "learner"}, CPU=8, memory=32 * GB)
+    assert preflight.resources(cfg, [small, labelled]).verdict is Verdict.FAILED
+    assert preflight.resources(cfg, [small, labelled, dataclasses.replace(small, id="another")]).verdict is Verdict.OK
+
+
 def test_the_smallest_object_store_must_hold_the_weights():
     cfg, seven_b = configure([]), Model(7_600_000_000)
-    stores = [{"object_store_memory": 40 * GB}, {"object_store_memory": 20 * GB}]
+    stores = [node(CPU=8, object_store_memory=40 * GB), node(CPU=8, object_store_memory=20 * GB)]
     finding = preflight.object_store(cfg, seven_b, stores)
     assert finding.verdict is Verdict.FAILED and "--object-store-memory=30400000000" in finding.fix
-    assert preflight.object_store(cfg, seven_b, stores[:1]).verdict is Verdict.OK
+    nothing_runs_there = node(CPU=0, object_store_memory=GB)
+    assert preflight.object_store(cfg, seven_b, [stores[0], nothing_runs_there]).verdict is Verdict.OK
 
 
 def test_parameters_are_counted_from_the_headers(tiny_model):
@@ -76,8 +99,8 @@ def test_parameters_are_counted_from_the_headers(tiny_model):
 
 
 def test_shared_memory_must_hold_the_object_store():
-    resources = {"a": {"object_store_memory": 4 * GB}, "b": {"object_store_memory": 4 * GB}}
-    finding = nodes.shared_memory({"a": about(), "b": about("small", shm=0.06 * GB)}, resources)
+    there = [node(id=name, object_store_memory=4 * GB) for name in "ab"]
+    finding = nodes.shared_memory({"a": about(), "b": about("small", shm=0.06 * GB)}, there)
     assert finding.verdict is Verdict.FAILED and "small" in finding.found and "--shm-size" in finding.fix
 
 
@@ -106,8 +129,6 @@ def test_room_for_checkpoints_is_asked_for_before_they_are_written(tmp_path):
 
 
 def test_imports_of_a_script_leave_out_the_standard_library_and_its_own_modules(tmp_path):
-    import dataclasses
-
     (tmp_path / "helpers.py").touch()
     script = "import os, numpy as np\nfrom sklearn.svm import SVC\nimport helpers\ndef f():\n    import torch.nn\n"
     (tmp_path / "train.py").write_text(script)
