@@ -267,7 +267,7 @@ class EvalConfig:
 @dataclass
 class CheckpointConfig:
     every: int = key(5, "Learner steps between checkpoints.", positive=True)
-    keep: int = key(2, "Checkpoints kept; older ones are deleted.", positive=True)
+    keep: int = key(2, "Newest checkpoints kept, beside the one whose steps had the best reward (checkpoints/best).", positive=True)
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """A run's folder: who owns it, what it was started with, and the checkpoints a restart continues from.
 
 Invariants: a new run never overwrites an old one (the old folder is moved aside); one process owns a run at a time;
-a checkpoint is complete or absent (it is written beside its place and renamed).
+a checkpoint is complete or absent (it is written beside its place and renamed), and none is deleted for one that is
+not there yet; what failed to be written leaves no trace.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -19,9 +21,16 @@ from omegaconf import OmegaConf
 from learner.config import Config
 from learner.stream import Cursor
 
+REWARD = "reward.json"
+"""File of a checkpoint: the mean reward of the steps that led to it."""
+
 
 class RunError(RuntimeError):
     """A run folder that cannot be used; the message names it and what to do."""
+
+
+class NoRoom(RunError):
+    """A checkpoint that does not fit on its disk; those before it are kept."""
 
 
 class Run:
@@ -76,20 +85,54 @@ class Run:
         """Complete checkpoints, oldest first."""
         return sorted((self.dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
 
-    def save(self, cursor: Cursor, learner: Any) -> Path:
-        """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor; delete what is too old."""
+    def save(self, cursor: Cursor, learner: Any, reward: float | None = None) -> Path:
+        """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor; delete what is too old.
+
+        reward: mean of the learner steps since the checkpoint before. The link `checkpoints/best` leads to the
+        checkpoint with the highest, which is kept however old.
+
+        Raises:
+            NoRoom: the disk has less room than the last checkpoint takes.
+        """
         final = self.dir / "checkpoints" / f"step_{cursor.step}"
         partial = final.with_name(f".partial-{final.name}")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        learner.save(partial)
-        (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
+        try:
+            self._require_room()
+            learner.save(partial)
+            (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
+            (partial / REWARD).write_text(json.dumps(reward))
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         learner.restart_from(final)
+        best = self._best()
         for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
-            shutil.rmtree(old)
+            if old != best:
+                shutil.rmtree(old)
         return final
+
+    def _require_room(self) -> None:
+        for last in self.checkpoints[-1:]:
+            needed = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
+            if (free := shutil.disk_usage(last).free) < needed:
+                raise NoRoom(f"{last.parent} has {free >> 20} MiB of room, a checkpoint takes {needed >> 20} MiB")
+
+    def _best(self) -> Path | None:
+        """The checkpoint with the highest reward, the newest of equals; the link is made to lead to it."""
+        rewards = {path: json.loads((path / REWARD).read_text()) for path in self.checkpoints}
+        known = [(reward, number, path) for number, (path, reward) in enumerate(rewards.items()) if reward is not None]
+        if not known:
+            return None
+        best = max(known)[2]
+        link = best.with_name(".partial-best")
+        link.unlink(missing_ok=True)
+        link.symlink_to(best.name)
+        os.replace(link, best.with_name("best"))
+        return best
 
     def restore(self, checkpoint: Path, learner: Any) -> Cursor:
         """Load the learner's state from a checkpoint and return where the stream goes on."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from omegaconf import OmegaConf
 from ray.exceptions import GetTimeoutError, RayActorError
 from transformers import AutoTokenizer
 
@@ -31,7 +32,7 @@ from envs.loader import TaskError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
-from learner import evaluation, exploration, finetuning, preflight, report, selection, transitions, warmstart
+from learner import evaluation, exploration, finetuning, preflight, report, selection, trackers, transitions, warmstart
 from learner.batching import BatchingError, Example
 from learner.config import Config
 from learner.engine import Learner, LearnerError
@@ -39,15 +40,17 @@ from learner.exploration import ExplorationError, load_tasks, measure
 from learner.journal import Journal, step_metrics
 from learner.preflight import PreflightError
 from learner.progress import Progress
-from learner.run import Run, RunError
+from learner.run import NoRoom, Run, RunError
 from learner.states import StatePool, StatePoolError
 from learner.stream import Cursor, Stream, StreamError, unpack
+from learner.trackers import TrackerError
 from learner.trajectories import TrajectoryError
+from learner.watch import Watch
 
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
     RunError, StatePoolError, StreamError, evaluation.EvaluationError, ExplorationError, TrajectoryError, IdeaError,
-    EndpointError, PreflightError, OSError,
+    EndpointError, PreflightError, TrackerError, OSError,
 )  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
@@ -89,6 +92,7 @@ class Training:
         checkpoints = self.run.checkpoints if cfg.run.resume else []
         self.resumed = bool(checkpoints)
         self.version, self.cursor = 0, Cursor()
+        self._overdue, self._rewards = False, []  # of the next checkpoint: whether it failed, what its steps earned
         folders = str(self.model_dir), str(self.run.dir)
         self.actors = ActorPool(
             cfg, list(self.tasks.values()), *folders, self.version, self.progress.say, self._full_weights
@@ -102,7 +106,9 @@ class Training:
         self.progress.advance()
         self.tasks = measure(self.tasks, self.actors)
         self.progress.advance()
-        self.journal = enter(Journal(self.run.dir))
+        told = OmegaConf.to_container(cfg, enum_to_str=True)
+        self.journal = enter(Journal(self.run.dir, trackers.start(cfg.run.track, self.run.dir, told)))
+        self.watch = Watch(cfg.run.name)
         self.journal.describe(actors)
         self.evaluation = evaluation.Evaluation(self.run.dir, self.tasks)
         if self.resumed:
@@ -213,8 +219,10 @@ class Training:
         row |= {"publish_share": self._published.sent_bytes / self._published.full_bytes}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
         self.journal.append(row)
+        self.watch.step(row)
         self.progress.advance(**row)
-        if step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps:
+        self._rewards.append(row["reward_mean"])
+        if self._overdue or step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps:
             self.checkpoint()
 
     def _check_gap(self, step: int, gap: float | None, worst: list[dict[str, Any]]) -> None:
@@ -239,7 +247,21 @@ class Training:
         raise LearnerError(f"{found} > rl.gap_stop={rl.gap_stop:g}; the worst tokens:{shown}")
 
     def checkpoint(self) -> None:
-        folder = self.run.save(self.cursor, self.learner)
+        """Keep what a restart needs. Where the disk is full, the run goes on and tries again after each step.
+
+        Raises:
+            NoRoom: the disk is full after the last step.
+        """
+        counted = [reward for reward in self._rewards if reward is not None]
+        try:
+            folder = self.run.save(self.cursor, self.learner, float(np.mean(counted)) if counted else None)
+        except NoRoom as error:
+            if self.cursor.step == self.cfg.rl.steps:
+                raise
+            self._overdue = True
+            self.progress.say(f"no checkpoint of step {self.cursor.step}: {error}; trying again after the next step")
+            return
+        self._overdue, self._rewards = False, []
         finetuning.forget(self.run.dir)
         self.progress.say(f"checkpoint {folder}")
         snapshots = SnapshotStore(self.cfg.sandbox.snapshots or self.run.dir / "snapshots")
@@ -260,6 +282,8 @@ class Training:
         while not self._place.wait([batch], timeout=1.0)[0]:
             self.actors.check()
             self.progress.update(**self.actors.activity())
+            self.watch.actors(self.actors.activity())
+            self.watch.stream(dataclasses.asdict(self._ask("account")))
             if self.actors.idle_seconds > self.cfg.actors.deadline:
                 raise ActorError(
                     f"no batch is complete, and no actor has done anything for {self.cfg.actors.deadline:.0f} s "

@@ -1,4 +1,4 @@
-"""The container engine crashes and comes back: experiments that ran or were about to are run again, and none is lost."""
+"""The container engine crashes and comes back: experiments that it ran, or was about to, run again; none is lost."""
 
 from __future__ import annotations
 

@@ -1,34 +1,42 @@
 """One run that loses everything it can lose, one thing after another, and ends as if nothing had happened.
 
-An actor is killed, and at once the engine of the other; one is stopped, a learner rank is killed, all containers are
-killed, and at last the driver itself, whose run is resumed. Each time the run has to go on, and in the end every group
-that was started was trained exactly once.
+An actor is killed at work and another idle (tests/contract/test_pool.py has the one that takes new weights), an engine
+is killed, an actor stopped, a learner rank killed, the container engine killed and started again, the checkpoints' disk
+filled, and at last the driver itself killed, whose run is resumed. Each time the run has to go on, and in the end every
+group that was started was trained exactly once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from envs.sandbox import SandboxPool
 from learner import transitions
-from tests.main_job import MARK, leftovers, output, start, wait_until
+from tests.main_job import MARK, engine_answers, leftovers, output, start, wait_until
+from tests.private_engine import PrivateEngine
 
 STATES, ACTIONS = 2, 4
 MORE = 10
 """Learner steps that the resumed run does after those of the one that was killed."""
 ARGUMENTS = (
-    "rl.steps=9999", f"rl.states={STATES}", f"rl.actions={ACTIONS}", "model.response=32", "evaluation.attempts=2",
+    "rl.steps=9999", f"rl.states={STATES}", f"rl.actions={ACTIONS}", "model.response=96", "evaluation.attempts=2",
+    "experts.trajectories=8", "sandbox.cache=false",
     "actors.count=2", "actors.cpus=0.5", "actors.heartbeat=6", "checkpoint.every=4", "rl.algorithm=ppo",
 )  # fmt: skip
 RECOVERY_SECONDS = 120
+ENGINE_GONE_SECONDS = 4
+IDLE_PERCENT = 20
 
 
 def processes(run_dir: Path, title: str) -> list[int]:
@@ -49,8 +57,38 @@ def steps_done(run_dir: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory, tiny_model) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
+def engine(tmp_path_factory) -> Iterator[PrivateEngine | None]:
+    """A container engine that may be killed, used by the run; None where there can be none."""
+    if os.getuid() or not shutil.which("dockerd") or not engine_answers():
+        yield None
+        return
+    image = SandboxPool("docker").image
+    started = PrivateEngine(tmp_path_factory.mktemp("engine"))
+    try:
+        started.take_images([image])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", started.host)
+            yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory) -> Iterator[Path | None]:
+    """The folder of a run's checkpoints on a disk of its own; None where we may not mount one."""
+    if os.getuid():
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("runs") / "smoke/checkpoints"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, tiny_model, engine, small_disk) -> Path:
+    folder = small_disk.parents[1] if small_disk else tmp_path_factory.mktemp("runs")
     process = start(folder, tiny_model, *ARGUMENTS)
     recovered: dict[str, float] = {}
 
@@ -63,22 +101,45 @@ def run_dir(tmp_path_factory, tiny_model) -> Path:
         wait_until(lambda: steps_done(folder) >= before + 2, RECOVERY_SECONDS, process)
         recovered[what] = time.monotonic() - began
 
+    def lose_idle_actor() -> None:
+        """While the learner stands still, actors run ahead as far as they may, and then have nothing to do."""
+        (rank,) = processes(folder, "ray::LearnerRank")
+        os.kill(rank, signal.SIGSTOP)
+        served = [psutil.Process(pid) for pid in processes(folder, "EngineCore")]
+        wait_until(lambda: sum(one.cpu_percent(1.0) for one in served) < IDLE_PERCENT, 60, process)
+        os.kill(processes(folder, "ray::Actor")[0], signal.SIGKILL)
+        os.kill(rank, signal.SIGCONT)
+
+    def lose_container_engine() -> None:
+        engine.kill()
+        time.sleep(ENGINE_GONE_SECONDS)
+        engine.start()
+
+    def fill_disk() -> None:
+        with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 20))
+                filler.flush()
+
+    def joined(count: int) -> None:
+        wait_until(lambda: output(folder).count("and joins") == count, RECOVERY_SECONDS, process)
+
     try:
         wait_until(lambda: steps_done(folder) >= 2, 300, process)
-        actors = processes(folder, "ray::Actor")
-        lose("actor killed", lambda: os.kill(actors[0], signal.SIGKILL), "replaced by")
+        lose("actor killed at work", lambda: os.kill(processes(folder, "ray::Actor")[0], signal.SIGKILL), "replaced by")
+        joined(1)
+        lose("actor killed idle", lose_idle_actor, "replaced by")
+        joined(2)
         lose("engine killed", lambda: os.kill(processes(folder, "EngineCore")[0], signal.SIGKILL), "replaced by")
-        wait_until(lambda: output(folder).count("and joins") == 2, RECOVERY_SECONDS, process)
-        actors = processes(folder, "ray::Actor")
-        lose("actor stopped", lambda: os.kill(actors[0], signal.SIGSTOP), "no sign of life")
+        joined(3)
+        lose("actor stopped", lambda: os.kill(processes(folder, "ray::Actor")[0], signal.SIGSTOP), "no sign of life")
         ranks = processes(folder, "ray::LearnerRank")
         lose("rank killed", lambda: os.kill(ranks[0], signal.SIGKILL), "the learner starts again from")
-        if containers := subprocess.run(
-            ["docker", "ps", "-q", "--filter", "label=mlagent"], capture_output=True, text=True
-        ).stdout.split():
-            before = steps_done(folder)
-            subprocess.run(["docker", "kill", *containers], capture_output=True)
-            wait_until(lambda: steps_done(folder) >= before + 3, RECOVERY_SECONDS, process)
+        if engine:
+            lose("container engine killed for a while", lose_container_engine, "reinforce")
+        if small_disk:
+            lose("disk filled", fill_disk, "no checkpoint of step")
+            lose("disk emptied", (small_disk / "filler").unlink, f"checkpoint {small_disk}")
         process.kill()  # and Ray's processes end with it
         process.wait(10)
         wait_until_gone(folder)

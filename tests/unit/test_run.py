@@ -1,6 +1,7 @@
 """A run's folder: never overwritten, owned once, checkpoints complete or absent."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from envs.records import Outcome, State, Step, Transition
 from learner.config import Config
-from learner.run import Run, RunError
+from learner.run import NoRoom, Run, RunError
 from learner.states import Experience
 from learner.stream import Cursor, unpack
 
@@ -109,3 +110,25 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
         with pytest.raises(OSError, match="No space left"):
             run.save(Cursor(2), DiskLearner(full=True))
         assert [p.name for p in run.checkpoints] == ["step_1"]
+        assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
+
+
+def test_a_checkpoint_is_not_begun_where_it_does_not_fit(tmp_path, monkeypatch):
+    with Run(config(tmp_path)) as run:
+        run.save(Cursor(1), DiskLearner())
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3))
+        with pytest.raises(NoRoom, match="0 MiB of room"):
+            run.save(Cursor(2), DiskLearner())
+        assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
+
+
+def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
+    with Run(config(tmp_path, **{"checkpoint.keep": 1})) as run:
+        for step, reward in enumerate([None, 0.2, 0.5, 0.4, 0.1]):
+            run.save(Cursor(step), DiskLearner(), reward)
+        assert [p.name for p in run.checkpoints] == ["step_2", "step_4"]
+        assert (run.dir / "checkpoints/best").resolve().name == "step_2"
+        run.save(Cursor(5), DiskLearner(), 0.5)
+        assert [p.name for p in run.checkpoints] == ["step_5"]
+        assert (run.dir / "checkpoints/best").resolve().name == "step_5"
