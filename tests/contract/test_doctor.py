@@ -109,3 +109,13 @@ def test_a_model_that_is_not_complete_and_a_task_that_is_not_there(tmp_path):
     code, checks = doctor(f"model.path={tmp_path}/model", f"run.dir={tmp_path}/runs", "tasks.held_in=[wines]")
     assert code == 1 and set(failed(checks)) == {"tasks", "model"}
     assert "config.json" in failed(checks)["model"]["found"] and "wine" in failed(checks)["tasks"]["found"]
+
+
+def test_a_run_refuses_at_its_start_what_the_quick_checks_find(tiny_model, tmp_path):
+    command = [sys.executable, "learner/main.py", *SMALL, f"model.path={tiny_model}", f"run.dir={tmp_path}"]
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command, "actors.cpus=64"], cwd=ROOT, env=inherited, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: " in done.stderr and "add nodes (1 with 64 CPUs free), or lower actors.count" in done.stderr

@@ -47,15 +47,18 @@ def head() -> Iterator[Head]:
         os.environ.update(before)
 
 
-def ray(head: Head, *arguments: str) -> str:
-    """What a `ray job` command prints on a machine that has the token."""
+def called(head: Head, *command: str) -> subprocess.CompletedProcess:
+    """A command on a machine that has the cluster's address and token."""
     environment = {
         **os.environ, "RAY_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(head.token_file),
     }  # fmt: skip
-    done = subprocess.run(
-        [RAY, "job", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def ray(head: Head, *arguments: str) -> str:
+    """What a `ray job` command prints."""
+    done = called(head, RAY, "job", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -72,6 +75,15 @@ def test_little_travels_with_a_job_and_all_that_it_needs(head):
     assert size < MOST_BYTES, f"{size} bytes: name what is not needed in .rayignore"
     assert {"actors", "cluster", "envs", "learner", "reward", "pyproject.toml", "requirements-cpu.txt"} <= set(top)
     assert not {"tests", "docs", "runs", ".venv", ".git"} & set(top), top
+
+
+def test_the_doctor_examines_the_cluster_that_it_is_pointed_at(head, tiny_model, tmp_path):
+    arguments = "config=smoke", f"model.path={tiny_model}", f"run.dir={tmp_path}", "sandbox.backend=process"
+    done = called(head, sys.executable, "-m", "cluster.doctor", *arguments, "actors.cpus=64")
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert [line.split()[1] for line in failed] == ["resources"], done.stdout
+    assert "→ add nodes (1 with 64 CPUs free), or lower actors.count" in done.stdout
 
 
 @pytest.fixture(scope="module")
