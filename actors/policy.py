@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.metrics import Metrics, engine_logger
 from actors.weights import Bucket, sha256, vectors
 
 GIB = 1 << 30
@@ -76,7 +77,9 @@ class Policy:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(self._cfg, self._model_dir)))
+            arguments = AsyncEngineArgs(**_engine_arguments(self._cfg, self._model_dir))
+            told = engine_logger(Metrics(self._cfg.run.name, by=self.name))
+            self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[told])
         except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
             raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {error}") from error
         async with self._alive("start"):

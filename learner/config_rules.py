@@ -14,6 +14,10 @@ def impossible(cfg: Config) -> str | None:
     model, tasks, rl, rows = cfg.model, cfg.tasks, cfg.rl, cfg.learner.row_tokens
     names = [*tasks.held_in, *tasks.held_out]
     twice = sorted({name for name in names if names.count(name) > 1})
+    if unknown := sorted(set(cfg.run.track) - {"wandb", "mlflow", "trackio"}):
+        return f"run.track={','.join(unknown)}: trackers are wandb, mlflow and trackio"
+    if cfg.sandbox.hosts and cfg.run.mode == "serial":
+        return "sandbox.hosts are Ray actors, which run.mode=serial has not: leave one out"
     if not cfg.run.name or Path(cfg.run.name).name != cfg.run.name:
         return f"run.name={cfg.run.name} must be a plain folder name"
     if _in_job_folder() and not Path(cfg.run.dir).is_absolute():

@@ -21,6 +21,7 @@ import numpy as np
 
 from envs.records import Origin, Outcome, Transition
 from learner.evaluation import VALID, distinct
+from learner.trackers import Tracker
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -83,8 +84,9 @@ def step_metrics(
 class Journal:
     """Context manager; `truncate_after` comes before the first `append` of a resumed run."""
 
-    def __init__(self, run_dir: Path):
-        self._run_dir = Path(run_dir)
+    def __init__(self, run_dir: Path, trackers: Sequence[Tracker] = ()):
+        """trackers: where each step is reported too; they are closed with the journal."""
+        self._run_dir, self._trackers = Path(run_dir), trackers
         self._file = self._run_dir / "metrics.jsonl"
         self._lines = self._file.open("a")
         self._board = self._open_board(None)
@@ -99,6 +101,8 @@ class Journal:
 
     def __exit__(self, *_: Any) -> None:
         self._lines.close()
+        for tracker in self._trackers:
+            tracker.close()
         try:
             self._board.close()
         except OSError as error:  # of a full disk: the run ends with an error of its own, and keeps what it has
@@ -113,9 +117,15 @@ class Journal:
         self._lines.write(json.dumps(row, allow_nan=False) + "\n")
         self._lines.flush()
         os.fsync(self._lines.fileno())
-        for name, value in _scalars(row):
+        figures = dict(_scalars(row))
+        for name, value in figures.items():
             self._board.add_scalar(name, value, row["step"])
         self._board.flush()
+        for tracker in self._trackers:
+            try:
+                tracker.log(figures, row["step"])
+            except Exception as error:  # a service that is down costs its figures, not the run
+                log.warning("step %s is not in %s: %s", row["step"], type(tracker).__name__.strip("_").lower(), error)
 
     def truncate_after(self, step: int) -> None:
         """Forget the steps after `step` (and a line that a crash cut off): the run continues from its checkpoint."""

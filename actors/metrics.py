@@ -1,0 +1,164 @@
+"""What is seen of a run while it runs: figures through `ray.util.metrics`, which every Ray node exports to Prometheus.
+
+Invariants: METRICS has every metric of the project, with the unit in its name; Prometheus knows `NAME` as `ray_NAME`;
+telling a figure never fails and never waits. cluster/dashboards shows them and alerts on them.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from envs.admission import Capacity
+from envs.experiments import SandboxRunner
+from envs.records import Experiment, Task
+from envs.sandbox import SandboxFailure
+
+SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
+"""Upper ends of the classes of durations; experiments take from a tenth of a second to an hour."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure."""
+
+    kind: str
+    """gauge, counter or histogram."""
+    help: str
+    tags: tuple[str, ...] = ()
+    """Beside `run`."""
+
+
+METRICS = {
+    # the driver, once per learner step
+    "mlagent_step": Metric("gauge", "Learner steps done."),
+    "mlagent_reward_mean": Metric("gauge", "Mean reward of the last step's transitions."),
+    "mlagent_task_reward": Metric("gauge", "The same by task.", ("task",)),
+    "mlagent_valid_ratio": Metric("gauge", "Share of the last step's actions that were valid."),
+    "mlagent_transitions": Metric("counter", "Transitions trained on, by outcome.", ("outcome",)),
+    "mlagent_staleness_versions": Metric("gauge", "Weight versions between sampling and training.", ("of",)),
+    "mlagent_age_seconds": Metric("gauge", "Seconds between a transition's end and its training.", ("of",)),
+    "mlagent_logprob_gap_nats": Metric("gauge", "Mean |log-prob gap| of engine and learner, per token."),
+    "mlagent_training": Metric("gauge", "Figures of the optimiser step: loss, grad_norm, entropy, kl and more.", ("figure",)),
+    "mlagent_phase_seconds": Metric("gauge", "Seconds of a phase in the last step.", ("phase",)),
+    "mlagent_published_bytes": Metric("counter", "Bytes of weights sent to actors."),
+    # the driver, while it waits as well
+    "mlagent_stream_groups": Metric("gauge", "Groups that were started, by where they are.", ("state",)),
+    "mlagent_actors": Metric("gauge", "Actors that serve, and that there should be.", ("state",)),
+    # whoever runs experiments
+    "mlagent_experiment_seconds": Metric("histogram", "Durations of experiments, by task.", ("by", "task")),
+    "mlagent_experiments": Metric("counter", "Experiments that ended, by outcome.", ("by", "outcome")),
+    "mlagent_experiments_running": Metric("gauge", "Experiments that run now.", ("by",)),
+    "mlagent_sandboxes_idle": Metric("gauge", "Sandboxes that are started and wait.", ("by",)),
+    # the engines, from vLLM
+    "mlagent_engine_tokens": Metric("counter", "Tokens processed, by kind: prompt or generated.", ("by", "kind")),
+    "mlagent_engine_requests": Metric("gauge", "Requests of the engine: running or waiting.", ("by", "state")),
+    "mlagent_engine_cache_ratio": Metric("gauge", "Share of the KV cache in use.", ("by",)),
+    "mlagent_engine_prefix_tokens": Metric("counter", "Prompt tokens looked up in the prefix cache.", ("by", "found")),
+    "mlagent_engine_preemptions": Metric("counter", "Requests that lost their place in the KV cache.", ("by",)),
+}
+
+
+@functools.cache
+def _made(name: str) -> Any:
+    """Ray's object for a metric; one per process."""
+    from ray.util import metrics
+
+    found = METRICS[name]
+    tags = ("run", *found.tags)
+    if found.kind == "histogram":
+        return metrics.Histogram(name, found.help, boundaries=list(SECONDS), tag_keys=tags)
+    return {"gauge": metrics.Gauge, "counter": metrics.Counter}[found.kind](name, found.help, tag_keys=tags)
+
+
+class Metrics:
+    """Tells the figures of one run."""
+
+    def __init__(self, run: str, **tags: str):
+        """tags: of every figure told here that has them, such as by="actor-0"."""
+        self._tags = {"run": run, **tags}
+
+    def _all(self, name: str, tags: Mapping[str, str]) -> dict[str, str]:
+        known = {"run", *METRICS[name].tags}
+        return {key: value for key, value in {**self._tags, **tags}.items() if key in known}
+
+    def show(self, name: str, value: float | None, **tags: str) -> None:
+        """The present value of a gauge; None is not shown."""
+        if value is not None:
+            _made(name).set(float(value), self._all(name, tags))
+
+    def count(self, name: str, more: float = 1.0, **tags: str) -> None:
+        """So many more on a counter."""
+        if more > 0:  # Ray refuses to add nothing
+            _made(name).inc(float(more), self._all(name, tags))
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        """One more value in a histogram."""
+        _made(name).observe(float(value), self._all(name, tags))
+
+
+class MeteredRunner:
+    """A `Runner` that tells how long experiments take, how many run, and how many sandboxes wait."""
+
+    def __init__(self, runner: SandboxRunner, metrics: Metrics, idle: Callable[[], int]):
+        """idle: how many sandboxes wait for an experiment."""
+        self._runner, self._metrics, self._idle = runner, metrics, idle
+        self.name, self.image, self.seed = runner.name, runner.image, runner.seed
+
+    @property
+    def running(self) -> int:
+        return self._runner.running
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        outcome = "infra_failure"
+        started = time.monotonic()
+        try:
+            experiment = self._runner.run(task, files)
+            outcome = str(experiment.outcome)
+            self._metrics.observe("mlagent_experiment_seconds", experiment.durations.execute, task=task.id)
+            return experiment
+        except SandboxFailure:
+            self._metrics.observe("mlagent_experiment_seconds", time.monotonic() - started, task=task.id)
+            raise
+        finally:
+            self._metrics.count("mlagent_experiments", outcome=outcome)
+            self._metrics.show("mlagent_experiments_running", self.running)
+            self._metrics.show("mlagent_sandboxes_idle", self._idle())
+
+    def resize(self, capacity: Capacity) -> None:
+        self._runner.resize(capacity)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+def engine_logger(metrics: Metrics) -> Callable[..., Any]:
+    """What vLLM calls with its figures, after every step of the engine (a factory of its stat loggers)."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class EngineLogger(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0):
+            pass
+
+        def record(
+            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+        ) -> None:
+            if scheduler_stats is not None:
+                metrics.show("mlagent_engine_requests", scheduler_stats.num_running_reqs, state="running")
+                metrics.show("mlagent_engine_requests", scheduler_stats.num_waiting_reqs, state="waiting")
+                metrics.show("mlagent_engine_cache_ratio", scheduler_stats.kv_cache_usage)
+                looked_up = scheduler_stats.prefix_cache_stats
+                metrics.count("mlagent_engine_prefix_tokens", looked_up.hits, found="yes")
+                metrics.count("mlagent_engine_prefix_tokens", looked_up.queries - looked_up.hits, found="no")
+            if iteration_stats is not None:
+                metrics.count("mlagent_engine_tokens", iteration_stats.num_generation_tokens, kind="generated")
+                metrics.count("mlagent_engine_tokens", iteration_stats.num_prompt_tokens, kind="prompt")
+                metrics.count("mlagent_engine_preemptions", iteration_stats.num_preempted_reqs)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return EngineLogger

@@ -1,0 +1,97 @@
+"""Experiment trackers beside the journal's TensorBoard files: `run.track` names them.
+
+Invariants: a tracker's package is imported only when it is named; a resumed run goes on in the same tracked run; no
+key is configured here (trackers read their own environment variables).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+PROJECT = "mlagent"
+
+
+class TrackerError(RuntimeError):
+    """A tracker that cannot be used; the message names it and what to do."""
+
+
+class Tracker(Protocol):
+    """Somewhere that figures of learner steps are sent."""
+
+    def log(self, figures: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Wandb:
+    def __init__(self, wandb: Any, run_dir: Path, config: dict[str, Any]):
+        self._run = wandb.init(
+            project=PROJECT, id=run_dir.name, name=run_dir.name, dir=str(run_dir), config=config, resume="allow"
+        )
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Mlflow:
+    def __init__(self, mlflow: Any, run_dir: Path, config: dict[str, Any]):
+        self._mlflow, known = mlflow, run_dir / "mlflow_run_id"
+        mlflow.set_experiment(PROJECT)
+        run = mlflow.start_run(run_id=known.read_text() if known.exists() else None, run_name=run_dir.name)
+        if not known.exists():
+            known.write_text(run.info.run_id)
+            mlflow.log_dict(config, "config.yaml")
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._mlflow.log_metrics(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+class _Trackio:
+    def __init__(self, trackio: Any, run_dir: Path, config: dict[str, Any]):
+        self._trackio = trackio
+        trackio.init(project=PROJECT, name=run_dir.name, config=config, resume="allow")
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._trackio.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._trackio.finish()
+
+
+KINDS: dict[str, Callable[[Any, Path, dict[str, Any]], Tracker]] = {
+    "wandb": _Wandb, "mlflow": _Mlflow, "trackio": _Trackio,
+}  # fmt: skip
+
+
+def start(names: Sequence[str], run_dir: Path, config: dict[str, Any]) -> list[Tracker]:
+    """The trackers of these names; run_dir: of the run, whose name they take; config: what is shown of it there.
+
+    Raises:
+        TrackerError: a package is missing, or its tracker does not start.
+    """
+    trackers: list[Tracker] = []
+    try:
+        for name in names:
+            try:
+                module = importlib.import_module(name)
+            except ImportError as error:
+                advice = f"pip install {name}, or leave it out of run.track"
+                raise TrackerError(f"run.track names {name}, which is not installed: {advice}") from error
+            try:
+                trackers.append(KINDS[name](module, run_dir, config))
+            except Exception as error:  # whatever it raises, the user needs to know which tracker
+                raise TrackerError(f"the tracker {name} of run.track does not start: {error}") from error
+    except TrackerError:
+        for tracker in trackers:
+            tracker.close()
+        raise
+    return trackers
