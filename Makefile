@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast bench lint clean
+.PHONY: help setup train test test-fast bench images lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -19,6 +19,9 @@ test-fast: setup ## the unit tests
 
 bench: setup ## speed against baselines measured in the same run, as tables with machine and versions
 	@cluster/with_docker.sh .venv/bin/python -m tests.bench
+
+images: setup ## the images of cluster/images, where a registry can be reached; ARGS="cpu cuda sandbox"
+	@cluster/images/build.sh $(ARGS)
 
 lint: setup ## ruff
 	@.venv/bin/ruff check .
