@@ -42,7 +42,7 @@ METRICS = {
     "mlagent_staleness_versions": Metric("gauge", "Weight versions between sampling and training.", ("of",)),
     "mlagent_age_seconds": Metric("gauge", "Seconds between a transition's end and its training.", ("of",)),
     "mlagent_logprob_gap_nats": Metric("gauge", "Mean |log-prob gap| of engine and learner, per token."),
-    "mlagent_training": Metric("gauge", "Figures of the optimiser step: loss, grad_norm, entropy, kl and more.", ("figure",)),
+    "mlagent_training": Metric("gauge", "The optimiser step: loss, entropy and others.", ("figure",)),
     "mlagent_phase_seconds": Metric("gauge", "Seconds of a phase in the last step.", ("phase",)),
     "mlagent_published_bytes": Metric("counter", "Bytes of weights sent to actors."),
     # the driver, while it waits as well

@@ -47,14 +47,15 @@ missing_packages() {
     /sbin/ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1 # vLLM
 }
 
-# Prints those that only the tests of the stronger sandboxes need.
-missing_sandbox_packages() {
+# Prints those that only tests need: of the stronger sandboxes, and of the dashboards.
+missing_test_packages() {
     if ! docker info >/dev/null 2>&1; then
         has dockerd || echo docker.io # a docker client alone is not enough
         has iptables || echo iptables
     fi
     has debootstrap || echo debootstrap # the sandbox image where no registry is reachable
     has runsc || echo runsc             # gVisor
+    has prometheus || echo prometheus   # and its promtool
 }
 
 install_packages() {
@@ -82,11 +83,11 @@ system_packages() {
         install_packages $missing || fail "apt-get could not install $missing (see above)"
     fi
     [ "${1:-}" = tests ] || return 0
-    missing=$(missing_sandbox_packages | xargs)
+    missing=$(missing_test_packages | xargs)
     [ -n "$missing" ] || return 0
     # shellcheck disable=SC2086
     if [ -z "$may_install" ] || ! install_packages $missing; then
-        say "tests of the Docker and gVisor sandboxes will be skipped: they need  sudo apt-get install -y $missing"
+        say "tests of the Docker and gVisor sandboxes and of the dashboards will be skipped: they need  sudo apt-get install -y $missing"
     fi
 }
 
