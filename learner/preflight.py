@@ -142,6 +142,7 @@ class Node:
     """A node of the cluster."""
 
     id: str
+    host: str
     resources: Mapping[str, float]
     """In total, as Ray counts them: CPU, GPU, and bytes of memory and object_store_memory."""
     labels: Mapping[str, str]
@@ -149,7 +150,8 @@ class Node:
 
 def nodes() -> list[Node]:
     """Those that are alive."""
-    return [Node(one["NodeID"], one["Resources"], one["Labels"]) for one in ray.nodes() if one["Alive"]]
+    alive = [one for one in ray.nodes() if one["Alive"]]
+    return [Node(one["NodeID"], one["NodeManagerHostname"], one["Resources"], one["Labels"]) for one in alive]
 
 
 def autoscales() -> bool:

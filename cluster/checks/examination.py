@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
 
 from actors.model import ModelError, resolve
 from cluster.checks import nodes as of_nodes
 from cluster.checks import sandboxes
-from cluster.checks.nodes import About, Probes
+from cluster.checks.nodes import SANDBOX_SECONDS, About, NodeError, Probes
 from envs.loader import TaskError, load
 from envs.records import Task
 from learner import preflight
@@ -65,9 +64,9 @@ def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Fin
         for finding in _on_nodes(cfg, tasks, model_dir, model, there, probes):
             found.append(finding)
             yield finding
-    except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        yield Finding("nodes", Verdict.FAILED, reason, "the image of each node must have the project's packages")
+    except NodeError as error:
+        fix = "look at that node's Ray logs; its image must have the project's packages"
+        yield Finding("nodes", Verdict.FAILED, str(error), fix)
         return
     finally:
         probes.close()
@@ -119,7 +118,7 @@ def _storage(cfg: Config, probes: Probes, about: Mapping[str, About]) -> Iterato
         fix = f"give {key} a folder that all nodes share and this user may write"
         try:
             wrong = {name: why for name, why in probes.storage(path).items() if why}
-        except RayError:
+        except NodeError:
             raise
         except Exception as error:  # each kind of storage has its own
             yield Finding("storage", Verdict.FAILED, f"{key}={path}: {type(error).__name__}: {error}", fix)
@@ -143,7 +142,7 @@ def _sandboxes(
     imports = {task.id: sandboxes.imports(task) for task in tasks}
     needed = sorted(set().union(*imports.values()))
     trial = names, cfg.sandbox.image, cfg.sandbox.packages, needed, _targets()
-    tried = probes.ask("try_sandboxes", *trial, of=where)
+    tried = probes.ask("try_sandboxes", *trial, of=where, seconds=SANDBOX_SECONDS)
     told = set()
     for node, trials in tried.items():
         for finding in sandboxes.judge(trials, chosen, imports):

@@ -20,6 +20,7 @@ import ray
 from fsspec.core import url_to_fs
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checks import sandboxes
@@ -33,7 +34,13 @@ SKEW_SECONDS = 2.0
 SCRATCH_BYTES = 5e9
 """For the sandboxes' workspaces and Ray's session, in the folder for temporary files of a node."""
 SECONDS = 100.0
-"""That a node may take for its checks; the first use of Docker on it builds an image, which takes longer."""
+"""That a node may take to answer; a process of its own has to start there first."""
+SANDBOX_SECONDS = 900.0
+"""That it may take for its sandboxes: the first use of Docker builds an image."""
+
+
+class NodeError(RuntimeError):
+    """A node on which a check cannot be made; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,9 @@ class Probe:
     def now(self) -> float:
         return time.time()
 
-    def answer(self, path: str, token: str, name: str) -> str:
+    def answer(self, path: str, token: str) -> str:
         """Read the driver's mark in `path` and leave one of this node's there; what is wrong, else nothing."""
+        name = ray.get_runtime_context().get_node_id()
         try:
             fs, root = url_to_fs(path)
             if not fs.exists(f"{root}/{token}"):
@@ -94,28 +102,39 @@ class Probes:
     """A `Probe` on each node."""
 
     def __init__(self, there: Sequence[preflight.Node]) -> None:
-        there_only = {node.id: NodeAffinitySchedulingStrategy(node.id, soft=False) for node in there}
+        self._hosts = {node.id: node.host for node in there}
         self._handles = {
-            name: ray.remote(num_cpus=0)(Probe).options(scheduling_strategy=strategy).remote()
-            for name, strategy in there_only.items()
+            name: ray.remote(num_cpus=0)(Probe)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False))
+            .remote()
+            for name in self._hosts
         }
 
-    def ask(self, method: str, *args: Any, of: Collection[str] | None = None) -> dict[str, Any]:
-        """What each node answers, or each of those in `of`.
+    def ask(self, method: str, *args: Any, of: Collection[str] | None = None, seconds: float = SECONDS) -> dict:
+        """What each node answers, or each of those in `of`, by node id.
 
         Raises:
-            ray.exceptions.RayError: a node does not answer in time, or cannot import the project.
+            NodeError: one does not answer in time, or cannot import the project.
         """
         asked = {name: handle for name, handle in self._handles.items() if of is None or name in of}
         refs = {name: getattr(handle, method).remote(*args) for name, handle in asked.items()}
-        return {name: ray.get(ref, timeout=SECONDS) for name, ref in refs.items()}
+        return {name: self._result(name, method, ref, seconds) for name, ref in refs.items()}
+
+    def _result(self, name: str, method: str, ref: ray.ObjectRef, seconds: float) -> Any:
+        try:
+            return ray.get(ref, timeout=seconds)
+        except GetTimeoutError as error:
+            raise NodeError(f"{self._hosts[name]} did not answer `{method}` in {seconds:g} s") from error
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise NodeError(f"{self._hosts[name]} failed in `{method}`: {reason}") from error
 
     def skews(self) -> dict[str, float]:
         """Seconds that each node's clock is ahead of the driver's; a call that took t may be wrong by t/2."""
         found = {}
         for name, handle in self._handles.items():
             before = time.time()
-            there = ray.get(handle.now.remote(), timeout=SECONDS)
+            there = self._result(name, "now", handle.now.remote(), SECONDS)
             found[name] = there - (before + time.time()) / 2
         return found
 
@@ -124,14 +143,14 @@ class Probes:
 
         Raises:
             OSError: the driver itself cannot write there.
+            NodeError: a node does not answer in time.
         """
         fs, root = url_to_fs(path)
         token = f".doctor-{time.time_ns()}"
         fs.makedirs(root, exist_ok=True)
         fs.pipe_file(f"{root}/{token}", b"driver")
         try:
-            refs = {name: handle.answer.remote(path, token, name) for name, handle in self._handles.items()}
-            wrong = {name: ray.get(ref, timeout=SECONDS) for name, ref in refs.items()}
+            wrong = self.ask("answer", path, token)
             unseen = "was written, and the driver does not see it"
             return {n: why or ("" if fs.exists(f"{root}/{token}-{n}") else unseen) for n, why in wrong.items()}
         finally:

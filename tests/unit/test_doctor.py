@@ -25,7 +25,7 @@ def about(host: str = "here", shm: float = 8 * GB, scratch: float = 50 * GB, mod
 
 
 def node(labels: dict[str, str] | None = None, id: str = "", **resources: float) -> Node:
-    return Node(id or uuid.uuid4().hex, resources, labels or {})
+    return Node(id or uuid.uuid4().hex, "host", resources, labels or {})
 
 
 @pytest.fixture(scope="module")
