@@ -1,0 +1,69 @@
+"""The Ray node image, built as far as it can be without a registry, under the restrictions of a KubeRay pod.
+
+Its base stage is built upon the sandbox image, which is a minimal Debian with Python; this environment stands in for
+the Python packages, which would take minutes to install.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from envs.sandbox import image
+from tests.main_job import ROOT, engine_answers
+
+TAG = "mlagent-ray-base:test"
+POD = ["--user=1000:1000", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:exec,mode=1777"]
+"""What cluster/kuberay/components/pods asks of Kubernetes."""
+EXPERIMENTS = ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
+"""And the groups that run experiments."""
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[str]:
+    import docker
+
+    if not engine_answers():
+        pytest.skip("NOT TESTED, no Docker Engine answers")
+    below = image.ensure(docker.from_env(timeout=600), "base")
+    command = ["docker", "build", "--file", "cluster/images/Dockerfile", "--target", "base", "--network", "host"]
+    done = subprocess.run(
+        [*command, "--build-arg", f"BASE={below}", "--tag", TAG, "."], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode and "Unable to locate package" in done.stdout + done.stderr:
+        pytest.skip(f"NOT TESTED, the build reaches no Debian packages: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    yield TAG
+    subprocess.run(["docker", "image", "rm", "--force", TAG], capture_output=True)
+
+
+def inside(base: str, *options: str, command: str) -> subprocess.CompletedProcess:
+    """Run a shell line in a container that sees this checkout and its environment, read-only."""
+    mounts = {ROOT, Path(sys.prefix), Path(sys.base_prefix)} - {Path("/usr")}
+    return subprocess.run(
+        [
+            "docker", "run", "--rm", "--network=none", *POD, *options,
+            "--env=HOME=/tmp", "--env=MLAGENT_CACHE=/tmp/cache",
+            *(f"--volume={folder}:{folder}:ro" for folder in mounts), "--workdir", str(ROOT), base, "sh", "-c", command,
+        ],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("backend", ["gvisor", "process"])
+def test_experiments_run_in_a_pod_without_privileges(base, backend):
+    done = inside(base, *EXPERIMENTS, command=f"{sys.executable} -m envs check wine --sandbox {backend}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["outcome"] == "edited" and found["score"] is not None
+
+
+def test_the_user_is_none_that_debian_made(base):
+    done = inside(base, command="id -un && test -w /home/mlagent && bwrap --version && runsc --version")
+    assert done.returncode == 0 and done.stdout.startswith("mlagent\n"), done.stdout + done.stderr
