@@ -40,6 +40,9 @@ class Actor(Explorer):
         self._receiving = asyncio.Lock()
         self._policy = Policy(actor_id, model_dir, cfg, version)
 
+    def __repr__(self) -> str:
+        return f"{self._id}: policy and its experiments"
+
     async def start(self) -> dict[str, Any]:
         """Start engine and sandboxes; returns what they are (sandbox, host, node, pid, engine_seconds)."""
         started, self._loop = time.monotonic(), asyncio.get_running_loop()

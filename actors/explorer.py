@@ -53,6 +53,9 @@ class Explorer:
         # As many as responses in flight, so that all who wait stand in one line: that of the admission.
         self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
 
+    def __repr__(self) -> str:  # Ray's dashboard shows it
+        return f"{self._id}: experts and their experiments"
+
     async def start(self) -> dict[str, Any]:
         """Start the sandboxes; returns what this is (sandbox, host, node, pid)."""
         model = self._cfg.model

@@ -45,9 +45,12 @@ class Host:
     """Runs experiments on one node, with `sandbox.cpus` cores and `sandbox.memory_gb` of memory."""
 
     def __init__(self, name: str, cfg: Any):
-        sandbox = cfg.sandbox
+        self._name, sandbox = name, cfg.sandbox
         capacity = Capacity(sandbox.cpus, sandbox.memory_gb * 1024, tuple(sandbox.gpus))
         self._runner = local_runner(cfg, name, capacity)
+
+    def __repr__(self) -> str:  # Ray's dashboard shows it
+        return f"{self._name}: experiments of all actors"
 
     def about(self) -> tuple[str, str]:
         """The sandbox's name and image."""

@@ -64,6 +64,9 @@ class LearnerRank:
         self._published: list[Bucket] = []
         self._spent: list[Bucket] = []
 
+    def __repr__(self) -> str:  # Ray's dashboard shows it
+        return f"learner rank {self.rank} of {self.cfg.learner.ranks}"
+
     def address(self) -> tuple[str, int]:
         """This host and a free port on it, for the process group."""
         with socket.socket() as probe:

@@ -123,6 +123,9 @@ class Stream:
         self._waited = 0.0
         self._delivered = asyncio.Event()
 
+    def __repr__(self) -> str:  # Ray's dashboard shows it
+        return "stream: groups from actors to the learner"
+
     def _ticket(self, index: int, state: State) -> Ticket:
         seeds = tuple((self._seed * 1_000_003 + index * 1_009 + k) % 2**31 for k in range(self._actions))
         return Ticket(index, state, seeds, self._step, "")
