@@ -193,9 +193,11 @@ def shares(cfg: Config) -> list[Share]:
     """Of all processes, the largest first."""
     learner, actors, sandbox = cfg.learner, cfg.actors, cfg.sandbox
     memory = sandbox.memory_gb * 2**30
+    experts = cfg.experts  # a model of one's own that explores is served beside the policy
+    served = 2 if experts.kind == "llm" and not experts.endpoint and not experts.path else 1
     every = [
         *[Share("learner", learner.cpus, learner.gpus, label=learner.node)] * learner.ranks,
-        *[Share("actors", actors.cpus, actors.gpus, label=actors.node)] * actors.count,
+        *[Share("actors", actors.cpus, actors.gpus, label=actors.node)] * actors.count * served,
         *[Share("sandbox", sandbox.cpus, memory=memory, label=sandbox.node)] * sandbox.hosts,
     ]
     return sorted(every, key=lambda share: (bool(share.label), share.gpus, share.cpus), reverse=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -36,9 +34,10 @@ from learner import evaluation, exploration, finetuning, preflight, report, sele
 from learner.batching import BatchingError, Example
 from learner.config import Config
 from learner.engine import Learner, LearnerError
-from learner.exploration import ExplorationError, load_tasks, measure
+from learner.exploration import ExplorationError
 from learner.journal import Journal, step_metrics
 from learner.preflight import PreflightError
+from learner.preparation import connect, load_tasks, measure
 from learner.progress import Progress
 from learner.run import NoRoom, Run, RunError
 from learner.states import StatePool, StatePoolError
@@ -324,10 +323,3 @@ def what_was_seen(groups: list[list[Transition]]) -> tuple[dict[str, float], lis
     counted = [[t for t in group if t.outcome is not Outcome.INFRA_FAILURE] for group in groups]
     spreads = {group[0].state_id: float(np.std([t.reward for t in group])) for group in counted if group}
     return spreads, [t.successor for group in counted for t in group if t.successor]
-
-
-def connect(cfg: Config) -> None:
-    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine."""
-    if cfg.run.mode == "ray":
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
