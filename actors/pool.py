@@ -169,7 +169,8 @@ class ActorPool:
         """Tell every actor, and those that come, the tasks' baselines; what is asked next may overtake it otherwise."""
         self._m_init = m_init
         told = [member.handle.set_baselines.remote(m_init) for member in self._serving.values()]
-        self._place.wait(told, num_returns=len(told), timeout=self._deadline)  # `check` sees one that does not answer
+        if told:
+            self._place.wait(told, num_returns=len(told), timeout=self._deadline)  # `check` sees who does not answer
 
     def publish(self, version: int, buckets: list[Any]) -> None:
         """Returns when all actors that have started serve this version; one that fails is replaced."""
