@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from learner import preflight
 from learner.config import Config
 from learner.preflight import Finding, Model, Verdict
 
+CONNECT_SECONDS = 10.0
 REHEARSED = ("engine", "experiment", "weights", "log-probs")
 """The findings of a rehearsal, in order."""
 
@@ -43,8 +45,10 @@ def examine(cfg: Config) -> Iterator[Finding]:
         yield Finding("model", Verdict.FAILED, str(error), "correct model.path, or sign in to the model hub")
         return
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        address = os.environ.get("RAY_ADDRESS", "local")
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         yield Finding("ray", Verdict.FAILED, reason, "start Ray there, and give its token (`ray get-auth-token`)")
         return
@@ -52,6 +56,16 @@ def examine(cfg: Config) -> Iterator[Finding]:
         yield from _on_cluster(cfg, tasks, model_dir)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT: Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise OSError(f"RAY_ADDRESS={address}: nothing answers there ({error})") from error
 
 
 def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Finding]:

@@ -111,6 +111,11 @@ def test_a_model_that_is_not_complete_and_a_task_that_is_not_there(tmp_path):
     assert "config.json" in failed(checks)["model"]["found"] and "wine" in failed(checks)["tasks"]["found"]
 
 
+def test_a_cluster_that_does_not_answer(tiny_model, tmp_path):
+    code, checks = doctor(f"model.path={tiny_model}", f"run.dir={tmp_path}", RAY_ADDRESS="127.0.0.1:1")
+    assert code == 1 and "RAY_ADDRESS=127.0.0.1:1: nothing answers there" in failed(checks)["ray"]["found"]
+
+
 def test_a_run_refuses_at_its_start_what_the_quick_checks_find(tiny_model, tmp_path):
     command = [sys.executable, "learner/main.py", *SMALL, f"model.path={tiny_model}", f"run.dir={tmp_path}"]
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
