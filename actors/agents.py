@@ -1,0 +1,129 @@
+"""Agents that are evaluated, each on the actors that it needs: a policy on those with an engine, all others on those
+without one.
+
+Runs as a Ray async actor. Invariant: an agent's attempt depends only on the agent, the trial and the sandbox; what an
+agent writes goes the way of the policy's actions, whoever it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from actors import attempts, edits, expert, operators
+from actors.actor import Actor
+from actors.attempts import Answer, Attempt, Propose, Trial, Tried
+from actors.endpoint import Endpoint, Reply
+from actors.explorer import Explorer
+from actors.llm_expert import LanguageModelExpert
+from actors.script import Script, Unreadable
+from envs.environment import usage
+from envs.records import State, StepResult, Task
+from reward import Terms, reward
+
+POLICY, ENDPOINT, RANDOM, EXPERT, GREEDY = "policy", "endpoint", "random", "expert", "greedy"
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Who is evaluated."""
+
+    name: str
+    kind: str
+    model: str = ""
+    """policy: folder or hub id; endpoint: name of the model there."""
+    url: str = ""
+
+
+class Agents(Explorer):
+    """Random ideas, the built-in expert, a greedy search with it, and models behind endpoints."""
+
+    async def rollout(self, agent: Agent, trial: Trial) -> Attempt:
+        """One attempt. Raises PolicyDead."""
+        task = self._tasks[trial.task_id]
+        start = trial.state or self._environment.initial_state(trial.task_id)
+        if agent.kind == GREEDY:
+            path, failure = await attempts.greedy(self._proposer(agent), self._step, trial, start, task.direction)
+        else:
+            path, failure = await attempts.straight(self._proposer(agent), self._step, trial, start)
+        tried = tuple(self._tried(task, answer, result) for answer, result in path)
+        return Attempt(agent.name, trial.setting, task.id, start.id, trial.seed, start.reference, tried, failure)
+
+    def _proposer(self, agent: Agent) -> Propose:
+        async def propose(state: State, seed: int) -> Answer:
+            return await self._run(self._propose, agent, state, seed)
+
+        return propose
+
+    def _propose(self, agent: Agent, state: State, seed: int) -> Answer:
+        task, files, rng = self._tasks[state.task_id], self._environment.files(state), random.Random(seed)
+        if agent.kind == ENDPOINT:
+            return self._asked(agent, task, state, files, rng)
+        ran = expert.last_that_ran(state)
+        working = self._environment.files(dataclasses.replace(state, snapshot=ran))[task.script] if ran else None
+        if agent.kind == RANDOM:
+            present = files[task.script]
+            return Answer(random_idea(task, working or present, present, rng, self._short))
+        return Answer(expert.propose(task, state, files, rng, 0.0, (), working, self._short))
+
+    def _short(self, text: str) -> bool:
+        """Whether the policy could write so long a text."""
+        return len(self._chat.response(text)) <= self._cfg.model.response
+
+    def _asked(self, agent: Agent, task: Task, state: State, files: dict[str, str], rng: random.Random) -> Answer:
+        """The answer of a model behind an endpoint, asked as the experts that are language models are."""
+        experts, temperature = self._cfg.experts, self._cfg.rl.temperature
+        endpoint = Endpoint(agent.url, agent.model, experts.key_variable, temperature, experts.response)
+        replies: list[Reply] = []
+
+        def ask(messages: Sequence[Mapping[str, str]], seed: int) -> str:
+            replies.append(endpoint.reply(messages, seed))
+            return replies[-1].text
+
+        model = LanguageModelExpert(ask, agent.model, experts.context - experts.response)
+        started = time.monotonic()
+        text = model.propose(task, state, files, None, (), rng)
+        return Answer(text, replies[-1].prompt_tokens, replies[-1].response_tokens, time.monotonic() - started)
+
+    def _tried(self, task: Task, answer: Answer, result: StepResult) -> Tried:
+        chosen = self._cfg.reward
+        terms = Terms(chosen.version, chosen.steepness, chosen.milestones, chosen.time, chosen.memory)
+        worth = reward(
+            result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
+            terms, usage(task, result),
+        )  # fmt: skip
+        return Tried(
+            answer.text, result.action, result.outcome, result.state.score, result.score_before, result.score_after,
+            worth.value, answer.prompt_tokens, answer.response_tokens, answer.seconds, result.durations, result.origin,
+        )  # fmt: skip
+
+
+class PolicyAgents(Agents, Actor):
+    """Agents whose proposals are sampled from the policy that this actor serves."""
+
+    def _proposer(self, agent: Agent) -> Propose:
+        async def propose(state: State, seed: int) -> Answer:
+            ids, longest = self._prompt(state), self._cfg.model.response
+            sample = await self._policy.sample(ids, seed, self._cfg.rl.temperature, longest, self._chat.end_token)
+            return Answer(sample.text, len(ids), len(sample.response_ids), sample.seconds)
+
+        return propose
+
+
+def random_idea(task: Task, working: str, present: str, rng: random.Random, fits: Callable[[str], bool]) -> str:
+    """One of all ideas for a script, each as likely, whatever came of earlier ones.
+
+    working: the script as it last ran; present: as it is now; fits: whether a text is short enough.
+    """
+    try:
+        script = Script(working, task)
+    except Unreadable:
+        return edits.inspect(task, "read the script again")
+    for idea in rng.sample(found := operators.ideas(script), len(found)):
+        change = operators.change(idea, script, rng)
+        if change and fits(action := edits.change(task, change.thought, present, change.text)):
+            return action
+    return edits.inspect(task, "read the script again")

@@ -1,0 +1,121 @@
+"""Evaluate agents on tasks: `python learner/evaluate.py AGENT … key=value …` (`--help` says what an agent is).
+
+They are tried as single steps from fixed states and as whole episodes, beside baselines, with the same seeds and budget
+(learner/scores.py defines the figures). Invariant: no agent has the name of another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learner.config import Config, ConfigError, load
+
+if TYPE_CHECKING:
+    from actors.agents import Agent
+
+USAGE = """usage: python learner/evaluate.py [AGENT ...] [key=value ...]
+
+An AGENT is
+  a run's folder             its newest checkpoint and the model it began with, on its tasks and with its settings
+  a model folder or hub id   served by actors of our own
+  URL#MODEL                  a model behind an OpenAI-compatible endpoint (its key in experts.key_variable)
+Baselines are evaluated too (evaluation.baselines). The first agent is the one that others are compared with.
+evaluation.json, attempts.jsonl and the experiment cache are kept in evaluation.folder, or in RUN/evaluation.
+"""
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code as of learner/main.py."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+    try:
+        names, cfg = read(arguments)
+        agents = listed(names, cfg.evaluation.baselines)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    from learner import trials  # heavy imports, kept out of --help
+    from learner.training import FAILURES
+
+    try:
+        trials.run(cfg, agents, Path(cfg.evaluation.folder).resolve())
+    except FAILURES as error:
+        print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what ran is in the cache, and is not run again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def read(arguments: Sequence[str]) -> tuple[list[str], Config]:
+    """The agents that the command line names, and its configuration, which begins with that of the first run in it.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+    """
+    names = [one for one in arguments if not one.startswith("-") and not SETTING.match(one)]
+    settings = [one for one in arguments if one not in names]
+    if runs := [Path(name) for name in names if _is_run(name)]:
+        settings = [f"config={runs[0] / 'config.yaml'}", f"evaluation.folder={runs[0] / 'evaluation'}", *settings]
+    cfg = load(settings)
+    if not names and not cfg.evaluation.baselines:
+        raise ConfigError("nobody is to be evaluated: name a run, a model or an endpoint, or set evaluation.baselines")
+    return names, cfg
+
+
+def listed(names: Sequence[str], baselines: Sequence[str]) -> list[Agent]:
+    """The agents that the names stand for, each once, then the baselines.
+
+    Raises:
+        ConfigError: a run has no checkpoint, or an endpoint's model is missing.
+    """
+    from actors.agents import ENDPOINT, POLICY, Agent
+
+    found = []
+    for name in names:
+        url, _, model = name.partition("#")
+        if url.startswith(("http://", "https://")):
+            if not model:
+                raise ConfigError(f"{name}: say which model of the endpoint, as in {name}#MODEL")
+            found.append(Agent(name, ENDPOINT, model, url))
+        else:
+            models = _of_run(Path(name)) if _is_run(name) else [name]
+            found += [
+                Agent(str(Path(model).resolve()) if Path(model).is_dir() else model, POLICY, model) for model in models
+            ]
+    found = [*dict.fromkeys(found), *(Agent(name, name) for name in baselines)]
+    short = [_short(agent.name) for agent in found]
+    return [
+        dataclasses.replace(agent, name=name) if short.count(name) == 1 else agent
+        for agent, name in zip(found, short, strict=True)
+    ]
+
+
+def _short(name: str) -> str:
+    """The last part that says something: `quickstart/step_10`, `Qwen2.5-7B`, an endpoint's model."""
+    parts = [part for part in name.rpartition("#")[2].split("/") if part not in ("hf", "checkpoints")]
+    return "/".join(parts[-2:] if parts[-1].startswith("step_") else parts[-1:])
+
+
+def _is_run(name: str) -> bool:
+    return (Path(name) / "config.yaml").is_file() and (Path(name) / "checkpoints").is_dir()
+
+
+def _of_run(folder: Path) -> list[str]:
+    """The model that a run began with, and its newest checkpoint."""
+    checkpoints = sorted(folder.glob("checkpoints/step_*/hf"), key=lambda path: int(path.parent.name[5:]))
+    if not checkpoints:
+        raise ConfigError(f"{folder} has no checkpoint yet")
+    return [load([f"config={folder / 'config.yaml'}"]).model.path, str(checkpoints[-1])]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
