@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+"""What every answer says it took."""
+
 
 class Server(ThreadingHTTPServer):
     """Answers each request with the next of `answers`: a text, or an HTTP status to fail with."""
@@ -38,7 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(answer, {"error": {"message": f"refused {self.headers['Authorization']}"}})
         message = {"role": "assistant", "content": answer}
         return self._reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
-                                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})  # fmt: skip
+                                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                                 "usage": USAGE})  # fmt: skip
 
     def _reply(self, status: int, content: dict) -> None:
         self.send_response(status)

@@ -5,11 +5,13 @@ import random
 
 import pytest
 
-from actors.agents import random_idea
+from actors.agents import ENDPOINT, Agent, Agents, random_idea
 from actors.attempts import STRIDE, Answer, Tree, Trial, greedy, straight
 from actors.endpoint import EndpointError
 from envs.prompt import PromptError
 from envs.records import Direction, Durations, Outcome, State, StepResult
+from learner.config import load
+from tests.openai_server import serving
 from tests.unit.test_expert import script_of, task_of
 
 START = State("start", "t", "s0", score=0.5, reference=0.5)
@@ -111,3 +113,16 @@ def test_a_random_idea_is_another_each_time_and_as_long_as_allowed():
     found = {written(seed) for seed in range(20)}
     assert len(found) > 10 and all("Action: Edit" in text and len(text) < 400 for text in found)
     assert "Inspect" in written(0, longest=10) and "Inspect" in written(0, script="def (")
+
+
+def test_a_model_behind_an_endpoint_answers_with_the_tokens_that_it_used():
+    wine, script = task_of("wine"), script_of("wine")
+    agents = Agents("actor-0", load(["rl.temperature=0.5", "experts.response=300"]), [wine], "", "", 0)
+    with serving() as server:
+        server.answers = ["Sure!\nThought: look\nAction: Inspect\n"]
+        agent = Agent("a", ENDPOINT, "a-model", server.url)
+        answer = agents._asked(agent, wine, START, {wine.script: script}, random.Random(0))
+    asked = server.asked[-1]
+    assert answer.text == "Thought: look\nAction: Inspect\n"
+    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("a-model", 0.5, 300)
+    assert (answer.prompt_tokens, answer.response_tokens) == (11, 7) and answer.seconds > 0
