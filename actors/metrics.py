@@ -1,12 +1,14 @@
 """What is seen of a run while it runs: figures through `ray.util.metrics`, which every Ray node exports to Prometheus.
 
 Invariants: METRICS has every metric of the project, with the unit in its name; Prometheus knows `NAME` as `ray_NAME`;
-telling a figure never fails and never waits. cluster/dashboards shows them and alerts on them.
+telling a figure never fails and never waits; a gauge shows its last value for as long as its process lives, and no
+longer. cluster/dashboards shows them and alerts on them.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,6 +64,25 @@ METRICS = {
 }
 
 
+REPEAT_SECONDS = 5.0
+"""Ray exports a gauge once for each time it is set, so that gauges are set again; it exports every ten seconds."""
+_shown: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+"""The present value of every gauge of this process."""
+
+
+@functools.cache
+def _repeat() -> None:
+    """Start, once per process, the thread that sets the gauges again."""
+
+    def repeat() -> None:
+        while True:
+            time.sleep(REPEAT_SECONDS)
+            for (name, tags), value in list(_shown.items()):
+                _made(name).set(value, dict(tags))
+
+    threading.Thread(target=repeat, name="gauges", daemon=True).start()
+
+
 @functools.cache
 def _made(name: str) -> Any:
     """Ray's object for a metric; one per process."""
@@ -87,8 +108,12 @@ class Metrics:
 
     def show(self, name: str, value: float | None, **tags: str) -> None:
         """The present value of a gauge; None is not shown."""
-        if value is not None:
-            _made(name).set(float(value), self._all(name, tags))
+        if value is None:
+            return
+        told = self._all(name, tags)
+        _made(name).set(float(value), told)
+        _shown[name, tuple(sorted(told.items()))] = float(value)
+        _repeat()
 
     def count(self, name: str, more: float = 1.0, **tags: str) -> None:
         """So many more on a counter."""

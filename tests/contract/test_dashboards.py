@@ -90,7 +90,8 @@ def watched(tmp_path_factory, tiny_model) -> Iterator[tuple[Prometheus, float, f
                 backend = "docker" if engine_answers() else "process"
                 command = [
                     "python", "learner/main.py", "config=smoke", f"run.dir={folder}", f"model.path={tiny_model}",
-                    "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", f"sandbox.backend={backend}", "rl.steps=4",
+                    "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", f"sandbox.backend={backend}",
+                    "rl.steps=4", "sft.epochs=0",
                 ]  # fmt: skip
                 job = Job(client, entrypoint(command, in_place=True), {})
                 lines = list(job)

@@ -36,6 +36,8 @@ def told(monkeypatch) -> dict:
         set = inc = observe = told
 
     monkeypatch.setattr(metrics, "_made", Recorded)
+    monkeypatch.setattr(metrics, "_shown", {})
+    monkeypatch.setattr(metrics, "_repeat", lambda: None)
     return found
 
 
