@@ -22,6 +22,7 @@ from actors.explorer import Explorer
 from actors.policy import Policy, PolicyDead
 from actors.weights import Bucket, restore
 from envs.environment import usage
+from envs.prompt import PromptError
 from envs.records import Outcome, State, StepResult, Task, Transition
 from envs.research_actions import Editor
 from reward import Reward, Terms, reward
@@ -64,7 +65,9 @@ class Actor(Explorer):
             return super()._ask()
 
         def ask(messages: Sequence[Mapping[str, str]], seed: int) -> str:
-            ids = self._chat.conversation(messages)
+            ids, most = self._chat.conversation(messages), experts.context - experts.response
+            if len(ids) > most:
+                raise PromptError(f"a question has {len(ids)} tokens, over the {most} of experts.context less response")
             return self._wait(self._answer(ids, seed, experts.temperature, experts.response))
 
         return ask

@@ -27,6 +27,7 @@ from actors.pool import ActorError, ActorPool
 from actors.remote import place
 from envs.admission import AdmissionError
 from envs.loader import TaskError
+from envs.prompt import PromptError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
@@ -49,7 +50,7 @@ from learner.watch import Watch
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
     RunError, StatePoolError, StreamError, evaluation.EvaluationError, ExplorationError, TrajectoryError, IdeaError,
-    EndpointError, PreflightError, TrackerError, OSError,
+    EndpointError, PromptError, PreflightError, TrackerError, OSError,
 )  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
