@@ -50,7 +50,7 @@ class RunResult:
     output: str
     """stdout and stderr together, the middle left out where it is long."""
     peak_mb: float = 0.0
-    """MiB that the experiment's largest process had at most, beyond what the preloaded runner has."""
+    """MiB that the experiment's largest process had at most, beyond what it starts with."""
     milestones: tuple[str, ...] = ()
     """Of `milestones.NAMES`, those that it was seen to reach."""
 

@@ -25,8 +25,12 @@ INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/u
 KERNEL_MB = 256
 """Memory of gVisor's own kernel."""
 START_SECONDS = 20.0
-RUNNER_CAPABILITIES = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_RESOURCE"]
-"""To run each experiment as another user, end it, and clean up after it."""
+RUNNER = 1
+"""The runner's user id in the sandbox: neither 0 nor an experiment's."""
+RUNNER_CAPABILITIES = [
+    "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_RESOURCE",
+]  # fmt: skip
+"""To run each experiment as another user without privileges, end it, and clean up after it."""
 
 
 class GvisorBackend:
@@ -34,7 +38,8 @@ class GvisorBackend:
 
     name = "gvisor"
     guarded = True
-    maps_root = False
+    maps_root = os.getuid() != 0
+    """Rootless `runsc` shows our user as 0, and files can belong to no other."""
 
     def __init__(self, chosen: str = "base"):
         if not shutil.which("runsc"):
@@ -86,7 +91,7 @@ def _config(task: Task, workspace: Path, chosen: str) -> dict:
         "ociVersion": "1.0.0",
         "process": {
             "terminal": False,
-            "user": {"uid": 0, "gid": 0},  # of gVisor's kernel, not of the host's
+            "user": {"uid": RUNNER, "gid": RUNNER},  # of gVisor's kernel, not of the host's
             "args": host_view.command(),
             "env": [f"{name}={value}" for name, value in host_view.variables(task).items()],
             "cwd": "/workspace",
@@ -97,6 +102,7 @@ def _config(task: Task, workspace: Path, chosen: str) -> dict:
         "hostname": "sandbox",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "dev", "source": "dev", "options": ["ro"]},
             *map(_oci, host_view.mounts(task, workspace, chosen)),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},

@@ -34,10 +34,13 @@ EXIT_MEMORY = 87
 NEAR_LIMIT = 0.8
 LOOK_SECONDS = 0.2
 """Between looks at what an experiment has written and started."""
-PR_SET_DUMPABLE = 4
+PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
+CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
 disk, milestones, preload = map(types.ModuleType, ("disk", "milestones", "preload"))
 """The modules of these names; their sources come with the first line from the host."""
+devices: "set[str]" = set()
+"""What /dev has at the start. A rootless Docker Engine lets its user 0 write there."""
 
 
 def main() -> None:
@@ -55,6 +58,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(ended[1], warn_on_full_buffer=False)
     gc.freeze()
+    devices.update(os.listdir("/dev"))
     spare = Spare(setup)
     reply({"ready": True})
     for line in sys.stdin:
@@ -64,11 +68,16 @@ def main() -> None:
 
 
 def become(uid: int) -> None:
-    """Drop root for the user of this sandbox, where there is one."""
-    if os.getuid() == 0 and uid != 0:
+    """Become the user of this sandbox's experiments, without privileges and without a way to them."""
+    if os.getuid() != uid:
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
+    for capability in range(64):  # those that a program started by user 0 would get
+        LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if LIBC.capset((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), none):
+        raise OSError("the sandbox's user keeps its privileges")
 
 
 def reply(message: dict) -> None:
@@ -97,11 +106,12 @@ def run(request: dict, spare: Spare, ended: int) -> dict:
     """Run one experiment in the spare process; `ended` can be read when a child has ended.
 
     Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, output, peak
-    memory (MiB of its largest process, beyond what the runner has) and milestones.
+    memory (MiB of its largest process, beyond what it starts with) and milestones.
     """
     child, reader, output = spare.pid, spare.output, Output()
     kills = out_of_memory_kills()
     milestones.reset()
+    resident_kb = resident(child) >> 10
     started = time.monotonic()
     spare.start(request)
     stopped = watch(child, reader, ended, started + request["seconds"], request, output)
@@ -113,9 +123,10 @@ def run(request: dict, spare: Spare, ended: int) -> dict:
         stopped = "disk_full"
     for folder in SCRATCH:
         disk.wipe(folder)
+    disk.clear("/dev", devices)
     disk.remove_special(WORKSPACE)
     remove_ipc()
-    peak_mb = max(0, peak_kb - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    peak_mb = max(0, peak_kb - resident_kb) / 1024
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
     # Where the kernel's count cannot be read, its out-of-memory killer is told by how much memory there was in use.
     near = peak_mb > NEAR_LIMIT * request["memory_mb"]
@@ -125,6 +136,12 @@ def run(request: dict, spare: Spare, ended: int) -> dict:
         "status": stopped or by_itself, "exit_code": code, "seconds": seconds, "output": output.text(),
         "peak_mb": peak_mb, "milestones": milestones.reached(),
     }  # fmt: skip
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that it has now."""
+    with open(f"/proc/{process}/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def watch(child: int, reader: int, ended: int, deadline: float, request: dict, output: "Output") -> str:

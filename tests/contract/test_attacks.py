@@ -17,6 +17,7 @@ from envs.environment import LOG_CHARACTERS, Environment
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Limits, Outcome, State, StepResult, Task
 from envs.sandbox import SandboxFailure, SandboxPool
+from envs.sandbox.base import FIRST_UID, UIDS_PER_PROCESS
 from envs.workspace import SnapshotStore
 
 GRADER = """
@@ -232,10 +233,13 @@ def test_logs_are_escaped_and_bounded(environment: Environment, start: State) ->
 
 
 def test_nothing_is_left_on_the_host(environment: Environment, start: State) -> None:
-    """After all of the attacks above: no process of a slot's user."""
+    """After all of the attacks above: no process of a slot's user but the warm runner and its spare."""
     import psutil
 
-    slots = [p for p in psutil.process_iter(["uids", "name"]) if p.info["uids"] and p.info["uids"].real >= 2_000_000]
-    busy = [p.info["name"] for p in slots if p.cpu_percent(0.2) > 50]
-    assert not busy and len(slots) <= 3, slots  # a warm runner and its spare, and bubblewrap
+    if os.getuid() != 0:
+        pytest.skip("without root, experiments have no user of their own to be told by")
+    own = range(first := FIRST_UID + os.getpid() * UIDS_PER_PROCESS, first + UIDS_PER_PROCESS)
+    found = [p for p in psutil.process_iter(["uids", "name"]) if p.info["uids"] and p.info["uids"].real in own]
+    busy = [p.info["name"] for p in found if p.cpu_percent(0.2) > 50]
+    assert not busy and len(found) <= 2, found
     assert os.path.exists("/etc/passwd")

@@ -105,6 +105,40 @@ def test_a_failed_edit_is_told_apart_and_stays_to_be_mended(
     assert (mended.outcome, mended.score_before, mended.score_after) == (Outcome.EDITED, 0.5, 0.9)
 
 
+STAGES = (
+    ("data_opened", "import pandas as pd; from sklearn.linear_model import Ridge; table = pd.read_csv('train.csv')"),
+    ("model_fitted", "model = Ridge().fit(table[['x']], table['y'])"),
+    ("predictions_written", "file = open('submission.csv', 'w'); file.write('score,0.9'); file.close()"),
+)
+
+
+@pytest.mark.parametrize("reached", range(len(STAGES) + 1))
+def test_milestones_are_what_a_script_did_not_what_it_says(
+    environment: Environment, start: State, reached: int
+) -> None:
+    done = "\n".join(line for _, line in STAGES[:reached])
+    said = "print('data opened, model fitted, predictions written, submission valid')"
+    result = environment.step(start, write(f"{said}\n{done}\nraise SystemExit('and no further')"))
+    assert (result.outcome, result.score_after) == (Outcome.SCRIPT_ERROR, None)
+    assert result.milestones == tuple(name for name, _ in STAGES[:reached])
+
+
+def test_a_scored_submission_is_the_last_milestone_and_memory_is_measured(
+    environment: Environment, start: State
+) -> None:
+    lines = "\n".join(line for _, line in STAGES)
+    result = environment.step(start, write(f"kept = b'x' * (100 << 20)\n{lines}"))
+    assert result.milestones == (*(name for name, _ in STAGES), "submission_valid"), result.log_tail
+    assert 80 < result.peak_mb < 250
+
+
+def test_a_script_finds_the_fidelity_it_runs_at(environment: Environment, task: Task) -> None:
+    """So that it can do with fewer epochs."""
+    script = "import os; print('share', os.environ['MLAGENT_FIDELITY'])"
+    for fidelity, shown in ((1.0, "share 1\n"), (0.1, "share 0.1\n")):
+        assert environment.runner.run(replace(task, fidelity=fidelity), {"train.py": script}).log.startswith(shown)
+
+
 def test_undo_brings_back_files_and_score(environment: Environment, start: State) -> None:
     zero = environment.step(start, edit("value = 0.5", "value = 0.0")).state
     worse = environment.step(zero, edit("value = 0.0", "value = 0.2")).state
