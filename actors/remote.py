@@ -59,7 +59,11 @@ class InRay:
     def kill_process(self, node: str, pid: int) -> None:
         """For a process that does not hear `kill`, because it is stopped."""
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        ray.remote(num_cpus=0)(os.kill).options(scheduling_strategy=there).remote(pid, signal.SIGKILL)
+        ray.remote(num_cpus=0)(_kill).options(scheduling_strategy=there).remote(pid)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
 class InProcess:

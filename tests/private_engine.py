@@ -62,3 +62,5 @@ class PrivateEngine:
             container.remove(force=True)
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(30)
+        while subprocess.run(["umount", f"{self._folder}/data-root"], capture_output=True).returncode == 0:
+            pass  # one mount for each time that it was killed
