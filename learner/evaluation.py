@@ -149,7 +149,7 @@ def number(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+    return "–" if share is None else f"{share:.0%}".replace("-", "\u2212")
 
 
 def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> list[Text]:

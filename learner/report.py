@@ -73,6 +73,7 @@ def render(run: RunData) -> str:
             arrows={str(direction): arrow for direction, arrow in evaluation.ARROWS.items()},
             plots=[(title, note, Markup(svg)) for title, note, svg in _plots(run) if svg],
             bars=Markup(charts.evaluation_bars(run.results) or ""),
+            agents=list(_agents(run.agents)) if run.agents else [],
             costs=costs.of_run(run),
             held_in={task["task"] for task in run.results["tasks"] if task["split"] == "held_in"},
             index=Markup(index),
@@ -111,6 +112,22 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
     yield "Gradient norm", "before clipping", charts.figure(rows, "grad_norm")
 
 
+def _agents(found: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[str, dict[str, Any]]]]:
+    """(title, note, {split: {agent: figures}}) of each setting in which the run's policy was tried beside others."""
+    asked = found["settings"]
+    titles = {
+        "step": ("Single steps", f"from fixed states, {asked['attempts']} attempts from each"),
+        "episode": ("Episodes", f"of at most {asked['steps']} actions, {asked['attempts']} on each task"),
+    }
+    for setting, (title, note) in titles.items():
+        splits = {
+            evaluation.SPLITS[split]: {name: of[setting] for name, of in agents.items() if setting in of}
+            for split, agents in found["splits"].items()
+        }
+        if any(splits.values()):
+            yield title, note, splits
+
+
 def _load(run_dir: Path, prices: Mapping[str, Any] | None) -> RunData:
     run = load(run_dir)
     return dataclasses.replace(run, config={**run.config, "report": {**run.prices, **(prices or {})}})
@@ -129,6 +146,7 @@ def _environment() -> jinja2.Environment:
         "number": evaluation.number,
         "percent": evaluation.percent,
         "signed": _signed,
+        "gain": _gain,
         "money": _money,
         "duration": status.duration,
         "count": lambda n: f"{n:,.0f}".replace(",", "\u202f"),
@@ -150,6 +168,10 @@ def _write(file: Path, html: str) -> Path:
     partial.write_text(html, encoding="utf-8")
     partial.replace(file)
     return file
+
+
+def _gain(share: float | None) -> str:
+    return "–" if share is None else f"{share:+.1%}".replace("-", "\u2212")
 
 
 def _signed(value: float | None) -> str:

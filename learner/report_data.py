@@ -38,6 +38,8 @@ class RunData:
     status: status.Status | None
     results: Mapping[str, Any]
     """The content of `evaluation.json`."""
+    agents: Mapping[str, Any] | None
+    """What `learner/evaluate.py RUN` wrote: its policy beside other agents."""
     rows: list[dict[str, Any]]
     """A row of the journal per learner step."""
     moves: list[dict[str, Any]]
@@ -86,6 +88,7 @@ def load(run_dir: Path) -> RunData:
             about=_json(run_dir / "about.json"),
             status=status.read(file) if file.exists() else None,
             results=_json(run_dir / "evaluation.json") or {"tasks": [], "splits": {}},
+            agents=_json(run_dir / "evaluation/evaluation.json"),
             rows=journal.read(run_dir),
             moves=list(transitions.read(run_dir, COLUMNS, COUNTED)),
             expert=_expert(run_dir / "trajectories.parquet"),

@@ -96,7 +96,7 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
             cells = {
                 "improvement": _interval(found["improvement"], found["improvement_ci"]),
                 "best": _signed(found["best_improvement"]),
-                "gap": percent(found["gap"]).replace("-", "\u2212"),
+                "gap": percent(found["gap"]),
                 "valid": percent(found["valid_rate"]),
                 "reward": number(found["reward"]),
                 "medals": f"{sum(found['medals'].values())}/{found['n']}",

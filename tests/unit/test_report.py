@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from learner import charts, transitions
+from learner import charts, scoreboard, transitions
 from learner.action_text import diff, visible
 from learner.report import main, write_comparison, write_report
 from tests.unit.fake_run import make, transition
+from tests.unit.test_scores import ACCURACY, attempt, tried
 
 HOSTILE = (
     '"\'></pre></svg>--><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7*7 }}\x1b[31mred\u202e$x'
@@ -137,6 +138,21 @@ def test_a_folder_without_a_run_and_a_damaged_file_are_named(finished, tmp_path,
     damaged.write_bytes(damaged.read_bytes()[:-10])
     assert main([str(tmp_path / "run")]) == 1
     assert f"{damaged} is damaged" in capsys.readouterr().err
+
+
+def test_other_agents_are_shown_where_they_were_evaluated(finished, tmp_path):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    attempts = {name: [attempt("wine", tried(score))] for name, score in {HOSTILE: 0.5, "expert": 0.6}.items()}
+    result = scoreboard.result(list(attempts), attempts, {"wine": ACCURACY})
+    (run_dir / "evaluation").mkdir()
+    (run_dir / "evaluation/evaluation.json").write_text(
+        json.dumps({**result, "settings": {"attempts": 1, "steps": 15}})
+    )
+    shown = page(run_dir)
+    text = " ".join(shown.text.split())
+    assert "of at most 15 actions, 1 on each task" in text and "Single steps" not in text
+    assert "expert+20.0% +20.0% … +20.0% +20.0%25%100% 0.500120 +20.0%" in text
+    assert 'document.title="owned"' in text and not shown.of("img")
 
 
 def test_prices_of_the_command_line_stand_in_for_those_of_the_run(finished, tmp_path, capsys):
