@@ -74,7 +74,8 @@ def become(uid: int) -> None:
         os.setgid(uid)
         os.setuid(uid)
     for capability in range(64):  # those that a program started by user 0 would get
-        LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+        if LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):  # that was the last, or there is no way to any
+            break
     none = (ctypes.c_uint32 * 6)()
     if LIBC.capset((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), none):
         raise OSError("the sandbox's user keeps its privileges")
