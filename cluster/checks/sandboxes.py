@@ -152,7 +152,8 @@ def _address() -> str:
 def judge(trials: Mapping[str, Trial | str], chosen: str, tasks: Mapping[str, set[str]]) -> list[Finding]:
     """The findings of one node.
 
-    trials: by backend; a text is why it does not start. chosen: `sandbox.backend`. tasks: what each imports.
+    trials: by backend, the first to be chosen first; a text is why it does not start. chosen: `sandbox.backend`.
+    tasks: what each imports.
     """
     found = []
     for backend, trial in trials.items():
@@ -168,14 +169,16 @@ def judge(trials: Mapping[str, Trial | str], chosen: str, tasks: Mapping[str, se
         else:
             held = "limits of memory, time, disk and processes hold, no network, no port of the host or of Ray"
             found.append(Finding(check, Verdict.OK, f"a new one takes {trial.seconds:.1f} s; {held}"))
-    working = {name: trial for name, trial in trials.items() if isinstance(trial, Trial)}
-    for backend, trial in working.items():
-        lacking = {name: sorted(of & set(trial.missing)) for name, of in tasks.items() if of & set(trial.missing)}
-        if lacking:
-            which = ", ".join(f"{name} imports {', '.join(of)}" for name, of in lacking.items())
-            fix = "sandbox.packages=torch has PyTorch; for others give a sandbox.image that has them"
-            found.append(Finding("imports", Verdict.FAILED, f"{which}: not in the {backend} sandbox", fix))
-    if working and not any(one.check == "imports" for one in found):
-        every = sorted(set().union(*tasks.values()))
-        found.append(Finding("imports", Verdict.OK, f"{', '.join(every)} are in {', '.join(working)}"))
-    return found
+    used = next(((name, trial) for name, trial in trials.items() if isinstance(trial, Trial)), None)
+    return [*found, _imports(*used, tasks)] if used else found
+
+
+def _imports(backend: str, trial: Trial, tasks: Mapping[str, set[str]]) -> Finding:
+    """Whether the sandbox that a run would use has what its tasks import."""
+    lacking = {name: sorted(of & set(trial.missing)) for name, of in tasks.items() if of & set(trial.missing)}
+    if lacking:
+        which = ", ".join(f"{name} imports {', '.join(of)}" for name, of in lacking.items())
+        fix = "sandbox.packages=torch has PyTorch; for others give a sandbox.image that has them"
+        return Finding("imports", Verdict.FAILED, f"{which}: not in the {backend} sandbox", fix)
+    every = ", ".join(sorted(set().union(*tasks.values())))
+    return Finding("imports", Verdict.OK, f"{every or 'nothing'}: what tasks import is in the {backend} sandbox")
