@@ -66,7 +66,15 @@ class ActorSettings:
 
 
 @dataclass
+class RunSettings:
+    """As which run the engine's figures are told."""
+
+    name: str = "solve"
+
+
+@dataclass
 class Settings:
+    run: RunSettings = field(default_factory=RunSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     actors: ActorSettings = field(default_factory=ActorSettings)
     metric: str = ""
