@@ -7,6 +7,7 @@ the Python packages, which would take minutes to install.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from envs.loader import load
 from envs.sandbox import image
 from tests.main_job import ROOT, engine_answers
 
@@ -43,6 +45,16 @@ def base() -> Iterator[str]:
     subprocess.run(["docker", "image", "rm", "--force", TAG], capture_output=True)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache with the task `wine`, for any user: the sandbox image lacks the data that it is prepared from."""
+    prepared, cache = load("wine").env_dir.parent, tmp_path_factory.mktemp("cache")
+    shutil.copytree(prepared, cache / "tasks" / prepared.name)
+    for path in (cache, *cache.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    return cache
+
+
 def inside(base: str, *options: str, command: str) -> subprocess.CompletedProcess:
     """Run a shell line in a container that sees this checkout and the installed packages, read-only."""
     packages = Path(pytest.__file__).parents[1]
@@ -58,11 +70,12 @@ def inside(base: str, *options: str, command: str) -> subprocess.CompletedProces
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("backend", ["gvisor", "process"])
-def test_experiments_run_in_a_pod_without_privileges(base, backend):
+def test_experiments_run_in_a_pod_without_privileges(base, cache, backend):
     theirs = inside(base, command="python3 --version").stdout.split()[1].rpartition(".")[0]
     if theirs != f"{sys.version_info.major}.{sys.version_info.minor}":
         pytest.skip(f"NOT TESTED, the packages installed here are for another Python than the container's {theirs}")
-    done = inside(base, *EXPERIMENTS, command=f"python3 -m envs check wine --sandbox {backend}")
+    mounted = [f"--volume={cache}:/cache", "--env=MLAGENT_CACHE=/cache"]
+    done = inside(base, *EXPERIMENTS, *mounted, command=f"python3 -m envs check wine --sandbox {backend}")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["outcome"] == "edited" and found["score"] is not None
