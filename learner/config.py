@@ -223,6 +223,11 @@ class LearnerConfig:
         positive=True,
     )
     grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
+    transfer: str = key(
+        "object_store",
+        "How weights travel: through Ray's object store, or broadcast from GPU to GPU (nccl).",
+        ["object_store", "nccl"],
+    )
     full_every: int = key(
         1, "Publish full weights every so many versions, lossless differences between; 1: always full.", positive=True
     )
@@ -261,13 +266,15 @@ class EvalConfig:
         "evaluate.py: a random idea each time, the built-in expert, its ideas in an AIDE-style greedy search.",
         ["random", "expert", "greedy"],
     )
-    folder: str = key("runs/evaluation", "evaluate.py: where evaluation.json, attempts.jsonl and the cache are.")
+    folder: str = key("runs/evaluation", "evaluate.py: folder of its results and cache, shared by the nodes.")
 
 
 @dataclass
 class CheckpointConfig:
     every: int = key(5, "Learner steps between checkpoints.", positive=True)
-    keep: int = key(2, "Newest checkpoints kept, beside the one whose steps had the best reward (checkpoints/best).", positive=True)
+    keep: int = key(
+        2, "Newest checkpoints kept, beside the one whose steps had the best reward (checkpoints/best).", positive=True
+    )
 
 
 @dataclass
