@@ -171,8 +171,21 @@ class Actor(Explorer):
                 self._weights = weights
         return time.monotonic() - started
 
+    async def join_group(self, init_info: dict[str, Any]) -> None:
+        """Be one of those to whom the learner broadcasts its weights."""
+        await self._policy.join_group(init_info)
+
+    async def receive_broadcast(self, version: int, update_info: dict[str, Any], sent: dict[str, str]) -> None:
+        """Serve the weights that the learner is broadcasting; sent: what vLLM's digests of some must be."""
+        await self._policy.receive_broadcast(update_info, version, sent)
+
     async def status(self) -> dict[str, int]:
-        """Responses being generated, experiments that run, tokens generated so far, and the weight version."""
+        """Responses being generated, experiments that run, tokens generated so far, and the weight version.
+
+        Raises:
+            PolicyDead: the engine has died.
+        """
+        self._policy.require_life()
         return {
             "generating": self._policy.running, "experiments": self._environment.runner.running,
             "tokens": self._policy.tokens, "version": self._policy.version,

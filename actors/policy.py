@@ -16,14 +16,14 @@ import mmap
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from actors.metrics import Metrics, engine_logger
-from actors.weights import Bucket, sha256, vectors
+from actors.weights import Bucket, digests
 
 GIB = 1 << 30
 DEATH_SECONDS = 1.0
@@ -141,8 +141,6 @@ class Policy:
             PolicyError: a bucket is damaged; the old version is served on.
             PolicyDead: the engine has died, hangs, or failed half-way (it is then ended, as its weights are mixed).
         """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         async with self._updating, self._alive(f"weight version {version}"):
             if version <= self.version:
                 return
@@ -150,16 +148,33 @@ class Policy:
             checked = all(bucket.checksum for bucket in buckets)
             if checked:
                 await self._verify(updates, version)
-            with self._whole_or_dead(version):
-                await self._engine.pause_generation(mode="keep", clear_cache=False)
-                await self._engine.start_weight_update()
-                for update in updates:
-                    await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
-                await self._engine.finish_weight_update(str(version))
-                if checked:
-                    self._compare(await self._engine.compute_weight_checksums(), buckets)
-                self.version = version
-                await self._engine.resume_generation()
+            await self._load(updates, version, digests(buckets) if checked else {})
+
+    async def join_group(self, init_info: dict[str, Any]) -> None:
+        """Have the engine's workers join the group in which the learner broadcasts. Raises PolicyDead."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        async with self._updating, self._alive("the group of the broadcast"):
+            await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+
+    async def receive_broadcast(self, update_info: dict[str, Any], version: int, sent: Mapping[str, str]) -> None:
+        """As `update_weights`, for what the learner broadcasts; sent: digests of some of it. Raises PolicyDead."""
+        async with self._updating, self._alive(f"weight version {version}"):
+            await self._load([update_info], version, sent)
+
+    async def _load(self, updates: Sequence[dict[str, Any]], version: int, sent: Mapping[str, str]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        with self._whole_or_dead(version):
+            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            await self._engine.start_weight_update()
+            for update in updates:
+                await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._engine.finish_weight_update(str(version))
+            if sent:
+                self._compare(await self._engine.compute_weight_checksums(), sent)
+            self.version = version
+            await self._engine.resume_generation()
 
     async def _verify(self, updates: Sequence[dict[str, Any]], version: int) -> None:
         for number, update in enumerate(updates):
@@ -167,14 +182,11 @@ class Policy:
                 if wrong:
                     raise PolicyError(f"{self.name}: bucket {number} of weight version {version} is damaged: {wrong}")
 
-    def _compare(self, digests: Sequence[dict[str, str]], buckets: Sequence[Bucket]) -> None:
-        """Hold the digests of vLLM's parameters against those of the tensors that were sent.
-
-        Those that it fuses, splits over GPUs or packs have other bytes: the norms are as they were sent.
-        """
-        sent = {meta.name: tensor for bucket in buckets for meta, tensor in vectors(bucket)}
-        served = [(name.rpartition(":")[2], digest) for of_worker in digests for name, digest in of_worker.items()]
-        if wrong := sorted({name for name, digest in served if name in sent and digest != sha256(sent[name])}):
+    @staticmethod
+    def _compare(served: Sequence[Mapping[str, str]], sent: Mapping[str, str]) -> None:
+        """Hold the digests of vLLM's parameters, by worker, against those of the weights that were sent."""
+        found = ((name.rpartition(":")[2], digest) for of_worker in served for name, digest in of_worker.items())
+        if wrong := sorted({name for name, digest in found if name in sent and digest != sent[name]}):
             raise PolicyError(f"vLLM serves other values of {', '.join(wrong[:3])} than it was sent")
 
     @contextlib.contextmanager
@@ -212,6 +224,11 @@ class Policy:
             raise PolicyDead(
                 f"{self.name}: its vLLM engine did not finish {awaited} in {deadline:g} s (actors.deadline)"
             ) from error
+
+    def require_life(self) -> None:
+        """Raises PolicyDead where the engine has ended."""
+        if self._dead:
+            raise PolicyDead(f"{self.name}: its vLLM engine has ended")
 
     @property
     def _dead(self) -> bool:

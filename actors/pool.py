@@ -48,6 +48,16 @@ class Member:
     status: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Receiver:
+    """An actor that takes weights which are broadcast."""
+
+    name: str
+    handle: Any
+    workers: int
+    """Processes of its engine, one per GPU."""
+
+
 class ActorPool:
     """`actors.count` Ray actors, each one vLLM engine with its own sandboxes; more or fewer after `resize`."""
 
@@ -118,11 +128,11 @@ class ActorPool:
             raise ActorLost(f"{', '.join(missing)} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)")
         return {name: self._result(name, ref, asked) for name, ref in refs.items()}
 
-    def _result(self, name: str, ref: Any, asked: str) -> Any:
+    def _result(self, name: str, ref: Any, asked: str, seconds: float | None = None) -> Any:
         try:
-            return self._place.get(ref, timeout=self._deadline)
+            return self._place.get(ref, timeout=self._deadline if seconds is None else seconds)
         except GetTimeoutError as error:
-            raise ActorLost(f"{name} did not finish {asked} in {self._deadline:.0f} s (actors.deadline)") from error
+            raise ActorLost(f"{name} did not finish {asked} in time (actors.deadline, actors.heartbeat)") from error
         except RayActorError as error:
             raise ActorLost(f"{name} died during {asked}: {str(error).splitlines()[0]}") from error
         except RayTaskError as error:
@@ -193,6 +203,19 @@ class ActorPool:
                 del pending[name]
             self.check()
             pending = {name: ref for name, ref in pending.items() if name in self._members}
+
+    def receivers(self) -> list[Receiver]:
+        """Those that have started and give a sign of life now; the others are replaced."""
+        started = {name: member for name, member in self._members.items() if member.about}
+        asked = {name: member.handle.status.remote() for name, member in started.items()}
+        self._place.wait(list(asked.values()), num_returns=len(asked), timeout=self._cfg.actors.heartbeat)
+        for name, ref in asked.items():
+            try:
+                self._result(name, ref, "status", 0.0)
+            except ActorLost as error:
+                self._replace(name, str(error))
+        workers = max(1, int(self._cfg.actors.gpus))
+        return [Receiver(name, one.handle, workers) for name, one in started.items() if name in self._members]
 
     def collect(self, stream: Any) -> None:
         """Start every actor's endless loop: ask the stream for a group, sample it, run it, deliver it."""

@@ -158,14 +158,26 @@ def checksum(data: np.ndarray) -> str:
     return blake3.blake3(data.data, max_threads=blake3.blake3.AUTO).hexdigest()
 
 
-def vectors(bucket: Bucket) -> Iterator[tuple[TensorMeta, np.ndarray]]:
-    """The weights of one dimension (norms), with their bytes."""
-    for item in bucket.meta:
-        if len(item.shape) == 1 and item.name.endswith(".weight"):
-            size = item.shape[0] * getattr(torch, item.dtype).itemsize
-            yield item, bucket.data[item.offset : item.offset + size]
+def digests(buckets: Iterable[Bucket]) -> dict[str, str]:
+    """What vLLM's digests of the weights of one dimension must be, by name."""
+    found = {}
+    for bucket in buckets:
+        for item in bucket.meta:
+            if is_digested(item.name, item.shape):
+                size = item.shape[0] * getattr(torch, item.dtype).itemsize
+                found[item.name] = _sha256(bucket.data[item.offset : item.offset + size])
+    return found
 
 
-def sha256(data: np.ndarray) -> str:
+def is_digested(name: str, shape: Sequence[int]) -> bool:
+    """Whether vLLM keeps a weight as it was sent: norms, which it does not fuse, split over GPUs or pack."""
+    return len(shape) == 1 and name.endswith(".weight")
+
+
+def sha256_of(tensor: torch.Tensor) -> str:
     """As vLLM digests its parameters."""
+    return _sha256(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+
+
+def _sha256(data: np.ndarray) -> str:
     return hashlib.sha256(data.data).hexdigest()

@@ -1,9 +1,10 @@
-"""vLLM's side of the `object_store` weight-transfer backend; lives in the engine's worker processes.
+"""vLLM's side of weight transfer; lives in the engine's worker processes.
 
 They are no part of Ray, so the actor fetches the buckets and leaves them in a memory file that the workers map; the
-tensors are loaded layer by layer, as vLLM's NCCL backend does. Importing this module (named by `worker_extension_cls`)
-registers the backend. Invariants: `verify_weights` runs before an update begins, so damaged bytes never reach the
-model; the engine's processes do not outlive their actor, however and whenever that ends.
+tensors are loaded layer by layer, as vLLM's NCCL backend does, which takes what the learner broadcasts. Importing this
+module (named by `worker_extension_cls`) registers the backend. Invariants: `verify_weights` runs before an update
+begins, so damaged bytes never reach the model; the engine's processes do not outlive their actor, however and whenever
+that ends.
 """
 
 from __future__ import annotations
@@ -18,14 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferInitInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.weights import TensorMeta, checksum, unpack
 
@@ -35,12 +31,7 @@ ACTOR_PID = "MLAGENT_ACTOR_PID"
 
 
 @dataclass
-class ObjectStoreInit(WeightTransferInitInfo):
-    """Nothing needs to be set up."""
-
-
-@dataclass
-class ObjectStoreUpdate(WeightTransferUpdateInfo):
+class ObjectStoreUpdate:
     """One bucket."""
 
     path: str
@@ -55,43 +46,38 @@ class ObjectStoreUpdate(WeightTransferUpdateInfo):
     """(name, dtype, shape, offset) of each tensor."""
 
 
-class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
-    """Loads buckets from memory files of the same machine."""
-
-    init_info_cls = ObjectStoreInit
-    update_info_cls = ObjectStoreUpdate
+class ActorWeightTransferEngine(NCCLWeightTransferEngine):
+    """Loads buckets from memory files of the same machine, and what is broadcast once it has joined a group."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         end_with(int(os.environ[ACTOR_PID]))
 
-    def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
-        pass
-
-    def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
+    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        self.shutdown()  # the group of actors that was before
+        super().init_transfer_engine(init_info)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class then synchronises an accelerator, which a CPU engine does not have.
-        self.receive_weights(self.parse_update_info(update_info))
+        if "path" in update_info:
+            self._load(ObjectStoreUpdate(**update_info))
+        else:
+            self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
-    def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
-        meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in update_info.meta]
-        data = torch.from_numpy(_bytes(update_info))
+    def _load(self, bucket: ObjectStoreUpdate) -> None:
+        meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in bucket.meta]
+        data = torch.from_numpy(_bytes(bucket))
         self.model.load_weights((name, tensor.to(self.device)) for name, tensor in unpack(meta, data))
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
+        super().finish_weight_update()
         # A head tied to the embeddings receives no tensor of its own, so that the reload passes it over; on the CPU it
         # would go on with the copy of the old weights that was packed for it.
         for layer in self.model.modules():
             if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
                 layer.quant_method.process_weights_after_loading(layer)
-
-    def shutdown(self) -> None:
-        pass
 
 
 class WorkerExtension:
@@ -138,4 +124,4 @@ def _mapped(path: str, size: int) -> np.ndarray:
     return np.memmap(path, dtype=np.uint8, mode="r+", shape=(size,))
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightTransferEngine)
+WeightTransferEngineFactory.register_engine(BACKEND, ActorWeightTransferEngine)

@@ -68,6 +68,10 @@ def impossible(cfg: Config) -> str | None:
         return "learner.offload=optimizer needs learner.zero_stage of 1 or more"
     if cfg.learner.offload == "all" and cfg.learner.zero_stage < 3:
         return "learner.offload=all needs learner.zero_stage=3"
+    if cfg.learner.transfer == "nccl" and not (cfg.learner.gpus and cfg.actors.gpus and cfg.run.mode == "ray"):
+        return "learner.transfer=nccl needs GPUs for learner and actors: learner.gpus, actors.gpus and run.mode=ray"
+    if cfg.learner.transfer == "nccl" and cfg.learner.full_every > 1:
+        return "learner.transfer=nccl always sends full weights: learner.full_every must be 1"
     if rl.gap_stop <= rl.gap_warn:
         return f"rl.gap_stop={rl.gap_stop} must be above rl.gap_warn={rl.gap_warn}"
     return None

@@ -16,6 +16,7 @@ import numpy as np
 from ray.exceptions import RayError, RayTaskError
 
 from actors.placement import on_node
+from actors.pool import Receiver
 from actors.remote import place
 from envs.records import Transition
 from learner import batching, policy_batch, schedules
@@ -261,8 +262,32 @@ class Learner:
         """
         learner = self.cfg.learner
         full = full or version % learner.full_every == 0
-        checked = learner.check_every > 0 and version % learner.check_every == 0
+        checked = self._is_checked(version)
         return self._surviving(lambda: self._everyone("publish", bucket_bytes, version, full, checked)[0])
+
+    def broadcast(self, version: int, receivers: Callable[[], Sequence[Receiver]]) -> Published:
+        """The weights in all actors' engines, over NCCL.
+
+        receivers: who lives; asked again where the broadcast fails. An actor that dies in it leaves the ranks waiting
+        for it in a collective: after `actors.deadline` they are started again.
+        """
+        checked, deadline = self._is_checked(version), self.cfg.actors.deadline
+
+        def send() -> Published:
+            there = receivers()
+            calls = [rank.broadcast.remote(there, version, checked, deadline) for rank in self._ranks]
+            if self._place.wait(calls, num_returns=len(calls), timeout=deadline + DEATH_SECONDS)[1]:
+                raise RankDied(f"the broadcast of version {version} did not end in {deadline:g} s (actors.deadline)")
+            try:
+                return self._wait("broadcast", calls)[0]
+            except LearnerError as error:  # the group is of no use any more, whoever failed
+                raise RankDied(str(error)) from error
+
+        return self._surviving(send)
+
+    def _is_checked(self, version: int) -> bool:
+        every = self.cfg.learner.check_every
+        return every > 0 and version % every == 0
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""

@@ -22,8 +22,9 @@ import ray
 import torch
 from torch import Tensor
 
+from actors.pool import Receiver
 from actors.remote import place
-from actors.weights import Bucket, difference
+from actors.weights import Bucket, difference, sha256_of
 from actors.weights import pack as pack_weights
 from learner import batching, checkpoints, losses
 from learner.batching import Row
@@ -33,6 +34,8 @@ from learner.policy_model import PolicyModel
 from learner.policy_step import PolicySums, combine, objective, row_loss
 from learner.value_head import ValueHead
 
+GATHER_BYTES = 1 << 30
+"""Of parameters that ZeRO-3 gathers at once."""
 BETAS = (0.9, 0.95)
 OFFLOADED = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}
 STATE = "state"
@@ -61,6 +64,7 @@ class LearnerRank:
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
         self._place = place(cfg.run.mode)
+        self._broadcaster: Any = None
         self._published: list[Bucket] = []
         self._spent: list[Bucket] = []
 
@@ -204,6 +208,23 @@ class LearnerRank:
         size = sum(bucket.data.nbytes for bucket in buckets)
         return Published([self._place.put(one) for one in sent], sum(one.data.nbytes for one in sent), size)
 
+    def broadcast(self, receivers: Sequence[Receiver], version: int, checked: bool, deadline: float) -> Published:
+        """The weights sent to the actors' engines; returns when all serve them."""
+        from learner.broadcast import Broadcaster, Weights  # vLLM, which only this way to publish needs here
+
+        if self._broadcaster is None:
+            weights = Weights(self._named(), lambda: self._named_weights(GATHER_BYTES))
+            self._broadcaster = Broadcaster(self.rank, weights)
+        digests = {}
+        if checked:
+            norms = self._broadcaster.norms
+            compared = self._gathered(((name, one) for name, one in self._named() if name in norms), GATHER_BYTES)
+            digests = {name: sha256_of(tensor) for name, tensor in compared}
+        if receivers:
+            self._broadcaster.send(receivers, version, digests, deadline)
+        size = sum(getattr(one, "ds_numel", one.numel()) * one.element_size() for _, one in self._named())
+        return Published([], size, size)
+
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder, "write"):
@@ -214,7 +235,7 @@ class LearnerRank:
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder.parent, "write"):
-            weights = {name: tensor.cpu() for name, tensor in self._named_weights(1 << 30)}
+            weights = {name: tensor.cpu() for name, tensor in self._named_weights(GATHER_BYTES)}
             if self.rank == 0:
                 checkpoints.write_hugging_face(folder, self.policy.model, weights, self.model_dir)
 
@@ -232,7 +253,14 @@ class LearnerRank:
         Under ZeRO-3 about `gather_bytes` are gathered at once and copied, and all ranks have left the gather before
         anything is yielded: a consumer that stops early cannot leave other ranks waiting in it.
         """
-        named = self.policy.model.named_parameters()
+        yield from self._gathered(self._named(), gather_bytes)
+
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return self.policy.model.named_parameters()
+
+    def _gathered(
+        self, named: Iterator[tuple[str, torch.nn.Parameter]], gather_bytes: int
+    ) -> Iterator[tuple[str, Tensor]]:
         if self.engine.zero_optimization_stage() < 3:
             yield from ((name, parameter.detach()) for name, parameter in named)
             return

@@ -160,7 +160,10 @@ class Training:
         """Give the learner's weights to every actor; returns when all serve them."""
         self.version += 1
         started = time.monotonic()
-        self._published = self.learner.publish(BUCKET_BYTES, self.version)
+        if self.cfg.learner.transfer == "nccl":
+            self._published = self.learner.broadcast(self.version, self.actors.receivers)
+        else:
+            self._published = self.learner.publish(BUCKET_BYTES, self.version)
         self.actors.publish(self.version, self._published.buckets)
         self._publish_seconds = time.monotonic() - started
 
