@@ -37,7 +37,7 @@ RANK_ENVIRONMENT = {
 Result = TypeVar("Result")
 DEATH_SECONDS = 10.0
 """A rank's death may be known that much later than the failure of the others that it causes."""
-SHARING = 4
+SHARING = 8
 """Examples of one prompt that fine-tuning keeps together: they share its computation, and batches stay mixed."""
 STEP_FIGURES = (
     "loss", "value_loss", "grad_norm", "ratio_mean", "clip_fraction", "importance_max", "entropy", "kl",
