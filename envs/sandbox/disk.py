@@ -8,6 +8,8 @@ import contextlib
 import os
 
 MAX_FILES = 20_000
+NUM_THREADS = 16
+"""Its place in /proc/PID/stat, after the state."""
 hidden: "set[str]" = set()
 """Processes whose open files could not be read at the last look."""
 
@@ -32,7 +34,7 @@ def over(folder: str, room: int) -> bool:
 def nameless(folder: str) -> int:
     """Bytes of the files from `folder` that were unlinked and that a process still has open or mapped.
 
-    Leaves in `hidden` the processes that do not show theirs: one that is ending, or that closed its own /proc entry.
+    Leaves in `hidden` the processes that do not show theirs, as one that is ending, or that closed its /proc entry.
     """
     hidden.clear()
     sizes: dict[int, int] = {}
@@ -40,26 +42,54 @@ def nameless(folder: str) -> int:
         if not process.isdigit() or int(process) == os.getpid():
             continue
         try:
-            opened = os.listdir(f"/proc/{process}/fd")
-            with open(f"/proc/{process}/maps") as lines:
-                mapped = [line for line in lines if f" {folder}/" in line and line.endswith("(deleted)\n")]
+            if zombie(process):
+                continue
+            sizes |= mapped(process, folder)
+            for thread in os.listdir(f"/proc/{process}/task"):  # each may have descriptors of its own
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    sizes |= opened(f"/proc/{process}/task/{thread}/fd", folder)
         except PermissionError:
             hidden.add(process)
-            continue
         except OSError:  # it has ended
             continue
-        for line in mapped:
-            addresses, _, _, _, inode, *_ = line.split()
-            start, end = (int(address, 16) for address in addresses.split("-"))
-            sizes[int(inode)] = sizes.get(int(inode), 0) + end - start
-        for number in opened:
-            with contextlib.suppress(OSError):
-                link = f"/proc/{process}/fd/{number}"
-                name = os.readlink(link)
-                if name.startswith(f"{folder}/") and name.endswith(" (deleted)"):
-                    about = os.stat(link)
-                    sizes[about.st_ino] = about.st_blocks * 512
     return sum(sizes.values())
+
+
+def zombie(process: str) -> bool:
+    """Whether it has ended and waits for its parent.
+
+    Raises:
+        PermissionError: only its first thread has, and with it the view of the others.
+    """
+    with open(f"/proc/{process}/stat") as status:
+        state, *fields = status.read().rpartition(")")[2].split()
+    if state == "Z" and int(fields[NUM_THREADS]) > 1:
+        raise PermissionError(f"the threads of process {process} cannot be seen")
+    return state == "Z"
+
+
+def mapped(process: str, folder: str) -> "dict[int, int]":
+    """Inode → bytes of address space, of unlinked files."""
+    sizes: dict[int, int] = {}
+    with open(f"/proc/{process}/maps") as lines:
+        for line in lines:
+            if f" {folder}/" in line and line.endswith("(deleted)\n"):
+                addresses, _, _, _, inode, *_ = line.split()
+                start, end = (int(address, 16) for address in addresses.split("-"))
+                sizes[int(inode)] = sizes.get(int(inode), 0) + end - start
+    return sizes
+
+
+def opened(descriptors: str, folder: str) -> "dict[int, int]":
+    """Inode → bytes, of unlinked files."""
+    sizes: dict[int, int] = {}
+    for number in os.listdir(descriptors):
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            name = os.readlink(f"{descriptors}/{number}")
+            if name.startswith(f"{folder}/") and name.endswith(" (deleted)"):
+                status = os.stat(f"{descriptors}/{number}")
+                sizes[status.st_ino] = status.st_blocks * 512
+    return sizes
 
 
 def wipe(folder: "str | os.PathLike[str]") -> None:

@@ -46,7 +46,7 @@ def test_contract_and_attacks_as_an_ordinary_user(backend: str, tmp_path: Path) 
         able = subprocess.run([*prefix, "sh", "-c", f"{sys.executable} -c 'import pytest, sklearn'"], **run)
         if able.returncode:
             pytest.skip(f"NOT TESTED as an ordinary user, who cannot run {sys.executable}: {able.stderr[-200:]}")
-        options = ["-q", "-p", "no:cacheprovider", f"--basetemp={home}/pytest", "-k", backend]
+        options = ["-q", "-p", "no:cacheprovider", f"--basetemp={home}/pytest", "-k", f"[{backend}"]
         done = subprocess.run([*prefix, sys.executable, "-m", "pytest", *options, *SUITES], **run)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
     if reason := re.search(r"^SKIPPED.*NOT TESTED.*", done.stdout, re.MULTILINE):

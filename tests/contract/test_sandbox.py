@@ -171,6 +171,21 @@ WRITERS = {
         ctypes.CDLL(None).prctl(4, 0)  # not dumpable: its /proc entry is closed to others
         kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(8 << 20))
     """,
+    "threads": """
+        def work():
+            while True:
+                kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(8 << 20))
+        threading.Thread(target=work).start()
+        ctypes.CDLL(None).pthread_exit(0)  # the first thread is what a process shows its files through
+    """,
+    "descriptors": """
+        def work():
+            ctypes.CDLL(None).unshare(0x400)  # descriptors of its own, where that is allowed
+            while True:
+                kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(8 << 20))
+        threading.Thread(target=work).start()
+        time.sleep(60)
+    """,
 }
 
 
@@ -178,7 +193,7 @@ WRITERS = {
 def test_many_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, name: str) -> None:
     """Whether or not they have a name: a second's worth of writing gets by, at most."""
     body = textwrap.indent(textwrap.dedent(WRITERS[name]), "    ")
-    script = f"import ctypes, mmap, os\nkept, n = [], 0\nwhile True:{body}    n += 1\n"
+    script = f"import ctypes, mmap, os, threading, time\nkept, n = [], 0\nwhile True:{body}    n += 1\n"
     with pool.acquire(task) as sandbox:
         restore(task, {task.script: script}, sandbox.workspace)
         result = sandbox.run([task.script], Limits(seconds=20, memory_mb=300, disk_mb=32))
@@ -186,6 +201,12 @@ def test_many_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, name: st
     assert result.status == "disk_full" and result.seconds < 10, result
     assert left < 2 << 30, left
     assert execute(pool, task, "print('fine')").output == "fine\n"
+
+
+def test_children_that_nobody_waits_for_do_no_harm(pool: SandboxPool, task: Task) -> None:
+    """The kernel does not show what a zombie has open, which is nothing."""
+    script = "import os, time\nif os.fork() == 0: os._exit(0)\ntime.sleep(1)\nprint('well')"
+    assert execute(pool, task, script).output == "well\n"
 
 
 def test_there_is_no_network(pool: SandboxPool, task: Task) -> None:
