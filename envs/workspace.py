@@ -18,11 +18,10 @@ from types import MappingProxyType
 import msgspec
 
 from envs.records import State, Task
+from envs.sandbox.base import MOUNTED_TASK
 from envs.sandbox.disk import wipe
 from envs.store import Store
 
-MOUNTED_TASK = "/task"
-"""Where every sandbox shows `task.env_dir`, read-only."""
 REMEMBERED = 1024
 """Snapshots kept in memory."""
 

@@ -20,8 +20,9 @@ from typing import Protocol
 from envs.records import Limits, Task
 from envs.sandbox import cgroup, disk, milestones, preload
 from envs.sandbox.disk import wipe
-from envs.workspace import MOUNTED_TASK
 
+MOUNTED_TASK = "/task"
+"""Where every sandbox shows `task.env_dir`, read-only."""
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
 PREFIX = "mlagent-slot-"

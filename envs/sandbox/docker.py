@@ -23,8 +23,7 @@ from docker.types import DeviceRequest, Mount
 
 from envs.records import Task
 from envs.sandbox import image, packages, runner
-from envs.sandbox.base import SandboxFailure, environment
-from envs.workspace import MOUNTED_TASK
+from envs.sandbox.base import MOUNTED_TASK, SandboxFailure, environment
 
 LABEL = "mlagent"
 STDOUT = 1

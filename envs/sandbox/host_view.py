@@ -12,8 +12,7 @@ from pathlib import Path
 
 from envs.records import Task
 from envs.sandbox import packages, runner
-from envs.sandbox.base import environment
-from envs.workspace import MOUNTED_TASK
+from envs.sandbox.base import MOUNTED_TASK, environment
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
 SHOWN_PACKAGES = "/packages"
