@@ -32,8 +32,10 @@ HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
 SCRATCH, WORKSPACE = ("/tmp", "/dev/shm"), "/workspace"
 EXIT_MEMORY = 87
 NEAR_LIMIT = 0.8
-LOOK_SECONDS = 0.2
-"""Between looks at what an experiment has written and started."""
+LOOK_SECONDS = (0.2, 1.0)
+"""Least and most between looks at what an experiment has written and started; in between, a look takes
+`LOOK_SHARE` of the time."""
+LOOK_SHARE = 0.04
 PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
 CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
@@ -148,16 +150,17 @@ def resident(process: int) -> int:
 def watch(child: int, reader: int, ended: int, deadline: float, request: dict, output: "Output") -> str:
     """Collect output until the child ends; why it has to be stopped before (`timeout`, …), else an empty string."""
     sources = [reader, ended, sys.stdin.fileno()]
-    next_look = time.monotonic() + LOOK_SECONDS
+    next_look = time.monotonic() + LOOK_SECONDS[0]
     while (now := time.monotonic()) < deadline:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return ""
         if now >= next_look:
-            next_look = now + LOOK_SECONDS
             if disk.over(WORKSPACE, request["disk_mb"] << 20):
                 return "disk_full"
             if over_processes(request, output):
                 return "error"
+            least, most = LOOK_SECONDS
+            next_look = time.monotonic() + min(most, max(least, (time.monotonic() - now) / LOOK_SHARE))
         ready = select.select(sources, [], [], min(deadline, next_look) - now)[0]
         if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
             os._exit(0)
