@@ -95,6 +95,7 @@ def test_worker_processes_of_a_script_run(pool: SandboxPool, task: Task) -> None
     ],
 )
 def test_a_script_that_does_not_end_is_stopped(pool: SandboxPool, task: Task, script: str) -> None:
+    execute(pool, task, "pass")  # a sandbox has started
     started = time.monotonic()
     result = execute(pool, task, script, Limits(seconds=1, memory_mb=300))
     assert result.status == "timeout" and time.monotonic() - started < 4
