@@ -115,7 +115,8 @@ def _on_nodes(
         yield of_nodes.disk(cfg, model, about)
     yield of_nodes.clocks(probes.skews(), about)
     runners = [share for share in preflight.shares(cfg) if share.who == ("sandbox" if cfg.sandbox.hosts else "actors")]
-    where = [node.id for node in there if any(share.may_run_on(node) for share in runners)]
+    able = [node.id for node in there if any(share.may_run_on(node) for share in runners)]
+    where = able or list(about)  # where no node is large enough, the sandboxes of those that are there still tell
     yield from _sandboxes(cfg, tasks, probes, about, where)
 
 
