@@ -14,6 +14,7 @@ NAMES = (
     "sklearn.gaussian_process", "sklearn.kernel_ridge", "sklearn.preprocessing", "sklearn.pipeline",
     "sklearn.compose", "sklearn.decomposition", "sklearn.feature_selection", "sklearn.impute",
     "sklearn.model_selection", "sklearn.metrics", "sklearn.multioutput", "sklearn.cross_decomposition",
+    "sklearn.feature_extraction.text",
     "torch", "torch.optim",
 )  # fmt: skip
 

@@ -482,10 +482,26 @@ def test_a_warm_step_costs_less_than_a_python_start(pool: SandboxPool, task: Tas
     assert sorted(times)[5] < bare
 
 
+def test_what_a_plain_script_needs_has_been_set_up(pool: SandboxPool, task: Task) -> None:
+    """Nothing is left to import, nor does the runner have threads, of which a fork would have none."""
+    script = """
+        import sys, pandas
+        from sklearn.naive_bayes import GaussianNB
+        before = set(sys.modules)
+        table = pandas.read_csv("train.csv")
+        model = GaussianNB().fit(table[["x"]], table["y"])
+        pandas.DataFrame({"y": model.predict(table[["x"]])}).to_csv("submission.csv", index=False)
+        print(sorted(set(sys.modules) - before), *(line for line in open("/proc/1/status") if line[:7] == "Threads"))
+    """
+    assert execute(pool, task, script).output.split() == ["[]", "Threads:", "1"]
+
+
 def test_numerical_threads_follow_the_limit_on_cores(pool: SandboxPool, tmp_path: Path) -> None:
     script = """
         import numpy, os, threadpoolctl
+        from sklearn.ensemble import HistGradientBoostingClassifier
         numpy.ones((400, 400)) @ numpy.ones((400, 400))
+        HistGradientBoostingClassifier(max_iter=2).fit(numpy.arange(200).reshape(100, 2), numpy.arange(100) % 2)
         print(max(found["num_threads"] for found in threadpoolctl.threadpool_info()), os.environ["OMP_NUM_THREADS"])
     """
     two = make_task(tmp_path, Limits(seconds=20, cpus=2, memory_mb=600))
