@@ -66,8 +66,8 @@ METRICS = {
 
 REPEAT_SECONDS = 5.0
 """Ray exports a gauge once for each time it is set, so that gauges are set again; it exports every ten seconds."""
-_shown: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-"""The present value of every gauge of this process."""
+_shown: dict[tuple[str, tuple[tuple[str, str], ...]], Callable[[], float]] = {}
+"""How to get the present value of every gauge of this process."""
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def _repeat() -> None:
         while True:
             time.sleep(REPEAT_SECONDS)
             for (name, tags), value in list(_shown.items()):
-                _made(name).set(value, dict(tags))
+                _made(name).set(value(), dict(tags))
 
     threading.Thread(target=repeat, name="gauges", daemon=True).start()
 
@@ -108,11 +108,17 @@ class Metrics:
 
     def show(self, name: str, value: float | None, **tags: str) -> None:
         """The present value of a gauge; None is not shown."""
-        if value is None:
-            return
+        if value is not None:
+            kept = float(value)
+            self.watch(name, lambda: kept, **tags)
+
+    def watch(self, name: str, value: Callable[[], float], **tags: str) -> None:
+        """A gauge whose value is asked for from now on, every REPEAT_SECONDS."""
         told = self._all(name, tags)
-        _made(name).set(float(value), told)
-        _shown[name, tuple(sorted(told.items()))] = float(value)
+        place = name, tuple(sorted(told.items()))
+        if place not in _shown:  # otherwise the thread tells it soon: an engine's figures change many times a second
+            _made(name).set(float(value()), told)
+        _shown[place] = value
         _repeat()
 
     def count(self, name: str, more: float = 1.0, **tags: str) -> None:
@@ -130,7 +136,9 @@ class MeteredRunner:
 
     def __init__(self, runner: SandboxRunner, metrics: Metrics, idle: Callable[[], int]):
         """idle: how many sandboxes wait for an experiment."""
-        self._runner, self._metrics, self._idle = runner, metrics, idle
+        self._runner, self._metrics = runner, metrics
+        metrics.watch("mlagent_experiments_running", lambda: runner.running)
+        metrics.watch("mlagent_sandboxes_idle", idle)
         self.name, self.image, self.seed = runner.name, runner.image, runner.seed
 
     @property
@@ -150,8 +158,6 @@ class MeteredRunner:
             raise
         finally:
             self._metrics.count("mlagent_experiments", outcome=outcome)
-            self._metrics.show("mlagent_experiments_running", self.running)
-            self._metrics.show("mlagent_sandboxes_idle", self._idle())
 
     def resize(self, capacity: Capacity) -> None:
         self._runner.resize(capacity)

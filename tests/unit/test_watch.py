@@ -57,6 +57,13 @@ def test_names_have_their_units_and_no_suffix_that_prometheus_adds():
         assert metric.kind in ("gauge", "counter", "histogram")
 
 
+def test_a_gauge_that_is_watched_is_asked_for_its_value(told):
+    values = iter([1, 2, 3])
+    Metrics("mine", by="actor-0").watch("mlagent_sandboxes_idle", lambda: next(values))
+    ((_, ask),) = metrics._shown.items()
+    assert told["mlagent_sandboxes_idle", "actor-0"] == [1] and [ask(), ask()] == [2, 3]
+
+
 def test_a_metric_that_is_not_listed_is_a_defect(told):
     with pytest.raises(KeyError):
         Metrics("mine").show("mlagent_other", 1.0)
