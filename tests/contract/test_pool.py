@@ -79,7 +79,7 @@ def test_actors_join_leave_and_are_replaced_while_the_stream_goes_on(tiny_model,
     try:
         pool.started()
         pool.set_baselines({name: result.score_after for name, result in pool.first("baselines").items()})
-        ((state, _, _),) = pool.first("explore", "wine", 0, 1, 0.0)
+        state = pool.first("explore", "wine", 0, []).moves[0].state
         stream = ray.remote(num_cpus=0, max_concurrency=100)(Stream)
         stream = stream.remote(StatePool([State(**vars(state))], 0), 0, 10**6, STATES, ACTIONS, 1, Cursor())
         trainer = Trainer(pool, stream, buckets)
