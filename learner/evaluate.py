@@ -101,7 +101,8 @@ def listed(names: Sequence[str], baselines: Sequence[str]) -> list[Agent]:
 
 def _short(name: str) -> str:
     """The last part that says something: `quickstart/step_10`, `Qwen2.5-7B`, an endpoint's model."""
-    parts = [part for part in name.rpartition("#")[2].split("/") if part not in ("hf", "checkpoints")]
+    whole = name.rpartition("#")[2].removeprefix("builtin:")
+    parts = [part for part in whole.split("/") if part not in ("hf", "checkpoints")]
     return "/".join(parts[-2:] if parts[-1].startswith("step_") else parts[-1:])
 
 

@@ -17,8 +17,8 @@ from learner.status import duration
 
 SETTINGS = {STEP: "single steps", EPISODE: "episodes"}
 LEGEND = (
-    "improvement: over the score it began with, mean over attempts with its 95 % interval, and of the best attempt · "
-    "gap: the part closed of that to the task's best known score · runs: experiments · time: of experiments and answers"
+    "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
+    "attempt · gap: the part closed of that to the task's best known score · runs: experiments · time: of an attempt"
 )
 
 
@@ -83,12 +83,12 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
     medals = any(of[name][setting]["medals"] for of in result["splits"].values() for name in agents)
     view = Table(title=title, caption=LEGEND, header_style="bold", box=box.ROUNDED)
     view.title_justify = view.caption_justify = "left"
-    view.add_column("agent", overflow="fold")
+    view.add_column("agent", no_wrap=True)
     names = ("improvement", "best", "gap", "valid", "reward", "medals", "runs", "tokens", "time")
     shown = [name for name in names if name != "medals" or medals]
     for name in shown:
         view.add_column(name, justify="right", no_wrap=True)
-    view.add_column(f"over {agents[0]}", justify="right", overflow="fold")
+    view.add_column("over the first", justify="right", overflow="fold")
     for split, of_split in result["splits"].items():
         view.add_row(Text(SPLITS[split], "bold"))
         for name in agents:
@@ -102,7 +102,7 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
                 "medals": f"{sum(found['medals'].values())}/{found['n']}",
                 "runs": str(found["experiments"]),
                 "tokens": f"{found['response_tokens']:,}".replace(",", "\u202f") if found["response_tokens"] else "–",
-                "time": duration(found["experiment_seconds"] + found["generate_seconds"]),
+                "time": duration((found["experiment_seconds"] + found["generate_seconds"]) / max(1, found["n"])),
             }
             view.add_row(f"  {name}", *(cells[one] for one in shown), _over(found.get("over")))
         view.add_section()

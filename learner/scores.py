@@ -1,8 +1,9 @@
 """What attempts are worth: the figures of an evaluation, as pure functions.
 
 With s the score that an attempt begins with, p the one that it comes to, and σ = ±1 so that more is better:
-* improvement: σ(p − s) / |s|, the relative gain over the script that it was given (ML-Agent, arXiv 2505.23723);
-* gap: σ(p − s) / σ(m_best − s), the part of the way to the task's m_best; undefined where s is at m_best or beyond.
+* improvement: σ(p − s) / |m_init|, the gain relative to the unchanged script (ML-Agent, arXiv 2505.23723);
+* gap: σ(p − s) / σ(m_best − m_init), the part of the task's range; undefined where the task has none.
+An episode begins at m_init; the scale of a single step is that of its task, wherever it begins.
 Of an episode p is the best score on its way (s among them: a script that is worse need not be kept), of a single step
 that of its edit, and s where it brought none. Invariants: attempts that were cut by a failure of the infrastructure
 enter no figure but their count; a figure of nothing is null; tasks weigh the same in the figures of several.
@@ -30,15 +31,19 @@ def reached(attempt: Attempt, task: Task) -> float:
     return task.direction.sign * max(task.direction.sign * score for score in (attempt.start, *scores))
 
 
+def _gain(attempt: Attempt, task: Task) -> float:
+    return task.direction.sign * (reached(attempt, task) - attempt.start)
+
+
 def improvement(attempt: Attempt, task: Task) -> float:
-    """Relative to |s|, or to one where s is zero."""
-    return task.direction.sign * (reached(attempt, task) - attempt.start) / (abs(attempt.start) or 1.0)
+    """Relative to |m_init|, or to one where that is zero."""
+    return _gain(attempt, task) / (abs(task.m_init) or 1.0)
 
 
 def gap_closed(attempt: Attempt, task: Task) -> float | None:
-    """None where m_best is not known, or s is not short of it."""
-    span = 0.0 if task.m_best is None else task.direction.sign * (task.m_best - attempt.start)
-    return task.direction.sign * (reached(attempt, task) - attempt.start) / span if span > 0 else None
+    """None where m_best is not known, or the unchanged script is not short of it."""
+    span = 0.0 if task.m_best is None else task.direction.sign * (task.m_best - task.m_init)
+    return _gain(attempt, task) / span if span > 0 else None
 
 
 def medal(attempt: Attempt, task: Task) -> str | None:

@@ -43,19 +43,22 @@ def test_an_episode_counts_its_best_script_and_a_step_its_edit():
     assert scores.reached(attempt("wine", inspected, setting=STEP), ACCURACY) == 0.5
 
 
-def test_improvement_and_gap_are_relative_to_the_start():
+def test_improvement_and_gap_are_relative_to_the_unchanged_script():
     assert scores.improvement(attempt("wine", tried(0.6)), ACCURACY) == pytest.approx(0.2)
     assert scores.gap_closed(attempt("wine", tried(0.6)), ACCURACY) == pytest.approx(0.25)
     assert scores.improvement(attempt("diabetes", tried(45.0)), ERROR) == pytest.approx(0.1)
     assert scores.gap_closed(attempt("diabetes", tried(45.0)), ERROR) == pytest.approx(0.5)
-    later = attempt("wine", tried(0.9), setting=STEP, start=0.6)
-    assert scores.improvement(later, ACCURACY) == pytest.approx(0.5)
-    assert scores.gap_closed(later, ACCURACY) == pytest.approx(1.0)
-    assert scores.gap_closed(attempt("wine", tried(0.95), start=0.9), ACCURACY) is None
-    assert scores.gap_closed(attempt("wine", tried(0.6)), dataclasses.replace(ACCURACY, m_best=None)) is None
-    negative = attempt("wine", tried(-1.0), start=-2.0)  # such as R²
-    assert scores.improvement(negative, ACCURACY) == pytest.approx(0.5)
-    assert scores.improvement(attempt("wine", tried(0.3), start=0.0), ACCURACY) == pytest.approx(0.3)
+    later = attempt("wine", tried(0.7), setting=STEP, start=0.6)
+    assert scores.improvement(later, ACCURACY) == pytest.approx(0.2)
+    assert scores.gap_closed(later, ACCURACY) == pytest.approx(0.25)
+    worse = attempt("diabetes", tried(60.0), setting=STEP)
+    assert (scores.improvement(worse, ERROR), scores.gap_closed(worse, ERROR)) == pytest.approx((-0.2, -1.0))
+    for best in (None, 0.5, 0.4):
+        assert scores.gap_closed(later, dataclasses.replace(ACCURACY, m_best=best)) is None
+    negative = dataclasses.replace(ACCURACY, m_init=-2.0)  # such as R²
+    assert scores.improvement(attempt("wine", tried(-1.0), start=-2.0), negative) == pytest.approx(0.5)
+    zero = dataclasses.replace(ACCURACY, m_init=0.0)
+    assert scores.improvement(attempt("wine", tried(0.3), start=0.0), zero) == pytest.approx(0.3)
 
 
 def test_medals_are_the_best_that_the_score_earns():
