@@ -119,6 +119,8 @@ def _attempts(
             done[index] = attempt
             lines.write(msgspec.json.encode(attempt) + b"\n")
             progress.advance()
+    if cut := [attempt.failure for attempt in done.values() if attempt.failure]:
+        progress.say(f"{agent.name}: {len(cut)} of {len(calls)} attempts were cut and do not count; the last: {cut[-1]}")
     return [done[index] for index in range(len(calls))]
 
 
