@@ -24,6 +24,7 @@ from actors.model import resolve
 from actors.pool import ActorPool
 from envs.records import State, Task
 from learner import evaluation, scoreboard, warmstart
+from learner.action_text import visible
 from learner.config import Config
 from learner.evaluation import EvaluationError
 from learner.preparation import connect, load_tasks, measure
@@ -120,7 +121,7 @@ def _attempts(
             lines.write(msgspec.json.encode(attempt) + b"\n")
             progress.advance()
     if cut := [attempt.failure for attempt in done.values() if attempt.failure]:
-        progress.say(f"{agent.name}: {len(cut)} of {len(calls)} attempts were cut and do not count; the last: {cut[-1]}")
+        progress.say(f"{agent.name}: {len(cut)} of {len(calls)} attempts were cut, the last by: {visible(cut[-1])}")
     return [done[index] for index in range(len(calls))]
 
 
