@@ -29,6 +29,7 @@ from actors.hosts import HostedRunner, local_runner
 from actors.llm_expert import LanguageModelExpert
 from actors.operators import Idea
 from actors.trajectory import Move, Trajectory, ending
+from envs.actions import FinalAnswer
 from envs.admission import Capacity, node_capacity
 from envs.editor import EndpointEditor
 from envs.environment import Environment
@@ -140,6 +141,8 @@ class Explorer:
                 break
             moves.append(Move(state, text, result))
             state = result.state
+            if result.action == FinalAnswer.kind:
+                break
         words = tuple(idea.text for idea in given)
         return Trajectory(task_id, number, expert.name, words, tuple(moves), ending(moves, task, failure), failure)
 

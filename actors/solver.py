@@ -73,7 +73,7 @@ async def solve(
         result = await asyncio.to_thread(environment.step, state, text)
         found.tried.append((text, result))
         state = result.state
-        if result.action == "final answer":
+        if result.action == actions.FinalAnswer.kind:
             tell(result, found)
             break
         if state.score is not None and task.direction.sign * (state.score - found.score) > 0:

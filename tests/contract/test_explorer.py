@@ -89,3 +89,13 @@ def test_a_language_model_explores_and_its_endpoint_may_fail(runner, explorer, c
     assert path.expert == "a-model" and path.ending is Ending.IMPROVED and "at http://127.0.0.1" in path.failure
     question = server.asked[-2]["messages"][1]["content"]
     assert all(idea in question for idea in path.ideas)
+
+
+def test_a_trajectory_ends_with_its_final_answer(runner, explorer, cfg, monkeypatch):
+    with serving() as server:
+        monkeypatch.setattr(cfg.experts, "kind", "llm")
+        monkeypatch.setattr(cfg.experts, "endpoint", server.url)
+        monkeypatch.setattr(cfg.experts, "model", "a-model")
+        server.answers = [EDIT, "Thought: done\nAction: Final Answer\n"]
+        path = runner.run(explorer.explore("diabetes", 0, []))
+    assert len(path.moves) == 2 and path.failure == ""
