@@ -47,7 +47,7 @@ missing_packages() {
     /sbin/ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1 # vLLM
 }
 
-# Prints those that only tests need: of the stronger sandboxes, and of the dashboards.
+# Prints those that only tests need: of the stronger sandboxes, of the dashboards, and of the report.
 missing_test_packages() {
     if ! docker info >/dev/null 2>&1; then
         has dockerd || echo docker.io # a docker client alone is not enough
@@ -56,6 +56,8 @@ missing_test_packages() {
     has debootstrap || echo debootstrap # the sandbox image where no registry is reachable
     has runsc || echo runsc             # gVisor
     has prometheus || echo prometheus   # and its promtool
+    # The report is opened in it; Ubuntu has it only as a snap.
+    has chromium || has google-chrome || [ "$(. /etc/os-release && echo "$ID")" != debian ] || echo chromium
 }
 
 install_packages() {
@@ -87,7 +89,7 @@ system_packages() {
     [ -n "$missing" ] || return 0
     # shellcheck disable=SC2086
     if [ -z "$may_install" ] || ! install_packages $missing; then
-        say "tests of the Docker and gVisor sandboxes and of the dashboards will be skipped: they need  sudo apt-get install -y $missing"
+        say "tests of the Docker and gVisor sandboxes, the dashboards and the report in a browser will be skipped: they need  sudo apt-get install -y $missing"
     fi
 }
 
