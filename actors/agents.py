@@ -24,7 +24,7 @@ from envs.environment import usage
 from envs.records import State, StepResult, Task
 from reward import Terms, reward
 
-POLICY, ENDPOINT, RANDOM, EXPERT, GREEDY = "policy", "endpoint", "random", "expert", "greedy"
+POLICY, ENDPOINT, RANDOM, EXPERT = "policy", "endpoint", "random", "expert"
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,18 @@ class Agent:
     model: str = ""
     """policy: folder or hub id; endpoint: name of the model there."""
     url: str = ""
+    search: bool = False
+    """Its proposals are searched with in whole episodes (`attempts.greedy`), not followed one after the other."""
 
 
 class Agents(Explorer):
-    """Random ideas, the built-in expert, a greedy search with it, and models behind endpoints."""
+    """Random ideas, the built-in expert, and models behind endpoints."""
 
     async def rollout(self, agent: Agent, trial: Trial) -> Attempt:
         """One attempt. Raises PolicyDead."""
         task = self._tasks[trial.task_id]
         start = trial.state or self._environment.initial_state(trial.task_id)
-        if agent.kind == GREEDY:
+        if agent.search:
             path, failure = await attempts.greedy(self._proposer(agent), self._step, trial, start, task.direction)
         else:
             path, failure = await attempts.straight(self._proposer(agent), self._step, trial, start)

@@ -24,9 +24,11 @@ An AGENT is
   a run's folder             its newest checkpoint and the model it began with, on its tasks and with its settings
   a model folder or hub id   served by actors of our own
   URL#MODEL                  a model behind an OpenAI-compatible endpoint (its key in experts.key_variable)
+  greedy:ANY OF THESE        an AIDE-style greedy search with it, in whole episodes
 Baselines are evaluated too (evaluation.baselines). The first agent is the one that others are compared with.
 evaluation.json, attempts.jsonl and the experiment cache are kept in evaluation.folder, or in RUN/evaluation.
 """
+SEARCH = "greedy:"
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
 
 
@@ -63,7 +65,7 @@ def read(arguments: Sequence[str]) -> tuple[list[str], Config]:
     """
     names = [one for one in arguments if not one.startswith("-") and not SETTING.match(one)]
     settings = [one for one in arguments if one not in names]
-    if runs := [Path(name) for name in names if _is_run(name)]:
+    if runs := [Path(name.removeprefix(SEARCH)) for name in names if _is_run(name.removeprefix(SEARCH))]:
         settings = [f"config={runs[0] / 'config.yaml'}", f"evaluation.folder={runs[0] / 'evaluation'}", *settings]
     cfg = load(settings)
     if not names and not cfg.evaluation.baselines:
@@ -77,21 +79,26 @@ def listed(names: Sequence[str], baselines: Sequence[str]) -> list[Agent]:
     Raises:
         ConfigError: a run has no checkpoint, or an endpoint's model is missing.
     """
-    from actors.agents import ENDPOINT, POLICY, Agent
+    from actors.agents import ENDPOINT, EXPERT, POLICY, RANDOM, Agent
 
+    given = {
+        "random": Agent("random", RANDOM),
+        "expert": Agent("expert", EXPERT),
+        "greedy": Agent("greedy", EXPERT, search=True),
+    }
     found = []
-    for name in names:
+    for whole in names:
+        search, name = whole.startswith(SEARCH), whole.removeprefix(SEARCH)
         url, _, model = name.partition("#")
         if url.startswith(("http://", "https://")):
             if not model:
                 raise ConfigError(f"{name}: say which model of the endpoint, as in {name}#MODEL")
-            found.append(Agent(name, ENDPOINT, model, url))
+            found.append(Agent(whole, ENDPOINT, model, url, search))
         else:
             models = _of_run(Path(name)) if _is_run(name) else [name]
-            found += [
-                Agent(str(Path(model).resolve()) if Path(model).is_dir() else model, POLICY, model) for model in models
-            ]
-    found = [*dict.fromkeys(found), *(Agent(name, name) for name in baselines)]
+            models = [str(Path(one).resolve()) if Path(one).is_dir() else one for one in models]
+            found += [Agent(f"{SEARCH if search else ''}{one}", POLICY, one, search=search) for one in models]
+    found = [*dict.fromkeys(found), *(given[name] for name in baselines)]
     short = [_short(agent.name) for agent in found]
     return [
         dataclasses.replace(agent, name=name) if short.count(name) == 1 else agent
@@ -101,9 +108,10 @@ def listed(names: Sequence[str], baselines: Sequence[str]) -> list[Agent]:
 
 def _short(name: str) -> str:
     """The last part that says something: `quickstart/step_10`, `Qwen2.5-7B`, an endpoint's model."""
-    whole = name.rpartition("#")[2].removeprefix("builtin:")
+    search = SEARCH if name.startswith(SEARCH) else ""
+    whole = name.removeprefix(SEARCH).rpartition("#")[2].removeprefix("builtin:")
     parts = [part for part in whole.split("/") if part not in ("hf", "checkpoints")]
-    return "/".join(parts[-2:] if parts[-1].startswith("step_") else parts[-1:])
+    return search + "/".join(parts[-2:] if parts[-1].startswith("step_") else parts[-1:])
 
 
 def _is_run(name: str) -> bool:

@@ -18,7 +18,7 @@ import ray
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from actors.agents import GREEDY, POLICY, Agent, Agents, PolicyAgents
+from actors.agents import POLICY, Agent, Agents, PolicyAgents
 from actors.attempts import EPISODE, STEP, Attempt, Trial
 from actors.model import resolve
 from actors.pool import ActorPool
@@ -112,7 +112,7 @@ def _fixed_states(
 def _attempts(
     agent: Agent, trials: Sequence[Trial], actors: ActorPool, each: int, progress: Progress, file: Path
 ) -> list[Attempt]:
-    calls = [(agent, trial) for trial in trials if not (agent.kind == GREEDY and trial.setting == STEP)]
+    calls = [(agent, trial) for trial in trials if not (agent.search and trial.setting == STEP)]
     progress.stage(f"evaluate {agent.name}", len(calls))
     done: dict[int, Attempt] = {}
     with file.open("ab") as lines:

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from actors.agents import ENDPOINT, GREEDY, POLICY, Agent
+from actors.agents import ENDPOINT, EXPERT, POLICY, RANDOM, Agent
 from learner import trials
 from learner.config import ConfigError, load
 from learner.evaluate import listed, main, read
@@ -28,10 +28,23 @@ def test_a_run_is_its_model_before_and_its_newest_checkpoint_with_its_settings(r
     assert listed(names, cfg.evaluation.baselines) == [
         Agent("Qwen2.5-7B", POLICY, "Qwen/Qwen2.5-7B"),
         Agent("first/step_10", POLICY, newest),
-        Agent("random", "random"),
-        Agent("expert", "expert"),
-        Agent("greedy", GREEDY),
+        Agent("random", RANDOM),
+        Agent("expert", EXPERT),
+        Agent("greedy", EXPERT, search=True),
     ]
+
+
+def test_any_agent_can_be_searched_with(run):
+    names, cfg = read([f"greedy:{run}", "greedy:https://host/v1#big", "small/model"])
+    assert list(cfg.tasks.held_in) == ["wine"]
+    found = listed(names, [])
+    assert [(agent.name, agent.search) for agent in found] == [
+        ("greedy:Qwen2.5-7B", True),
+        ("greedy:first/step_10", True),
+        ("greedy:big", True),
+        ("model", False),
+    ]
+    assert [agent.model for agent in found][1:3] == [str(run / "checkpoints/step_10/hf"), "big"]
 
 
 def test_agents_of_one_short_name_are_known_by_the_whole(run):
@@ -68,4 +81,4 @@ def test_a_run_without_a_checkpoint_is_refused(run):
 def test_simulated_experiments_are_refused(tmp_path):
     cfg = load(["sandbox.backend=simulated", "sandbox.recorded=x"])
     with pytest.raises(EvaluationError, match="counts only experiments that ran"):
-        trials.run(cfg, [Agent("expert", "expert")], tmp_path)
+        trials.run(cfg, [Agent("expert", EXPERT)], tmp_path)
