@@ -25,8 +25,6 @@ INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/u
 KERNEL_MB = 256
 """Memory of gVisor's own kernel."""
 START_SECONDS = 20.0
-RUNNER = 1
-"""The runner's user id in the sandbox: neither 0 nor an experiment's."""
 RUNNER_CAPABILITIES = [
     "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_RESOURCE",
 ]  # fmt: skip
@@ -91,7 +89,7 @@ def _config(task: Task, workspace: Path, chosen: str) -> dict:
         "ociVersion": "1.0.0",
         "process": {
             "terminal": False,
-            "user": {"uid": RUNNER, "gid": RUNNER},  # of gVisor's kernel, not of the host's
+            "user": {"uid": 0, "gid": 0},  # of gVisor's kernel, not of the host's; the runner becomes another
             "args": host_view.command(),
             "env": [f"{name}={value}" for name, value in host_view.variables(task).items()],
             "cwd": "/workspace",

@@ -69,16 +69,15 @@ def inside(base: str, *options: str, command: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("backend", ["gvisor", "process"])
-def test_experiments_run_in_a_pod_without_privileges(base, cache, backend):
+def test_experiments_run_in_gvisor_in_a_pod_without_privileges(base, cache):
     theirs = inside(base, command="python3 --version").stdout.split()[1].rpartition(".")[0]
     if theirs != f"{sys.version_info.major}.{sys.version_info.minor}":
         pytest.skip(f"NOT TESTED, the packages installed here are for another Python than the container's {theirs}")
     mounted = [f"--volume={cache}:/cache", "--env=MLAGENT_CACHE=/cache"]
-    done = inside(base, *EXPERIMENTS, *mounted, command=f"python3 -m envs check wine --sandbox {backend}")
+    done = inside(base, *EXPERIMENTS, *mounted, command="python3 -m envs check wine --sandbox gvisor")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["outcome"] == "edited" and found["score"] is not None
+    assert found["problems"] == [] and found["score"] > 0
 
 
 def test_the_user_is_none_that_debian_made(base):
