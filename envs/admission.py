@@ -9,14 +9,12 @@ line, so a large experiment is not starved by small ones; an experiment that cou
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import psutil
-
+from envs import machine
 from envs.records import Limits
 
 RECENT = 0.3
@@ -39,8 +37,7 @@ class Capacity:
 
 def node_capacity(actors: int = 1) -> Capacity:
     """An equal share of this node for each of the actors on it: its cores, and half of its memory."""
-    memory_mb = psutil.virtual_memory().total / 2**20
-    return Capacity(max(1.0, len(os.sched_getaffinity(0)) / actors), memory_mb / 2 / actors)
+    return Capacity(max(1.0, machine.cores() / actors), machine.memory_mb() / 2 / actors)
 
 
 @dataclass(eq=False)
