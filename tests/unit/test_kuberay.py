@@ -179,7 +179,7 @@ def test_the_groups_grow_as_far_as_the_configuration_asks_and_shrink_as_far_as_i
 
 
 def test_experiments_leave_the_memory_of_their_pod_to_ray(overlay, tmp_path):
-    """Sandboxes see the cores and the memory of the machine, not those of the pod, so both are stated."""
+    """By default they would take half of the pod's, which is too little where nothing else runs."""
     cfg = configuration(overlay, tmp_path)
     assert cfg.sandbox.cpus and cfg.sandbox.memory_gb
     if cfg.sandbox.backend == "docker":
