@@ -53,7 +53,8 @@ def main() -> None:
 
 def list_tasks(arguments: argparse.Namespace) -> None:
     """Print a table of the built-in tasks."""
-    table = Table("task", "split", "metric", "best", "origin of the data")
+    table = Table("task", "split", "metric", "best")
+    table.add_column("origin of the data", no_wrap=True, overflow="ellipsis")
     for name in builtin_tasks():
         stated = about(name)
         arrow = "↑" if stated.direction is Direction.MAXIMIZE else "↓"
