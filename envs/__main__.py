@@ -53,8 +53,8 @@ def main() -> None:
 
 def list_tasks(arguments: argparse.Namespace) -> None:
     """Print a table of the built-in tasks."""
-    table = Table("task", "split", "metric", "best")
-    table.add_column("origin of the data", no_wrap=True, overflow="ellipsis")
+    table = Table("task", "split", "metric", "best", expand=True)
+    table.add_column("origin of the data", ratio=1, no_wrap=True)
     for name in builtin_tasks():
         stated = about(name)
         arrow = "↑" if stated.direction is Direction.MAXIMIZE else "↓"
