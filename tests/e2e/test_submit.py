@@ -107,9 +107,10 @@ def stopped(head, tiny_model, tmp_path_factory) -> dict:
     finally:
         began = time.monotonic()
         ray(head, "stop", job)
-    left = leftovers(runs, STOP_SECONDS)
+    left, seconds = leftovers(runs, STOP_SECONDS), time.monotonic() - began
+    print(f"everything had ended {seconds:.1f} s after `ray job stop` was called")
     return {
-        "runs": runs, "logs": logs, "left": left, "seconds": time.monotonic() - began,
+        "runs": runs, "logs": logs, "left": left, "seconds": seconds,
         "status": ray(head, "status", job), "log after": ray(head, "logs", job),
     }  # fmt: skip
 
