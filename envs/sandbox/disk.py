@@ -6,16 +6,19 @@ has no name any more but is open or mapped; no link is followed. Standard librar
 
 import contextlib
 import os
+import time
 
 MAX_FILES = 20_000
 NUM_THREADS = 16
 """Its place in /proc/PID/stat, after the state."""
-hidden: "set[str]" = set()
-"""Processes whose open files could not be read at the last look."""
+HIDING_SECONDS = 0.7
+"""A process that ends does not show its files for a while, which is longer where the machine is busy."""
+hidden: "dict[str, float]" = {}
+"""Processes whose open files could not be read at the last look → since when."""
 
 
 def over(folder: str, room: int) -> bool:
-    """Whether what was written in `folder` takes more than `room` bytes, or is too many files, or is being hidden."""
+    """Whether what was written in `folder` takes more than `room` bytes, or is too many files."""
     files, folders = MAX_FILES, [folder]
     while folders:
         with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
@@ -27,8 +30,12 @@ def over(folder: str, room: int) -> bool:
                         folders.append(entry.path)
                 if room < 0 or files < 0:
                     return True
-    before = set(hidden)
-    return nameless(folder) > room or bool(hidden & before)
+    return nameless(folder) > room
+
+
+def hiding() -> bool:
+    """Whether a process has not shown its files for a while, by the looks of `over`."""
+    return any(time.monotonic() - since > HIDING_SECONDS for since in hidden.values())
 
 
 def nameless(folder: str) -> int:
@@ -36,6 +43,7 @@ def nameless(folder: str) -> int:
 
     Leaves in `hidden` the processes that do not show theirs, as one that is ending, or that closed its /proc entry.
     """
+    before = dict(hidden)
     hidden.clear()
     sizes: dict[int, int] = {}
     for process in os.listdir("/proc"):
@@ -49,7 +57,7 @@ def nameless(folder: str) -> int:
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     sizes |= opened(f"/proc/{process}/task/{thread}/fd", folder)
         except PermissionError:
-            hidden.add(process)
+            hidden[process] = before.get(process, time.monotonic())
         except OSError:  # it has ended
             continue
     return sum(sizes.values())

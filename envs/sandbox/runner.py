@@ -176,7 +176,7 @@ def watch(child: int, reader: int, ended: int, deadline: float, request: dict, o
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return ""
         if now >= next_look:
-            if disk.over(WORKSPACE, request["disk_mb"] << 20):
+            if disk.over(WORKSPACE, request["disk_mb"] << 20) or disk.hiding():
                 return "disk_full"
             if over_processes(request, output):
                 return "error"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("stream", "async_gain", "learner", "weights", "env_step")
+BENCHES = ("stream", "async_gain", "learner", "weights", "env_step", "against_trl")
 PACKAGES = ("ray", "torch", "deepspeed", "transformers")
 
 
