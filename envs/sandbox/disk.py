@@ -12,9 +12,9 @@ MAX_FILES = 20_000
 NUM_THREADS = 16
 """Its place in /proc/PID/stat, after the state."""
 HIDING_SECONDS = 0.7
-"""A process that ends does not show its files for a while, which is longer where the machine is busy."""
+"""So long a process may show nothing of its files: one that ends does so for a while, longer on a busy machine."""
 hidden: "dict[str, float]" = {}
-"""Processes whose open files could not be read at the last look → since when."""
+"""Processes whose open files could not be seen at the last look → since when."""
 
 
 def over(folder: str, room: int) -> bool:
@@ -41,51 +41,60 @@ def hiding() -> bool:
 def nameless(folder: str) -> int:
     """Bytes of the files from `folder` that were unlinked and that a process still has open or mapped.
 
-    Leaves in `hidden` the processes that do not show theirs, as one that is ending, or that closed its /proc entry.
+    Leaves in `hidden` the processes that do not show theirs.
     """
     before = dict(hidden)
     hidden.clear()
     sizes: dict[int, int] = {}
     for process in os.listdir("/proc"):
-        if not process.isdigit() or int(process) == os.getpid():
-            continue
-        try:
-            if zombie(process):
-                continue
-            sizes |= mapped(process, folder)
-            for thread in os.listdir(f"/proc/{process}/task"):  # each may have descriptors of its own
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    sizes |= opened(f"/proc/{process}/task/{thread}/fd", folder)
-        except PermissionError:
-            hidden[process] = before.get(process, time.monotonic())
-        except OSError:  # it has ended
-            continue
+        if process.isdigit() and int(process) != os.getpid():
+            try:
+                sizes |= held(process, folder)
+            except PermissionError:
+                hidden[process] = before.get(process, time.monotonic())
     return sum(sizes.values())
 
 
-def zombie(process: str) -> bool:
-    """Whether it has ended and waits for its parent.
+def held(process: str, folder: str) -> "dict[int, int]":
+    """Inode → bytes of the unlinked files from `folder` that it has open or mapped.
 
     Raises:
-        PermissionError: only its first thread has, and with it the view of the others.
+        PermissionError: it lives and does not show them.
     """
-    with open(f"/proc/{process}/stat") as status:
-        state, *fields = status.read().rpartition(")")[2].split()
-    if state == "Z" and int(fields[NUM_THREADS]) > 1:
-        raise PermissionError(f"the threads of process {process} cannot be seen")
-    return state == "Z"
-
-
-def mapped(process: str, folder: str) -> "dict[int, int]":
-    """Inode → bytes of address space, of unlinked files."""
     sizes: dict[int, int] = {}
-    with open(f"/proc/{process}/maps") as lines:
-        for line in lines:
-            if f" {folder}/" in line and line.endswith("(deleted)\n"):
-                addresses, _, _, _, inode, *_ = line.split()
-                start, end = (int(address, 16) for address in addresses.split("-"))
-                sizes[int(inode)] = sizes.get(int(inode), 0) + end - start
+    try:
+        threads = os.listdir(f"/proc/{process}/task")
+    except OSError:
+        if survived_by_threads(process):
+            raise PermissionError(f"gVisor shows no thread of process {process}, whose first has ended") from None
+        return sizes
+    mappings_seen = False
+    for thread in threads:  # each may have descriptors of its own, and the first may have ended before the others
+        own = f"/proc/{process}/task/{thread}"
+        try:
+            sizes |= opened(f"{own}/fd", folder)
+            if not mappings_seen:
+                sizes |= mapped(f"{own}/maps", folder)
+                mappings_seen = True
+        except PermissionError:
+            if has_memory(own):  # one without is ending, and has closed its files or is about to
+                raise
+        except OSError:  # it has ended
+            continue
     return sizes
+
+
+def survived_by_threads(process: str) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as status:
+        state, *fields = status.read().rpartition(")")[2].split()
+        return state == "Z" and int(fields[NUM_THREADS]) > 1
+    return False
+
+
+def has_memory(thread: str) -> bool:
+    with contextlib.suppress(OSError), open(f"{thread}/statm") as statm:
+        return statm.read().split()[0] != "0"
+    return False
 
 
 def opened(descriptors: str, folder: str) -> "dict[int, int]":
@@ -97,6 +106,18 @@ def opened(descriptors: str, folder: str) -> "dict[int, int]":
             if name.startswith(f"{folder}/") and name.endswith(" (deleted)"):
                 status = os.stat(f"{descriptors}/{number}")
                 sizes[status.st_ino] = status.st_blocks * 512
+    return sizes
+
+
+def mapped(maps: str, folder: str) -> "dict[int, int]":
+    """Inode → bytes of address space, of unlinked files."""
+    sizes: dict[int, int] = {}
+    with open(maps) as lines:
+        for line in lines:
+            if f" {folder}/" in line and line.endswith("(deleted)\n"):
+                addresses, _, _, _, inode, *_ = line.split()
+                start, end = (int(address, 16) for address in addresses.split("-"))
+                sizes[int(inode)] = sizes.get(int(inode), 0) + end - start
     return sizes
 
 
