@@ -43,10 +43,11 @@ def script(tmp_path) -> Path:
 
 
 def solve(server: Server, folder: Path, *arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable, "actors/solve.py", *arguments, f"model.endpoint={server.url}", "model.path=a-model",
-        f"out={folder}", "sandbox=process",
-    ]  # fmt: skip
+    return run(folder, *arguments, f"model.endpoint={server.url}", "model.path=a-model", said=said)
+
+
+def run(folder: Path, *arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "actors/solve.py", *arguments, f"out={folder}", "sandbox=process"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "sk-secret", "COLUMNS": "100"}
     done = subprocess.run(command, cwd=ROOT, env=environment, input=said, capture_output=True, text=True, timeout=120)
     if "sandbox" in done.stderr and done.returncode == 1:
@@ -88,6 +89,14 @@ def test_a_task_is_graded_by_its_own_grader(server, tmp_path):
     done = solve(server, tmp_path / "out", "diabetes", "--steps", "1")
     assert done.returncode == 0, done.stderr
     assert "Ridge(alpha=0.1)" in (tmp_path / "out" / "best_train.py").read_text()
+
+
+def test_a_checkpoint_is_served_and_what_it_writes_is_tried(tiny_model, tmp_path):
+    small = ("model.context=1024", "model.response=16", "actors.kv_cache_gb=0.1")
+    done = run(tmp_path / "out", "diabetes", f"model.path={tiny_model}", *small, "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "out" / "log.md").read_text()
+    assert log.count("| invalid | invalid |") == 2, "random weights write no action"
 
 
 @pytest.mark.parametrize(
