@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Sequence
 
+from actors import ideas as idea_pool
 from actors.endpoint import Ask, EndpointError
 from actors.operators import Idea
 from envs import prompt
@@ -44,7 +45,7 @@ class LanguageModelExpert:
         self._ask, self._budget = ask, budget
 
     def candidates(self, task: Task, least: int) -> list[Idea]:
-        """Distinct ideas for the task's unchanged script, `least` of them unless the model repeats itself.
+        """Distinct ideas for the task's unchanged script; those of the built-in library where the model repeats itself.
 
         Raises:
             EndpointError: the model failed, or gave no idea.
@@ -63,7 +64,7 @@ class LanguageModelExpert:
                 break
         if not found:
             raise EndpointError(f"the model {self.name} gave no idea for task {task.id}: choose another experts.model")
-        return list(found.values())
+        return [*found.values(), *_of_the_library(task, least - len(found))]
 
     def propose(
         self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
@@ -86,6 +87,15 @@ def tidy(answer: str) -> str:
     if lines and lines[-1].strip() == "```" and sum(line.lstrip().startswith("```") for line in lines) % 2:
         lines.pop()
     return "\n".join(lines) + "\n"
+
+
+def _of_the_library(task: Task, wanted: int) -> list[Idea]:
+    """Up to `wanted` ideas of the built-in expert, in a fixed random order; none for a script that does not parse."""
+    try:
+        known = idea_pool.candidates(task, wanted)
+    except idea_pool.IdeaError:
+        return []
+    return random.Random(0).sample(known, max(0, min(wanted, len(known))))
 
 
 def _tokens(text: str) -> int:

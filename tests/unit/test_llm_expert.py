@@ -81,6 +81,9 @@ def test_ideas_are_gathered_until_there_are_enough_different_ones(server, expert
     found = expert.candidates(task, least=30)
     assert len({idea.text for idea in found}) == len(found) == 30
     assert "use model number 7" in {idea.text for idea in found} and "scale by 0" in {idea.text for idea in found}
+    server.answers = ["- scale the features\n- try a forest"] * 4
+    filled = expert.candidates(task, least=30)
+    assert len({idea.text for idea in filled}) == 30 and {idea.operator for idea in filled[2:]} >= {"model", "average"}
     server.answers = ["no"] * 10
     with pytest.raises(EndpointError, match=r"a-model gave no idea for task diabetes"):
         expert.candidates(task, least=30)
