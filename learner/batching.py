@@ -59,13 +59,12 @@ def shuffled(examples: Sequence[Example], together: int, rng: np.random.Generato
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(the others, those of about a `share` of the prompts): no prompt is in both. At least one prompt stays first."""
-    prompts = list(dict.fromkeys(example.prompt_ids.tobytes() for example in examples))
-    count = min(round(share * len(prompts)), len(prompts) - 1) if prompts else 0
-    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
+    """(the others, a random `share` of the examples): at least one stays among the others."""
+    count = max(0, min(round(share * len(examples)), len(examples) - 1))
+    chosen = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
     parts: tuple[list[Example], list[Example]] = [], []
-    for example in examples:
-        parts[example.prompt_ids.tobytes() in chosen].append(example)
+    for index, example in enumerate(examples):
+        parts[index in chosen].append(example)
     return parts
 
 

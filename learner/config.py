@@ -156,7 +156,7 @@ class SftConfig:
     batch: int = key(8, "Examples per optimiser step.", positive=True)
     best: float = key(1.0, "Share of the improvements of a task that may be imitated, the largest first.", maximum=1)
     examples: int = key(0, "Most examples of a task, those that differ most; 0: all that are worth imitating.")
-    held_out: float = key(0.05, "Share of the states whose examples are kept back to measure the loss.", maximum=0.5)
+    held_out: float = key(0.05, "Share of the examples that is kept back to measure the loss.", maximum=0.5)
     checkpoint_every: int = key(100, "Optimiser steps after which an interrupted fine-tuning can go on.", positive=True)
 
 
@@ -246,8 +246,8 @@ class ActorsConfig:
     node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")
     sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
-    min: int = key(1, "Fewest actors that a change during the run may leave.", positive=True)
-    max: int = key(0, "Most actors that it may ask for, at least actors.count.")
+    min: int = key(1, "Fewest actors that are left when fewer are needed, or asked for.", positive=True)
+    max: int = key(0, "Most actors; above 0 their number follows the demand, 0: it stays actors.count.")
     replacements: int = key(8, "Actors that may fail and be replaced before the run ends with an error.")
     heartbeat: float = key(60.0, "Seconds without a sign of life after which an actor is replaced.", positive=True)
     deadline: float = key(

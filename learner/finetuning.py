@@ -1,6 +1,6 @@
 """The fine-tuning of one run on its expert's actions: resumable, with its loss on examples that are kept back.
 
-Invariants: no state is both trained on and kept back; `finetune.jsonl` tells every step once; a run that was
+Invariants: no example is both trained on and kept back; `finetune.jsonl` tells every step once; a run that was
 interrupted goes on from `checkpoints/finetuning`, and ends with the weights of an undisturbed one.
 """
 

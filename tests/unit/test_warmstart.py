@@ -107,10 +107,10 @@ def test_trajectories_can_be_read_back(tmp_path):
         trajectories.read(tmp_path)
 
 
-def test_no_prompt_is_both_trained_on_and_kept_back():
-    examples = [Example(np.array([n // 2]), np.array([n])) for n in range(40)]
+def test_no_example_is_both_trained_on_and_kept_back():
+    examples = [Example(np.array([0]), np.array([n])) for n in range(40)]
     trained, kept_back = batching.split(examples, 0.1, seed=0)
     assert len(kept_back) == 4 and len(trained) == 36
-    assert not {int(e.prompt_ids[0]) for e in trained} & {int(e.prompt_ids[0]) for e in kept_back}
-    assert batching.split(examples[:2], 0.5, seed=0) == (examples[:2], [])
+    assert {int(e.response_ids[0]) for e in (*trained, *kept_back)} == set(range(40))
+    assert len(batching.split(examples[:1], 0.5, seed=0)[0]) == 1
     assert batching.split([], 0.5, seed=0) == ([], [])
