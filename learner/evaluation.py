@@ -208,21 +208,14 @@ def distinct(attempts: Sequence[Transition], outcomes: Collection[Outcome] = tup
     return float(np.mean([len(found) for found in texts.values()])) if texts else None
 
 
-def bootstrap_interval(
-    samples: Sequence[np.ndarray], level: float = 0.95, minus: Sequence[np.ndarray] = ()
-) -> list[float] | None:
+def bootstrap_interval(samples: Sequence[np.ndarray], level: float = 0.95) -> list[float] | None:
     """Percentile bootstrap interval of the mean of the samples' means; None without samples.
 
     samples: one float array [n_i] per task; each is resampled by itself (Efron and Tibshirani 1993, chapter 13).
-    minus: samples whose mean is taken off, for the interval of a difference.
     """
     if not samples:
         return None
     rng = np.random.default_rng(0)
-
-    def resampled(of: Sequence[np.ndarray]) -> np.ndarray:
-        draws = [sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(axis=1) for sample in of]
-        return np.mean(draws, axis=0)
-
-    means = resampled(samples) - (resampled(minus) if minus else 0.0)
-    return [float(bound) for bound in np.quantile(means, [(1 - level) / 2, (1 + level) / 2])]
+    draws = [sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(axis=1) for sample in samples]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return [float(bound) for bound in np.quantile(np.mean(draws, axis=0), tails)]

@@ -18,7 +18,8 @@ from learner.status import duration
 SETTINGS = {STEP: "single steps", EPISODE: "episodes"}
 LEGEND = (
     "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
-    "attempt · gap: the part closed of that to the task's best known score · runs: experiments · time: of an attempt"
+    "attempt · gap: the part closed of that to the task's best known score · runs: experiments · time: of an attempt · "
+    "over the first: difference of attempts from the same state with the same seed"
 )
 
 

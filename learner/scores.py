@@ -93,25 +93,29 @@ def difference(
 ) -> dict[str, Any]:  # fmt: skip
     """By how much the mean improvement and reward of `attempts` are above those of `others`, with 95 % intervals.
 
-    Over the tasks of which there are both; each side's attempts are resampled by themselves.
+    Of the trials that both made: an attempt is compared with the other's from the same state with the same seed, since
+    such attempts go alike as far as the agents are alike, and these pairs are resampled.
     """
-    found: dict[str, Any] = {}
+    theirs = {_trial(one): one for one in others if not one.failure}
+    pairs = [(one, theirs[_trial(one)]) for one in attempts if not one.failure and _trial(one) in theirs]
     values: dict[str, Callable[[Attempt], float | None]] = {
         "improvement": lambda one: improvement(one, tasks[one.task_id]),
         "reward": _reward,
     }
+    found: dict[str, Any] = {}
     for name, of in values.items():
-        pairs = []
-        for task_id in tasks:
-            sides = [
-                _known(of(one) for one in side if one.task_id == task_id and not one.failure)
-                for side in (attempts, others)
-            ]
-            pairs += [sides] if all(side.size for side in sides) else []
-        mine, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        found[name] = _mean(mine) - _mean(theirs) if pairs else None
-        found[f"{name}_ci"] = bootstrap_interval(mine, minus=theirs)
+        known = [(one.task_id, of(one), of(other)) for one, other in pairs if one.task_id in tasks]
+        apart = [
+            _known(mine - other for task, mine, other in known if task == task_id and None not in (mine, other))
+            for task_id in tasks
+        ]
+        apart = [values for values in apart if values.size]
+        found |= {name: _mean(apart), f"{name}_ci": bootstrap_interval(apart)}
     return found
+
+
+def _trial(attempt: Attempt) -> tuple[str, str, str, int]:
+    return attempt.setting, attempt.task_id, attempt.state_id, attempt.seed
 
 
 def _reward(attempt: Attempt) -> float | None:
