@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 
 
-class Direction(enum.StrEnum):
+class Word(enum.StrEnum):
+    """One of some words. It is pickled by its value: early versions of Python 3.11 would have `getattr` called, which
+    whoever reads transitions as data refuses."""
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[Word], tuple[str]]:
+        return type(self), (self.value,)
+
+
+class Direction(Word):
     """Which way the task metric improves."""
 
     MAXIMIZE = "maximize"
@@ -25,7 +33,7 @@ class Direction(enum.StrEnum):
         return 1 if self is Direction.MAXIMIZE else -1
 
 
-class Outcome(enum.StrEnum):
+class Outcome(Word):
     """What became of one action."""
 
     EDITED = "edited"
@@ -135,7 +143,7 @@ class Durations:
     grade: float = 0.0
 
 
-class Origin(enum.StrEnum):
+class Origin(Word):
     """Where the result of an experiment comes from."""
 
     RUN = "run"

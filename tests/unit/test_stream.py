@@ -2,11 +2,12 @@
 
 import asyncio
 import collections
+import pickle
 from dataclasses import replace
 
 import pytest
 
-from envs.records import State
+from envs.records import Direction, Origin, Outcome, State
 from learner.states import FLOOR, Experience, StatePool, StatePoolError
 from learner.stream import MAX_TRIES, Cursor, Stream, StreamError, unpack
 
@@ -201,3 +202,8 @@ def test_a_pool_survives_saving_and_a_damaged_file_is_named(tmp_path):
     file.write_text(file.read_text()[:50])
     with pytest.raises(StatePoolError, match="states.json"):
         StatePool.load(file, 1, ["a", "b"])
+
+
+def test_the_words_of_a_transition_are_pickled_by_value_on_every_python():
+    packed = b"".join(pickle.dumps(word, protocol=5) for word in (Outcome.EDITED, Origin.RUN, Direction.MAXIMIZE))
+    assert b"getattr" not in packed and pickle.loads(packed) is Outcome.EDITED
