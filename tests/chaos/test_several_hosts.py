@@ -25,6 +25,7 @@ from tests.main_job import MARK, ROOT, leftovers, output, wait_until
 STATES, ACTIONS = 2, 4
 PORT = 6379
 CUT_SECONDS = 60
+FIRST = {"actor-0", "actor-1"}
 JOIN_SECONDS = 90
 STARTED = "will now block forever"
 """What `ray start --block` says when its node has joined."""
@@ -127,7 +128,7 @@ def run_dir(network, tiny_model, tmp_path_factory) -> Path:
         wait_until(lambda: not any("raylet" in one.name() for one in network.processes("two")), 90, process)
         cluster.node("two", "--num-cpus=1", "--labels=role=actor")
         wait_until(lambda: "and joins" in output(runs), 120, process)
-        wait_until(lambda: "actor-2" in actors(runs), 120, process)
+        wait_until(lambda: actors(runs) - FIRST, 120, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 130, output(runs)
     finally:
@@ -148,7 +149,7 @@ def test_no_group_is_trained_twice_or_in_part(run_dir):
     rows = list(transitions.read(run_dir / "smoke", columns=["id", "group_id"]))
     assert len({row["id"] for row in rows}) == len(rows) == steps(run_dir) * STATES * ACTIONS
     assert len({row["group_id"] for row in rows}) == steps(run_dir) * STATES
-    assert actors(run_dir) == {"actor-0", "actor-1", "actor-2"}
+    assert actors(run_dir) > FIRST, "the actor that joined did nothing"
 
 
 def test_nothing_of_the_run_is_left_on_any_host(run_dir):
