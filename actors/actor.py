@@ -107,8 +107,7 @@ class Actor(Explorer):
         if self._cfg.rl.max_staleness == 0:
             await self._collect_waves(stream)
         else:
-            loops = math.ceil(self._cfg.actors.sequences / self._cfg.rl.actions) + 1
-            await asyncio.gather(*(self._collect(stream) for _ in range(loops)))
+            await asyncio.gather(*(self._collect(stream) for _ in range(loops(self._cfg))))
 
     async def _collect(self, stream: Any) -> None:
         ticket = await stream.admit.remote(self._id)
@@ -240,6 +239,11 @@ class Actor(Explorer):
             result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
             terms, usage(task, result),
         )  # fmt: skip
+
+
+def loops(cfg: Any) -> int:
+    """Groups that an actor samples at once: enough to fill the engine, and one more."""
+    return 1 if cfg.rl.max_staleness == 0 else math.ceil(cfg.actors.sequences / cfg.rl.actions) + 1
 
 
 def _improved(task: Task, result: StepResult) -> bool:

@@ -229,7 +229,7 @@ class ActorPool:
         Raises:
             ActorError: `count` is not within `actors.min` and `actors.max`.
         """
-        least, most = self._cfg.actors.min, max(self._cfg.actors.max, self._cfg.actors.count)
+        least, most = self.bounds
         if not least <= count <= most:
             raise ActorError(f"{count} actors: not within actors.min={least} and actors.max={most}")
         self._wanted = count
@@ -238,6 +238,16 @@ class ActorPool:
         for name in list(self._members)[count:]:
             self._remove(name)
         self._share()
+
+    @property
+    def wanted(self) -> int:
+        """Actors that serve, start, or wait for a place on the cluster."""
+        return self._wanted
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Fewest and most actors that there may be."""
+        return self._cfg.actors.min, max(self._cfg.actors.max, self._cfg.actors.count)
 
     def check(self) -> None:
         """Let in actors that have started, and replace those that failed or give no sign of life.

@@ -68,6 +68,9 @@ def impossible(cfg: Config) -> str | None:
         return "learner.offload=optimizer needs learner.zero_stage of 1 or more"
     if cfg.learner.offload == "all" and cfg.learner.zero_stage < 3:
         return "learner.offload=all needs learner.zero_stage=3"
+    most = max(cfg.actors.max, cfg.actors.count)
+    if not cfg.actors.min <= cfg.actors.count <= most or 0 < cfg.actors.max < cfg.actors.count:
+        return f"actors.min={cfg.actors.min} ≤ actors.count={cfg.actors.count} ≤ actors.max={cfg.actors.max} must hold"
     if cfg.learner.transfer == "nccl" and not (cfg.learner.gpus and cfg.actors.gpus and cfg.run.mode == "ray"):
         return "learner.transfer=nccl needs GPUs for learner and actors: learner.gpus, actors.gpus and run.mode=ray"
     if cfg.learner.transfer == "nccl" and cfg.learner.full_every > 1:

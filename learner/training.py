@@ -41,6 +41,7 @@ from learner.preflight import PreflightError
 from learner.preparation import connect, load_tasks, measure
 from learner.progress import Progress
 from learner.run import NoRoom, Run, RunError
+from learner.scaling import Scaler
 from learner.states import StatePool, StatePoolError
 from learner.stream import Cursor, Stream, StreamError, unpack
 from learner.trackers import TrackerError
@@ -181,6 +182,7 @@ class Training:
         options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000}
         batch = rl.steps, rl.states, rl.actions, rl.max_staleness
         self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, self.cursor)
+        self._scaler = Scaler(self.cfg, self.actors, self.progress.say)
         self.actors.collect(self._stream)
         for _ in range(self.cursor.step, rl.steps):
             self._step_started = time.monotonic()
@@ -188,6 +190,7 @@ class Training:
             self._wait_seconds = time.monotonic() - self._step_started
             yield groups
         self._ask("close")
+        self._scaler.close()
         self.actors.finish()
 
     def _hold_reference(self) -> None:
@@ -221,6 +224,7 @@ class Training:
         row |= {"publish_mb": self._published.sent_bytes / 1e6}
         row |= {"publish_share": self._published.sent_bytes / self._published.full_bytes}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
+        self._scaler.step(self._wait_seconds, seconds, account)
         self.journal.append(row)
         self.watch.step(row)
         self.progress.advance(**row)
@@ -282,8 +286,10 @@ class Training:
         """
         batch = self._stream.batch.remote()
         self.actors.check()
+        self._scaler.look()
         while not self._place.wait([batch], timeout=1.0)[0]:
             self.actors.check()
+            self._scaler.look()
             self.progress.update(**self.actors.activity())
             self.watch.actors(self.actors.activity())
             self.watch.stream(dataclasses.asdict(self._ask("account")))
