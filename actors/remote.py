@@ -38,6 +38,10 @@ class InRay:
         """A handle on a new `kind(*args)`; options: of `ray.remote`."""
         return ray.remote(kind).options(**options).remote(*args)
 
+    def here(self) -> dict[str, Any]:
+        """Options of an actor that lives on the node of who starts it: it is lost only where that is lost too."""
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)}
+
     def get(self, ref: Any, timeout: float | None = None) -> Any:
         """What a reference, or each of a list, gives. Raises GetTimeoutError, RayActorError, RayTaskError."""
         return ray.get(ref, timeout=timeout)
@@ -74,6 +78,9 @@ class InProcess:
 
     def spawn(self, kind: type, options: Mapping[str, Any], *args: Any) -> Handle:
         return Handle(kind(*args), self._loop)
+
+    def here(self) -> dict[str, Any]:
+        return {}
 
     def get(self, ref: Any, timeout: float | None = None) -> Any:
         refs = ref if isinstance(ref, list) else [ref]

@@ -90,7 +90,7 @@ class Scaler:
         self._total, self._loops = cfg.rl.steps * cfg.rl.states, loops(cfg)
         self._waited: float | None = None
         self._asked: int | None = None
-        options = {"name": f"{cfg.run.name}/{CONTROL}", "num_cpus": 0}
+        options = {"name": f"{cfg.run.name}/{CONTROL}", "num_cpus": 0, **self._place.here()}
         self._control = self._place.spawn(Control, options, least, most)
 
     def look(self) -> None:

@@ -179,7 +179,7 @@ class Training:
         if rl.kl:
             self._hold_reference()
         self.progress.stage("reinforce", rl.steps, done=self.cursor.step)
-        options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000}
+        options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000, **self._place.here()}
         batch = rl.steps, rl.states, rl.actions, rl.max_staleness
         self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, self.cursor)
         self._scaler = Scaler(self.cfg, self.actors, self.progress.say)
