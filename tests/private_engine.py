@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
+import pytest
 from docker.errors import DockerException
 
+from envs.sandbox import SandboxPool
+from tests.main_job import engine_answers
+
 START_SECONDS = 60
+
+
+@contextlib.contextmanager
+def private_engine(folder: Path) -> Iterator[PrivateEngine | None]:
+    """One with the sandbox image, named by `DOCKER_HOST`; None where there can be none."""
+    if os.getuid() or not shutil.which("dockerd") or not engine_answers():
+        yield None
+        return
+    image = SandboxPool("docker").image
+    started = PrivateEngine(folder)
+    try:
+        started.take_images([image])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", started.host)
+            yield started
+    finally:
+        started.stop()
 
 
 class PrivateEngine:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,8 +14,7 @@ from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Outcome
 from envs.sandbox import SandboxFailure, SandboxPool
-from tests.main_job import engine_answers
-from tests.private_engine import PrivateEngine
+from tests.private_engine import PrivateEngine, private_engine
 from tests.sandbox_task import make_task
 
 GONE_SECONDS = 4.0
@@ -26,17 +23,10 @@ SCRIPT = "import time\ntime.sleep({seconds})\nopen('submission.csv', 'w').write(
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
-    if os.getuid() or not shutil.which("dockerd") or not engine_answers():
-        pytest.skip("NOT TESTED, it takes root and a Docker Engine with the sandbox image")
-    image = SandboxPool("docker").image
-    started = PrivateEngine(tmp_path_factory.mktemp("engine"))
-    try:
-        started.take_images([image])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DOCKER_HOST", started.host)
-            yield started
-    finally:
-        started.stop()
+    with private_engine(tmp_path_factory.mktemp("engine")) as started:
+        if not started:
+            pytest.skip("NOT TESTED, it takes root and a Docker Engine with the sandbox image")
+        yield started
 
 
 def test_experiments_outlive_a_crash_of_the_engine(engine: PrivateEngine, tmp_path: Path) -> None:

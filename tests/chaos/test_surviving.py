@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -21,10 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from envs.sandbox import SandboxPool
 from learner import transitions
-from tests.main_job import MARK, engine_answers, leftovers, output, start, wait_until
-from tests.private_engine import PrivateEngine
+from tests.main_job import MARK, leftovers, output, start, wait_until
+from tests.private_engine import PrivateEngine, private_engine
 
 STATES, ACTIONS = 2, 4
 MORE = 10
@@ -59,18 +57,8 @@ def steps_done(run_dir: Path) -> int:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory) -> Iterator[PrivateEngine | None]:
     """A container engine that may be killed, used by the run; None where there can be none."""
-    if os.getuid() or not shutil.which("dockerd") or not engine_answers():
-        yield None
-        return
-    image = SandboxPool("docker").image
-    started = PrivateEngine(tmp_path_factory.mktemp("engine"))
-    try:
-        started.take_images([image])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DOCKER_HOST", started.host)
-            yield started
-    finally:
-        started.stop()
+    with private_engine(tmp_path_factory.mktemp("engine")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
