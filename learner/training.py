@@ -285,13 +285,9 @@ class Training:
             StreamError: a group cannot be finished, or the stream has ended.
         """
         batch = self._stream.batch.remote()
-        self.actors.check()
-        self._scaler.look()
+        self._look_after_actors()
         while not self._place.wait([batch], timeout=1.0)[0]:
-            self.actors.check()
-            self._scaler.look()
-            self.progress.update(**self.actors.activity())
-            self.watch.actors(self.actors.activity())
+            self._look_after_actors()
             self.watch.stream(dataclasses.asdict(self._ask("account")))
             if self.actors.idle_seconds > self.cfg.actors.deadline:
                 raise ActorError(
@@ -299,6 +295,13 @@ class Training:
                     "(actors.deadline)"
                 )
         return self._of_stream(batch)
+
+    def _look_after_actors(self) -> None:
+        self.actors.check()
+        self._scaler.look()
+        activity = self.actors.activity()
+        self.progress.update(**activity)
+        self.watch.actors(activity)
 
     def _ask(self, method: str, *args: Any) -> Any:
         """The stream's answer. Raises StreamError."""
