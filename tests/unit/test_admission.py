@@ -23,8 +23,9 @@ class Crowd:
     """Experiments in threads of their own, which hold what they got until they are let go."""
 
     def __init__(self, admission: Admission):
-        self.admission, self.started, self._holds = admission, [], {}
-        self._threads = []
+        self.admission, self.started = admission, []
+        self._holds: dict[str, threading.Event] = {}
+        self._threads: dict[str, threading.Thread] = {}
 
     def come(self, name: str, key: str = "task", **need) -> None:
         hold = self._holds[name] = threading.Event()
@@ -34,18 +35,33 @@ class Crowd:
                 self.started.append((name, gpus) if need.get("gpus") else name)
                 hold.wait(10)
 
-        self._threads.append(threading.Thread(target=run))
-        self._threads[-1].start()
-        time.sleep(0.02)  # until it stands in line
+        self._threads[name] = threading.Thread(target=run)
+        self._threads[name].start()
+        self._settle()
 
     def go(self, name: str) -> None:
         self._holds[name].set()
-        time.sleep(0.02)
+        self._threads[name].join(10)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until everybody holds something or stands in a line of which the first does not fit."""
+        admission, end = self.admission, time.monotonic() + 10
+        while time.monotonic() < end:
+            alive = {name for name, thread in self._threads.items() if thread.is_alive()}
+            names = {one[0] if isinstance(one, tuple) else one for one in self.started}
+            with admission._changed:
+                line = admission._line
+                stuck = not line or not admission._fits(admission._next().need)
+                if stuck and admission.running == len(alive & names) == len(alive) - len(line):
+                    return
+            time.sleep(0.001)
+        raise AssertionError("the crowd does not come to rest")
 
     def end(self) -> None:
         for hold in self._holds.values():
             hold.set()
-        for thread in self._threads:
+        for thread in self._threads.values():
             thread.join(10)
 
 
@@ -137,7 +153,8 @@ def test_a_smaller_share_refuses_those_in_line_that_no_longer_fit(crowd):
     with admission.admit("task", Limits(cpus=1)):
         thread = threading.Thread(target=wait_for_both)
         thread.start()
-        time.sleep(0.02)
+        while not admission._line:
+            time.sleep(0.001)
         admission.resize(Capacity(cpus=1, memory_mb=1e6))
         thread.join(5)
     assert len(refused) == 1
