@@ -39,7 +39,7 @@ def explored(tmp_path_factory, tiny_model) -> Path:
     growing = folder / "run" / trajectories.GROWING
     process = start(folder, tiny_model)
     try:
-        wait_until(growing.exists, 120, process)
+        wait_until(lambda: growing.exists() and "\n" in growing.read_text(), 120, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 130, output(folder)
         before = growing.read_text().count("\n")
