@@ -26,7 +26,8 @@ KERNEL_MB = 256
 """Memory of gVisor's own kernel."""
 START_SECONDS = 20.0
 RUNNER_CAPABILITIES = [
-    "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_RESOURCE",
+    "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_CHOWN", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_FOWNER",
+    "CAP_SYS_RESOURCE",
 ]  # fmt: skip
 """To run each experiment as another user without privileges, end it, and clean up after it."""
 
