@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast bench images lint clean
+.PHONY: help setup train test test-long test-fast bench images lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -12,7 +12,11 @@ train: setup ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="k
 
 test: ## everything CI runs; with a Docker Engine where one can be had
 	@cluster/setup.sh tests
-	@cluster/with_docker.sh .venv/bin/python -m pytest
+	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long"
+
+test-long: ## the tests that take minutes each: several hosts, an ordinary user, reproducible runs, the pool, broadcasts
+	@cluster/setup.sh tests
+	@cluster/with_docker.sh .venv/bin/python -m pytest -m long
 
 test-fast: setup ## the unit tests
 	@.venv/bin/python -m pytest tests/unit

@@ -22,6 +22,8 @@ from learner import transitions
 from tests.chaos.network import Network, missing
 from tests.main_job import MARK, ROOT, leftovers, output, wait_until
 
+pytestmark = pytest.mark.long
+
 STATES, ACTIONS = 2, 4
 PORT = 6379
 CUT_SECONDS = 60

@@ -20,6 +20,8 @@ from learner.batching import Example
 from learner.config import Config
 from learner.engine import Learner
 
+pytestmark = pytest.mark.long
+
 DEADLINE = 60
 ROOT = Path(__file__).parents[2]
 

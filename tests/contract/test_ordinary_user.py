@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 SUITES = ("tests/contract/test_sandbox.py", "tests/contract/test_attacks.py")

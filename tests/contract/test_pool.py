@@ -24,6 +24,8 @@ from learner.config import Config
 from learner.states import StatePool
 from learner.stream import Cursor, Stream, unpack
 
+pytestmark = pytest.mark.long
+
 STATES, ACTIONS = 2, 2
 DEADLINE = 120
 

@@ -12,6 +12,8 @@ import pytest
 from learner import transitions
 from tests.main_job import output, start, wait_until
 
+pytestmark = pytest.mark.long
+
 ARGUMENTS = (
     "rl.max_staleness=0", "rl.steps=4", "rl.states=2", "rl.actions=4", "rl.algorithm=ppo", "rl.learning_rate=0.001",
     "model.response=96", "experts.trajectories=8", "evaluation.attempts=2", "tasks.held_out=[]",
