@@ -8,6 +8,7 @@ ends the actor's loop with an error that names it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import pickle
 import time
@@ -21,12 +22,15 @@ from actors.endpoint import Ask
 from actors.explorer import Explorer
 from actors.policy import Policy, PolicyDead
 from actors.weights import Bucket, restore
+from envs.actions import FinalAnswer
 from envs.environment import usage
 from envs.prompt import PromptError
 from envs.records import Outcome, State, StepResult, Task, Transition
 from envs.research_actions import Editor
 from reward import Reward, Terms, reward
 
+STRIDE = 7919
+"""Between the seeds of an episode's actions, so that they are none of another episode of its group."""
 ARRIVAL_SECONDS = 0.05
 """Between looks at whether all requests of a wave have reached the engine."""
 
@@ -87,10 +91,30 @@ class Actor(Explorer):
         """
         prompt_ids = self._prompt(state)
         names = [f"{group_id}/{number:03d}" for number in range(len(seeds))]
-        steps = [
-            self._transition(name, group_id, state, prompt_ids, seed) for name, seed in zip(names, seeds, strict=True)
-        ]
-        return await asyncio.gather(*steps)
+        steps = [self._act(name, group_id, state, prompt_ids, seed) for name, seed in zip(names, seeds, strict=True)]
+        return [transition for transition, _ in await asyncio.gather(*steps)]
+
+    async def _episodes(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
+        """The transitions of one episode per seed, from `state` on. Raises PolicyDead."""
+        names = [f"{group_id}/{number:03d}" for number in range(len(seeds))]
+        episodes = [self._episode(name, group_id, state, seed) for name, seed in zip(names, seeds, strict=True)]
+        return [transition for episode in await asyncio.gather(*episodes) for transition in episode]
+
+    async def _episode(self, name: str, group_id: str, state: State, seed: int) -> list[Transition]:
+        """An episode of at most `rl.episode_steps` actions; it ends early where the next prompt would be too long."""
+        made: list[Transition] = []
+        for step in range(self._cfg.rl.episode_steps):
+            try:
+                prompt_ids = self._prompt(state)
+            except PromptError:
+                if not made:
+                    raise
+                break
+            transition, state = await self._act(f"{name}/{step:02d}", group_id, state, prompt_ids, seed + step * STRIDE)
+            made.append(transition)
+            if transition.outcome is Outcome.INFRA_FAILURE or transition.action == FinalAnswer.kind:
+                break
+        return credited(made)
 
     async def evaluate(self, task_id: str, attempts: int, seed: int) -> list[Transition]:
         """Attempts from the task's initial state with seeds `seed`, `seed` + 1, …"""
@@ -139,7 +163,8 @@ class Actor(Explorer):
             PolicyDead: the engine has died; whoever replaces this actor gives its groups back.
         """
         try:
-            transitions = await self.attempt(ticket.state, ticket.seeds, ticket.group_id)
+            sample = self._episodes if self._cfg.rl.episode_steps > 1 else self.attempt
+            transitions = await sample(ticket.state, ticket.seeds, ticket.group_id)
         except PolicyDead:
             raise
         except Exception as error:  # one group's defect must not end the others; the stream counts its tries
@@ -195,15 +220,16 @@ class Actor(Explorer):
         self._policy.close()
         await super().close()
 
-    async def _transition(
+    async def _act(
         self, name: str, group_id: str, state: State, prompt_ids: np.ndarray, seed: int
-    ) -> Transition:
+    ) -> tuple[Transition, State]:
+        """One action from `state`, and the state that it led to."""
         temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
         sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
         result = await self._step(state, sample.text)
         task = self._tasks[state.task_id]
         worth = self._reward(task, result)
-        return Transition(
+        transition = Transition(
             id=name,
             group_id=group_id,
             state_id=state.id,
@@ -229,6 +255,7 @@ class Actor(Explorer):
             finished=time.time(),
             successor=result.state if self._grows and _improved(task, result) else None,
         )
+        return transition, result.state
 
     def _reward(self, task: Task, result: StepResult) -> Reward:
         if result.outcome is Outcome.INFRA_FAILURE:
@@ -239,6 +266,16 @@ class Actor(Explorer):
             result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
             terms, usage(task, result),
         )  # fmt: skip
+
+
+def credited(episode: Sequence[Transition]) -> list[Transition]:
+    """Its transitions, each worth the mean reward of those whose experiments ran: which of them earned it is unknown.
+
+    This is what step-wise RL is compared with (ML-Agent, arXiv 2505.23723).
+    """
+    rewards = [t.reward for t in episode if t.outcome is not Outcome.INFRA_FAILURE]
+    shared = float(np.mean(rewards)) if rewards else 0.0
+    return [dataclasses.replace(t, reward=shared, reward_parts={"episode": shared}) for t in episode]
 
 
 def loops(cfg: Any) -> int:

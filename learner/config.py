@@ -170,6 +170,11 @@ class RlConfig:
         "Baseline of a reward: its group's mean, over its deviation (grpo); the others' mean (rloo); V(s) (ppo).",
         ["grpo", "rloo", "ppo"],
     )
+    episode_steps: int = key(
+        1,
+        "Actions of a sample: one from a state of the pool, or a whole episode whose actions share its reward.",
+        positive=True,
+    )
     epochs: int = key(1, "Optimiser steps on each batch of groups.", positive=True)
     learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)
     value_learning_rate: float = key(1e-2, "Learning rate of ppo's value head.", positive=True)

@@ -37,8 +37,6 @@ def impossible(cfg: Config) -> str | None:
         return f"tasks.held_in and tasks.held_out name {', '.join(twice)} twice"
     if cfg.run.mode == "serial" and (cfg.learner.ranks > 1 or max(cfg.actors.count, cfg.actors.max) > 1):
         return "run.mode=serial is one process: learner.ranks, actors.count and actors.max must be 1 (or actors.max 0)"
-    if cfg.run.mode == "serial" and cfg.sandbox.hosts:
-        return "run.mode=serial is one process: sandbox.hosts must be 0"
     if cfg.sandbox.backend == "simulated" and not cfg.sandbox.recorded:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
     if cfg.sandbox.hosts and not (cfg.sandbox.cpus and cfg.sandbox.memory_gb):

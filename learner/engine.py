@@ -200,11 +200,9 @@ class Learner:
         if batch.rows:
             figures = self._policy_step(batch, rate)
         self.rl_steps += 1
-        values = figures.pop("values")
-        for number, group in enumerate(groups):
-            for member in group:
-                if member.id in batch.advantages:
-                    batch.advantages[member.id] -= values.get(number, 0.0)
+        for number, value in figures.pop("values").items():
+            for name in batch.groups[number]:
+                batch.advantages[name] -= value
         seconds = time.monotonic() - began
         processed = sum(len(policy_row.row.input_ids) for policy_row in batch.rows)
         return figures | {
@@ -241,7 +239,7 @@ class Learner:
         )
         return dict(zip(STEP_FIGURES, figures, strict=True)) | {
             "worst_tokens": _worst_tokens(batch, first.worst),
-            "values": {batch.groups[number]: value for number, value in first.values},
+            "values": dict(first.values),
             "ratios": {names[start]: ratio for start, ratio, _ in last.responses},
             "losses": {names[start]: loss for start, _, loss in last.responses},
         }

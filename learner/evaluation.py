@@ -6,6 +6,7 @@ null, never zero; the file is rewritten whole after each stage, so earlier stage
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -63,9 +64,10 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
 
     Returns `{"tasks": [{task, split, metric, direction, m_init, m_best, stages: {stage: {n, mean_reward,
     mean_reward_ci, valid_rate, distinct_actions, distinct_valid, mean_score, best_score, infra_failures,
-    experiment_seconds, response_tokens}}}], "splits": {split: {stage: the same without scores}}}`. Scores are in the
-    task's own metric, over valid attempts; distinct actions are different texts from one state, the mean over states;
-    a split's means weigh its tasks equally; intervals are 95 % bootstrap intervals over attempts.
+    experiment_seconds, response_tokens, rewards: [one per attempt that counts]}}}], "splits": {split: {stage: the same
+    without scores and rewards}}}`. Scores are in the task's own metric, over valid attempts; distinct actions are
+    different texts from one state, the mean over states; a split's means weigh its tasks equally; intervals are 95 %
+    bootstrap intervals over attempts. `merge` adds what each stage of a split gained over the one before.
     """
     tasks = list(tasks)
     by_task = {
@@ -97,17 +99,38 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
 
 
 def merge(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """`later` with the stages of `earlier` that it lacks, in the order of `STAGES`."""
+    """`later` with the stages of `earlier` that it lacks, in the order of `STAGES`.
+
+    Each stage of a split has `gain` and `gain_ci`: its mean reward less that of the stage before it.
+    """
 
     def stages(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
         both = {**one, **two}
         return {stage: both[stage] for stage in sorted(both, key=STAGES.index)}
 
     before = {task["task"]: task["stages"] for task in earlier["tasks"]}
-    return {
-        "tasks": [{**task, "stages": stages(before.get(task["task"], {}), task["stages"])} for task in later["tasks"]],
-        "splits": {split: stages(earlier["splits"].get(split, {}), of) for split, of in later["splits"].items()},
-    }
+    tasks = [{**task, "stages": stages(before.get(task["task"], {}), task["stages"])} for task in later["tasks"]]
+    splits = {split: stages(earlier["splits"].get(split, {}), of) for split, of in later["splits"].items()}
+    for split, of in splits.items():
+        members = [task["stages"] for task in tasks if task["split"] == split]
+        for former, stage in itertools.pairwise(of):
+            of[stage] = of[stage] | gained(
+                [member[former]["rewards"] for member in members], [member[stage]["rewards"] for member in members]
+            )
+    return {"tasks": tasks, "splits": splits}
+
+
+def gained(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """`{gain, gain_ci}`: by how much the mean reward rose, with its 95 % bootstrap interval; nothing without attempts.
+
+    before, after: rewards [n_i] of each task; tasks weigh equally.
+    """
+    if not all([before, *before, *after]):
+        return {}
+    rng = np.random.default_rng(0)
+    draws = _resampled(list(map(np.array, after)), rng) - _resampled(list(map(np.array, before)), rng)
+    rise = np.mean([np.mean(one) for one in after]) - np.mean([np.mean(one) for one in before])
+    return {"gain": float(rise), "gain_ci": _quantiles(draws)}
 
 
 def write(run_dir: Path, evaluation: Mapping[str, Any]) -> Path:
@@ -178,6 +201,7 @@ def _of_task(attempts: Sequence[Transition], direction: Direction) -> dict[str, 
         **_of_split([attempts]),
         "mean_score": float(np.mean(scores)) if scores else None,
         "best_score": best(scores) if scores else None,
+        "rewards": [float(t.reward) for t in counted],
     }
 
 
@@ -213,9 +237,14 @@ def bootstrap_interval(samples: Sequence[np.ndarray], level: float = 0.95) -> li
 
     samples: one float array [n_i] per task; each is resampled by itself (Efron and Tibshirani 1993, chapter 13).
     """
-    if not samples:
-        return None
-    rng = np.random.default_rng(0)
+    return _quantiles(_resampled(samples, np.random.default_rng(0)), level) if samples else None
+
+
+def _resampled(samples: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """float64 [RESAMPLES]: the mean of the samples' means, each sample drawn again with replacement."""
     draws = [sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(axis=1) for sample in samples]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return [float(bound) for bound in np.quantile(np.mean(draws, axis=0), tails)]
+    return np.mean(draws, axis=0)
+
+
+def _quantiles(draws: np.ndarray, level: float = 0.95) -> list[float]:
+    return [float(bound) for bound in np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])]

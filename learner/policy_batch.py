@@ -41,8 +41,8 @@ class PolicyBatch:
     rows: list[PolicyRow]
     members: list[Transition]
     """Those in the rows, in the order of `Row.token_index`."""
-    groups: list[int]
-    """Group, among those given, of each group in the rows (`Row.groups` counts these)."""
+    groups: list[list[str]]
+    """Ids of the transitions of each group in the rows (`Row.groups` counts these): those of one prompt."""
     tokens: int
     """Response tokens of all but the infrastructure failures: those whose weights add up to one. Those of equal groups
     count, since their gradient is zero, not absent."""
@@ -60,7 +60,7 @@ def build(
     aggregation: str = "token",
     duration_weight: bool = False,
 ) -> PolicyBatch:
-    """The batch of `groups` (transitions with the same prompt), at weight version `version`.
+    """The batch of `groups` (what rewards are compared within), at weight version `version`.
 
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
     """
@@ -72,7 +72,10 @@ def build(
     seconds = [t.generate_seconds + t.durations.execute for t in members]
     emphasis = duration_emphasis(seconds, valid) if duration_weight else np.ones(len(members))
     weights = token_weights(aggregation, lengths, valid)
-    kept = np.flatnonzero(found.informative)
+    together: dict[tuple[int, bytes], list[int]] = {}
+    for index in np.flatnonzero(found.informative).tolist():  # a group of whole episodes has many prompts
+        together.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
+    kept = [index for same in together.values() for index in same]
 
     def per_token(values: Sequence[float]) -> np.ndarray:
         return np.repeat(np.asarray(values, np.float32)[kept], np.asarray(lengths)[kept])
@@ -82,8 +85,7 @@ def build(
         behaviour = np.concatenate([t.behaviour_logprobs for t in chosen]).astype(np.float32)
         current = np.concatenate([_sampled_under(t, version) for t in chosen])
     per_member = [per_token(values) for values in (found.values, emphasis, weights)]
-    numbers = sorted({number[index] for index in kept})
-    prompts = [[t for t, g in zip(chosen, (number[i] for i in kept), strict=True) if g == one] for one in numbers]
+    prompts = [[members[index] for index in same] for same in together.values()]
     rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in prompts], row_tokens)
     return PolicyBatch(
         rows=[
@@ -96,7 +98,7 @@ def build(
             for row in rows
         ],
         members=chosen,
-        groups=numbers,
+        groups=[[t.id for t in same] for same in prompts],
         tokens=sum(length for length, ok in zip(lengths, valid, strict=True) if ok),
         advantages={t.id: value for t, value, ok in zip(members, found.values.tolist(), valid, strict=True) if ok},
         equal_groups=found.equal_groups,

@@ -144,6 +144,8 @@ class Training:
         if too_long:
             self.progress.say(f"{len(too_long)} of {len(states)} states are left out: too long for model.context")
         usable = [state for state in states if state.id not in too_long]
+        if self.cfg.rl.episode_steps > 1:  # whole episodes begin where their task does
+            usable = [state for state in usable if state.kind == "initial"]
         pool = StatePool(warmstart.balanced(usable, self.cfg.experts.states, self.cfg.run.seed), self.cfg.run.seed)
         pool.save(self._pool_file)
         self.progress.say(f"state pool: {pool.kinds()}")

@@ -6,7 +6,9 @@ The same actor with its vLLM engine, inside Ray, is part of the end-to-end test.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
+import pickle
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from transformers import AutoTokenizer
 
 import actors.actor
 from actors import expert
-from actors.actor import Actor
+from actors.actor import STRIDE, Actor
 from actors.chat import Chat
 from actors.policy import PolicyDead, Sample
 from actors.trajectory import Ending
@@ -117,6 +119,21 @@ def test_a_transition_says_what_was_sampled_and_what_came_of_it(runner, actor, s
     assert len({t.id for t in (better, invalid, later)}) == 3
     assert {better.origin, later.origin} == {Origin.RUN, Origin.CACHE}, "identical experiments run once"
     assert better.durations.execute == later.durations.execute > 0
+
+
+def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runner, actor, state, monkeypatch):
+    monkeypatch.setattr(actor._cfg.rl, "episode_steps", 3)
+    texts = {7: EDIT, 7 + STRIDE: "Thought: done\nAction: Final Answer", 8: EDIT}
+    answers(actor, lambda seed: texts.get(seed, "no action"))
+    stream = new_stream(state, 1)
+    ticket = dataclasses.replace(runner.run(stream.admit("actor-0")), seeds=(7, 8))
+    found = pickle.loads(runner.run(actor._group(remote(stream), ticket)))
+    ended, failed = found[:2], found[2:]
+    assert [t.action for t in found] == ["edit", "final answer", "edit", "invalid", "invalid"]
+    assert ended[1].score_before == 0.6 and ended[0].state_id == state.id != ended[1].state_id
+    edit = 1 / (1 + math.exp(-10 * 0.1 / 0.5))
+    assert [t.reward for t in ended] == pytest.approx([(edit + 0.5) / 2] * 2)
+    assert [t.reward for t in failed] == pytest.approx([edit / 3] * 3)
 
 
 def test_an_experiment_runs_while_the_group_is_still_being_sampled(runner, actor, state, monkeypatch):

@@ -104,6 +104,22 @@ def test_stages_outlive_a_restart_and_a_stage_done_again_is_replaced(tmp_path):
     assert set(written["tasks"][0]) >= {"task", "split", "metric", "direction", "m_init", "stages"}
 
 
+def test_a_stage_says_what_it_gained_over_the_one_before(tmp_path):
+    evaluation, rng = Evaluation(tmp_path, tasks()), np.random.default_rng(0)
+
+    def attempts(wine: float, diabetes: float) -> list[Transition]:
+        return [
+            attempt(name, mean + rng.normal(0, 0.1)) for name, mean in [("wine", wine), ("diabetes", diabetes)] * 50
+        ]
+
+    evaluation.add("sft", attempts(0.4, 0.2))
+    found = evaluation.add("rl", attempts(0.6, 0.2))["splits"]["held_in"]
+    low, high = found["rl"]["gain_ci"]
+    assert low < found["rl"]["gain"] < high and 0.05 < low < 0.1 < high < 0.15
+    assert "gain" not in found["sft"]
+    assert "gain" not in evaluation._result["splits"]["held_out"]["rl"], "nothing was attempted there"
+
+
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     intervals = [bootstrap_interval([rng.normal(0.4, 0.1, 40), rng.normal(0.6, 0.3, 40)]) for _ in range(100)]
