@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-long test-fast bench images lint clean
+.PHONY: help setup train test test-long test-fast bench prove images lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -23,6 +23,9 @@ test-fast: setup ## the unit tests
 
 bench: setup ## speed against baselines measured in the same run, as tables with machine and versions
 	@cluster/with_docker.sh .venv/bin/python -m tests.bench
+
+prove: setup ## the recipe and its ablations as docs/results.md tells of them: about three hours, resumable
+	@.venv/bin/python -m tests.prove
 
 images: setup ## the images of cluster/images, where a registry can be reached; ARGS="cpu cuda sandbox"
 	@cluster/images/build.sh $(ARGS)

@@ -49,7 +49,7 @@ def test_every_config_of_the_project_is_valid(name):
         ("tasks.held_in=[wine", "tasks.held_in=[wine: expected list[str]"),
         ("tasks.held_in=[]", "tasks.held_in is empty"),
         ("tasks.held_in=[breast_cancer]", "breast_cancer twice"),
-        ("config=quickstrat", "known are quickstart, smoke"),
+        ("config=quickstrat", "known are prove, quickstart, smoke"),
         ("run.name=../x", "run.name=../x must be a plain folder name"),
         ("model.path=", "model.path is empty"),
         ("model.response=1536", "model.response=1536 must be below model.context=1536"),
