@@ -25,7 +25,7 @@ bench: setup ## speed against baselines measured in the same run, as tables with
 	@cluster/with_docker.sh .venv/bin/python -m tests.bench
 
 prove: setup ## the recipe and its ablations as docs/results.md tells of them: about three hours, resumable
-	@.venv/bin/python -m tests.prove
+	@cluster/with_docker.sh .venv/bin/python -m tests.prove
 
 images: setup ## the images of cluster/images, where a registry can be reached; ARGS="cpu cuda sandbox"
 	@cluster/images/build.sh $(ARGS)
