@@ -9,18 +9,25 @@ those of the Hugging Face model; values equal those of running each prompt + res
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
 from learner.batching import Row, Segment
 
 CHUNK = 256
 """Tokens whose logits are held at once: the fastest of 64, 128, 256 and 512 with a vocabulary of 49,152 on a CPU."""
+
+
+DENSE = 1 << 24
+"""Scores of a segment's branches in one layer up to which a CPU holds them all (32 MiB in bfloat16): with more, the
+products wait for memory and torch's own attention is as fast."""
 
 
 class UnsupportedModelError(ValueError):
@@ -88,11 +95,11 @@ class _TokenLogProbs(torch.autograd.Function):
         logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         normaliser, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for part in _chunks(len(targets)):
-            logits = F.linear(hidden[part], weight).float().div_(temperature)
-            normaliser[part] = torch.logsumexp(logits, dim=-1)
-            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser[part]
-            probabilities = torch.exp(logits - normaliser[part, None])
-            entropy[part] = normaliser[part] - torch.linalg.vecdot(probabilities, logits)
+            logits = _logits(hidden[part], weight, temperature)
+            every = torch.log_softmax(logits, dim=-1)
+            logprobs[part] = every.gather(1, targets[part, None])[:, 0]
+            normaliser[part] = logits.gather(1, targets[part, None])[:, 0] - logprobs[part]
+            entropy[part] = -torch.linalg.vecdot(torch.exp(every, out=logits), every)
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -105,19 +112,24 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for part in _chunks(len(targets)):
-            grad = F.linear(hidden[part], weight).float().div_(ctx.temperature).sub_(normaliser[part, None])
-            of_entropy = None
+            grad = _logits(hidden[part], weight, ctx.temperature).sub_(normaliser[part, None])
+            of_target, of_entropy = grad_logprobs[part, None] / ctx.temperature, None
             if grad_entropy is not None:  # dH/dz = −p (log p + H)
-                of_entropy = torch.exp(grad).mul_(grad + entropy[part, None]).mul_(grad_entropy[part, None])
-            grad.exp_().neg_()
-            grad.scatter_add_(1, targets[part, None], torch.ones_like(grad[:, :1]))
-            grad.mul_(grad_logprobs[part, None])
+                of_entropy = torch.exp(grad).mul_(grad + entropy[part, None])
+                of_entropy.mul_(grad_entropy[part, None] / ctx.temperature)
+            grad.exp_().mul_(-of_target).scatter_add_(1, targets[part, None], of_target)
             if of_entropy is not None:
                 grad.sub_(of_entropy)
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            grad = grad.to(hidden.dtype)
             grad_hidden[part] = grad @ weight
             grad_weight += grad.T @ hidden[part]
         return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """float32 [N, vocabulary]."""
+    logits = F.linear(hidden, weight).float()
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 def _chunks(length: int) -> list[slice]:
@@ -140,7 +152,7 @@ def segment_attention(
 
     query: [1, H, T, D]; key, value: [1, G, T, D] with H a multiple of G. Returns [1, T, H, D].
     """
-    lengths = [length for segment in segments for length in (segment.prompt, *segment.branches)]
+    lengths = [length for segment in segments for length in (segment.prompt, sum(segment.branches))]
     # split has a backward pass of one concatenation; slicing would pad every slice's gradient to the row.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
 
@@ -154,12 +166,55 @@ def segment_attention(
         q, prompt_key, prompt_value = next(parts)
         outputs.append(attend(q, prompt_key, prompt_value, None))
         shared = segment.prompt - 1
-        prompt_key, prompt_value = prompt_key[:, :, :shared], prompt_value[:, :, :shared]
-        for length in segment.branches:
-            q, k, v = next(parts)
-            mask = torch.ones(length, shared + length, dtype=torch.bool, device=q.device).tril(shared)
-            outputs.append(attend(q, torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2), mask))
+        before = prompt_key[:, :, :shared], prompt_value[:, :, :shared]
+        branches = next(parts)
+        scores = query.shape[1] * len(segment.branches) * max(segment.branches) * (shared + max(segment.branches))
+        if query.device.type == "cpu" and scores <= DENSE and not dropout:
+            outputs.append(_dense(*branches, *before, segment.branches, scaling))
+            continue
+        for q, k, v in zip(*(tensor.split(segment.branches, dim=2) for tensor in branches), strict=True):
+            mask = _visible(q.shape[2], shared, q.device)
+            outputs.append(attend(q, torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2), mask))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _visible(length: int, shared: int, device: torch.device) -> Tensor:
+    """bool [length, shared + length]: what each token of a branch sees."""
+    return torch.ones(length, shared + length, dtype=torch.bool, device=device).tril(shared)
+
+
+def _dense(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
+    lengths: Sequence[int],
+    scaling: float | None,
+) -> Tensor:
+    """Attention of a segment's branches as two products of matrices: on a CPU torch's own takes over twice as long.
+
+    query: [1, H, B, D], key and value: [1, G, B, D] of the branches, B = sum(lengths); prompt_key, prompt_value:
+    [1, G, S, D]. Shorter branches are padded at their end, which no token before it sees. Returns [1, H, B, D].
+    """
+
+    def padded(tensor: Tensor) -> Tensor:
+        """[K, heads, R, D]."""
+        return pad_sequence(tensor[0].transpose(0, 1).split(lengths), batch_first=True).transpose(1, 2)
+
+    q, k, v = padded(query), padded(key), padded(value)
+    (count, heads, longest, width), groups = q.shape, k.shape[1]
+    k, v = (
+        torch.cat([shared.expand(count, -1, -1, -1), own], dim=2)
+        for shared, own in ((prompt_key, k), (prompt_value, v))
+    )
+    q = (q * (width**-0.5 if scaling is None else scaling)).reshape(count, groups, -1, width)
+    hidden = torch.zeros(longest, k.shape[2], dtype=q.dtype, device=q.device)
+    hidden.masked_fill_(~_visible(longest, prompt_key.shape[2], q.device), -math.inf)
+    scores = (q @ k.transpose(2, 3)).view(count, groups, -1, *hidden.shape) + hidden
+    seen = scores.softmax(dim=-1).view(count, groups, -1, k.shape[2]) @ v
+    by_branch = seen.view(count, heads, longest, width).transpose(1, 2)
+    return torch.cat([one[:length] for one, length in zip(by_branch, lengths, strict=True)]).transpose(0, 1)[None]
 
 
 ATTENTION = "segments"

@@ -32,7 +32,7 @@ class Stage:
 
     def arguments(self, runs: Path) -> list[str]:
         """Of the Python interpreter."""
-        begun = self.program == "learner/main.py" and any((runs / self.name).glob("checkpoints/step_*"))
+        begun = self.program == "learner/main.py" and (runs / self.name / "config.yaml").exists()
         settings = [setting.format(runs=runs) for setting in self.settings]
         return [self.program, *settings, *(["run.resume=true"] if begun else [])]
 

@@ -60,8 +60,10 @@ def weights(length: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("row_tokens", [200, 32])
+@pytest.mark.parametrize("dense", [policy_model.DENSE, 0])
 @pytest.mark.parametrize("name", MODELS)
-def test_packed_rows_equal_single_sequences(name, row_tokens, checkpointing, monkeypatch):
+def test_packed_rows_equal_single_sequences(name, dense, row_tokens, checkpointing, monkeypatch):
+    monkeypatch.setattr(policy_model, "DENSE", dense)
     monkeypatch.setattr(policy_model, "CHUNK", 5)
     expected_logprobs, expected_entropies, expected_grads = plain(MODELS[name])
     model = PolicyModel(build(MODELS[name], policy_model.ATTENTION)).train()
