@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from actors.metrics import Metrics, engine_logger
+from actors.remote import KEPT_MEMORY
 from actors.weights import Bucket, digests
 
 GIB = 1 << 30
@@ -318,7 +319,7 @@ class Shelf:
 
 def _set_environment(cfg: Any) -> None:
     """What vLLM reads from the environment; its own processes inherit it."""
-    os.environ |= {
+    os.environ |= KEPT_MEMORY | {  # new weights take the place of the old: two thirds of an update are faults otherwise
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
         "OMP_NUM_THREADS": str(max(1, math.ceil(cfg.actors.cpus))),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall each other on cores that are shared

@@ -24,6 +24,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+KEPT_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+"""Environment of processes with large tensors on a CPU: glibc otherwise gives each back to the kernel, and faults the
+pages of the next in again. (It takes no threshold of mmap above 32 MiB, so mmap is switched off.)"""
+
 
 @functools.cache
 def place(mode: str) -> InRay | InProcess:

@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.placement import on_node
 from actors.pool import Receiver
-from actors.remote import place
+from actors.remote import KEPT_MEMORY, place
 from envs.records import Transition
 from learner import batching, policy_batch, schedules
 from learner.batching import Example
@@ -27,10 +27,7 @@ from learner.policy_step import combine
 from learner.rank import LearnerRank, Published
 
 RANK_ENVIRONMENT = {
-    # glibc otherwise gives each large activation back to the kernel and faults its pages in again: a quarter of a step.
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
+    **KEPT_MEMORY,  # a quarter of a step is faulting in pages otherwise
     # Threads that spin at barriers take the cores that engine and experiments need.
     "OMP_WAIT_POLICY": "passive",
 }
