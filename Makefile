@@ -24,7 +24,7 @@ test-fast: setup ## the unit tests
 bench: setup ## speed against baselines measured in the same run, as tables with machine and versions
 	@cluster/with_docker.sh .venv/bin/python -m tests.bench
 
-prove: setup ## the recipe and its ablations as docs/results.md tells of them: about three hours, resumable
+prove: setup ## the recipe and its ablations as docs/results.md tells of them: hours, resumable
 	@cluster/with_docker.sh .venv/bin/python -m tests.prove
 
 images: setup ## the images of cluster/images, where a registry can be reached; ARGS="cpu cuda sandbox"

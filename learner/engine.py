@@ -28,6 +28,10 @@ from learner.rank import LearnerRank, Published
 
 RANK_ENVIRONMENT = {
     **KEPT_MEMORY,  # a quarter of a step is faulting in pages otherwise
+    # A row hardly ever has the length of another, and for each length a CPU makes programs of 0.6 MB and more for its
+    # matrix products: kept by the thousand, as torch (ideep) and oneDNN do, they are gigabytes, and no faster.
+    "LRU_CACHE_CAPACITY": "64",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     # Threads that spin at barriers take the cores that engine and experiments need.
     "OMP_WAIT_POLICY": "passive",
 }

@@ -23,8 +23,6 @@ from learner.batching import Row, Segment
 
 CHUNK = 256
 """Tokens whose logits are held at once: the fastest of 64, 128, 256 and 512 with a vocabulary of 49,152 on a CPU."""
-
-
 DENSE = 1 << 24
 """Scores of a segment's branches in one layer up to which a CPU holds them all (32 MiB in bfloat16): with more, the
 products wait for memory and torch's own attention is as fast."""

@@ -42,9 +42,6 @@ STATE = "state"
 """Name of DeepSpeed's part of a checkpoint."""
 VALUE = "value_head"
 """Key of the value head in it."""
-FEW_PRIMITIVES = dict.fromkeys(("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"), "64")
-"""A row hardly ever has the length of another, and for each length a CPU makes programs of 0.6 MB and more for its
-matrix products: kept by the thousand, as torch (ideep) and oneDNN do, they are gigabytes, and no faster."""
 FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
 """Run, with a loss of zero, by a rank that has fewer rows than another."""
 
@@ -65,7 +62,6 @@ class LearnerRank:
     def __init__(self, cfg: Config, model_dir: Path, rank: int) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
-        os.environ |= FEW_PRIMITIVES
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
         self._place = place(cfg.run.mode)
         self._broadcaster: Any = None
