@@ -1,23 +1,31 @@
 """What tests/e2e/test_scaling.py runs: `python -m tests.scaled_run FOLDER`; starts and ends a cluster of its own.
 
-It is a process of its own, since Ray reads its token when it is imported. Pool, stream, scaler and `cluster.scale` are
-real, on real Ray nodes of this machine, which `Nodes` adds and ends as an autoscaler would; the actors stand at the
+It is a process of its own, since Ray reads its token when it is imported. Pool, stream, scaler, `cluster.scale` and
+Ray's autoscaler (v2, as under KubeRay) are real, the nodes are Ray nodes of this machine; the actors stand at the
 border and sleep in the place of engines and experiments, for as long as a file says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pickle
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from omegaconf import OmegaConf
-from ray.cluster_utils import Cluster
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+    FakeMultiNodeProvider,
+)
 
 from actors.pool import ActorPool
 from actors.remote import place
@@ -29,6 +37,10 @@ from learner.states import StatePool
 from learner.stream import Cursor, Stream
 
 STATES, SECONDS = 4, 90.0
+MOST = 4
+"""Actors, and nodes."""
+IDLE_MINUTES = 0.05
+"""Until the autoscaler takes a node without actors back."""
 LEARNER_SECONDS = 0.05
 
 
@@ -66,38 +78,59 @@ class Sleeper:
     async def close(self) -> None: ...
 
 
-class Nodes:
-    """A head without cores, and a node of two cores for each actor that is wanted."""
+class Cluster:
+    """A head without cores, to which Ray's autoscaler adds a node of two cores for each actor that finds no place.
 
-    def __init__(self) -> None:
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        self.address = self._cluster.address
-        self._workers: list[Any] = []
+    `ray.cluster_utils.AutoscalingCluster` would do, but ends every Ray on the machine.
+    """
 
-    def follow(self, wanted: int, in_use: set[str]) -> None:
-        """in_use: ids of nodes with an actor."""
-        while len(self._workers) < wanted:
-            self._workers.append(self._cluster.add_node(num_cpus=2, wait=False))
-        for node in [one for one in self._workers if one.node_id not in in_use][: len(self._workers) - wanted]:
-            self._end(node, graceful=True)
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("", 0))
+            self.address = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+        (folder / "autoscaler.json").write_text(json.dumps(self._autoscaler()))
+        as_head = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+        v2 = {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        command = [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=0",
+            f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false", "--disable-usage-stats",
+            f"--autoscaling-config={folder / 'autoscaler.json'}",
+        ]  # fmt: skip
+        log = (folder / "head.log").open("w")
+        self._head = subprocess.Popen(command, env=os.environ | as_head | v2, stdout=log, stderr=log)
+        while "Ray runtime started" not in (folder / "head.log").read_text():
+            assert self._head.poll() is None, (folder / "head.log").read_text()
+            time.sleep(0.2)
 
-    def lose(self, node_id: str) -> None:
-        self._end(next(one for one in self._workers if one.node_id == node_id), graceful=False)
-
-    def _end(self, node: Any, graceful: bool) -> None:
-        self._workers.remove(node)
-        self._cluster.remove_node(node, allow_graceful=graceful)
+    def _autoscaler(self) -> dict[str, Any]:
+        nodes = f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"
+        provider = {  # as an external one: its own type needs a file that Ray's wheel lacks
+            "type": "external", "module": nodes, "disable_node_updaters": True,
+            "gcs_address": self.address, "head_node_id": FAKE_HEAD_NODE_ID, "launch_multiple": True,
+        }  # fmt: skip
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        worker = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": MOST}
+        commands = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+        unused = (*(f"{when}_commands" for when in commands), "cluster_synced_files", "rsync_exclude", "rsync_filter")
+        return {key: [] for key in unused} | {
+            "cluster_name": "scaled", "provider": provider, "max_workers": MOST, "idle_timeout_minutes": IDLE_MINUTES,
+            "head_node_type": FAKE_HEAD_NODE_TYPE, "auth": {}, "docker": {}, "file_mounts": {},
+            "file_mounts_sync_continuously": False,
+            "available_node_types": {FAKE_HEAD_NODE_TYPE: head, "actor": worker},
+        }  # fmt: skip
 
     def shutdown(self) -> None:
-        self._cluster.shutdown()
+        there = psutil.Process(self._head.pid).children(recursive=True)  # the autoscaler's nodes outlive the head
+        self._head.terminate()
+        self._head.wait()
+        for process in psutil.wait_procs(there, timeout=5)[1]:
+            process.kill()
 
 
 class Run:
     """The loop of `learner/main.py` with a learner that sleeps."""
 
-    def __init__(self, cfg: Any, folder: Path, nodes: Nodes):
-        self.nodes = nodes
-        nodes.follow(1, set())
+    def __init__(self, cfg: Any, folder: Path):
         self.said: list[str] = []
         self.pool = ActorPool(cfg, [], "", str(folder), 0, self.said.append, list, kind=Sleeper)
         self.pool.started()
@@ -122,7 +155,6 @@ class Run:
     def _look(self) -> None:
         self.pool.check()
         self.scaler.look()
-        self.nodes.follow(self.pool.wanted, {one.about["node"] for one in self.pool._members.values() if one.about})
 
     def until(self, condition) -> float:
         """Seconds until it holds."""
@@ -149,24 +181,24 @@ def refusal(job: str, count: int) -> str:
 
 
 def main(folder: Path) -> None:
-    there = Nodes()
+    there = Cluster(folder)
     ray.init(address=there.address, log_to_driver=False)
     cfg, pace = OmegaConf.structured(Config), folder / "pace"
-    cfg.run.name, cfg.actors.cpus, cfg.actors.max, cfg.actors.heartbeat = "scaled", 2.0, 4, 10.0
+    cfg.run.name, cfg.actors.cpus, cfg.actors.max, cfg.actors.heartbeat = "scaled", 2.0, MOST, 10.0
     cfg.rl.steps, cfg.rl.states, cfg.rl.actions, cfg.actors.sequences = 10**6, STATES, 1, 1
     cfg.actors.deadline = SECONDS
     pace.write_text("0.6")
-    run, took = Run(cfg, folder, there), {}
+    run, took = Run(cfg, folder), {}
     try:
-        took["1 to 4 actors"] = run.until(lambda: run.alive() == 4)
-        assert nodes() == 4
+        took["1 to 4 actors"] = run.until(lambda: run.alive() == MOST)
+        assert nodes() == MOST
 
         lost = next(iter(run.pool._members.values()))
-        there.lose(lost.about["node"])
+        psutil.Process(lost.about["pid"]).parent().kill()  # its raylet, and the node with it
         took["a node is lost"] = run.until(lambda: any(f"{lost.name} " in line for line in run.said))
-        took["and made up for"] = run.until(lambda: run.alive() == 4)
+        took["and made up for"] = run.until(lambda: run.alive() == MOST)
 
-        assert scale("scaled", 2) == 4
+        assert scale("scaled", 2) == MOST
         took["2 asked for"] = run.until(lambda: run.alive() == 2 and len(run.pool._members) == 2)
         for _ in range(8):
             run.step()  # the learner waits all the while, but a person has the say

@@ -3,7 +3,8 @@
 `python tests/bench/weights.py [--json] [--model PATH] [--actors 1 2 4] [--repeats 3]`. By number of actors on this
 machine: our publish (pack, object store, load); `save_pretrained` and a new engine on that folder; the same with vLLM's
 reload in place, which is no replacement (on a CPU, a head tied to the embeddings goes on with the old weights); and, as
-floors, the engine's own `load_weights` of the same tensors out of its own memory, and a plain copy of the same bytes.
+floors, the engine's own `load_weights` of the same tensors out of its own memory (also in one engine that returns freed
+memory to the system, as vLLM does by itself), and a plain copy of the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from learner.training import BUCKET_BYTES
 class Server:
     """An actor's engine without its environment."""
 
-    def __init__(self, name: str, model_dir: str, cfg: Any):
+    def __init__(self, name: str, model_dir: str, cfg: Any, keeps_memory: bool = True):
+        if not keeps_memory:
+            policy_module.KEPT_MEMORY = {}
         arguments = policy_module._engine_arguments
         extended = {"worker_extension_cls": "tests.bench.weights_floor.Floor"}
         policy_module._engine_arguments = lambda *args: arguments(*args) | extended
@@ -80,6 +83,14 @@ def publish(learner: Learner, servers: list, version: int) -> tuple[float, list[
     return time.monotonic() - began, [part | {"pack": packed} for part in parts]
 
 
+def load_seconds(learner: Learner, servers: list, repeats: int) -> float:
+    """Median seconds until all have loaded what is in their memory."""
+    buckets = learner.publish(BUCKET_BYTES, 0).buckets
+    ray.get([server.load_here.remote(buckets) for server in servers])  # the first touches fresh memory
+    loads = [max(ray.get([server.load_here.remote(buckets) for server in servers])) for _ in range(repeats)]
+    return statistics.median(loads)
+
+
 def reload(learner: Learner, servers: list) -> float:
     """Seconds to save the weights and have all engines read them."""
     with tempfile.TemporaryDirectory() as saved:
@@ -108,11 +119,13 @@ def main() -> None:
     cfg.actors.sequences, cfg.actors.kv_cache_gb, cfg.actors.cpus = 8, 0.2, 1
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     learner, servers, rows, version = Learner(cfg, folder), [], [], 0
+    server = ray.remote(num_cpus=0, max_concurrency=10)(Server)
+    plain = server.remote("plain", str(folder), cfg, keeps_memory=False)
+    ray.get(plain.start.remote())
+    plain_load = load_seconds(learner, [plain], args.repeats)
+    ray.get(plain.close.remote())
     for count in args.actors:
-        more = [
-            ray.remote(num_cpus=0, max_concurrency=10)(Server).remote(f"actor-{i}", str(folder), cfg)
-            for i in range(len(servers), count)
-        ]
+        more = [server.remote(f"actor-{i}", str(folder), cfg) for i in range(len(servers), count)]
         started = ray.get([server.start.remote() for server in more])
         servers += more
         publish(learner, servers, version := version + 1)  # the first touches fresh memory
@@ -120,16 +133,15 @@ def main() -> None:
         seconds, parts = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
         row = {"actors": count, "publish_seconds": seconds}
         row |= {f"publish_{name}": max(part[name] for part in parts) for name in ("pack", "fetch", "load")}
-        buckets = learner.publish(BUCKET_BYTES, version).buckets
-        loads = [max(ray.get([server.load_here.remote(buckets) for server in servers])) for _ in range(args.repeats)]
-        row["load_seconds"] = statistics.median(loads)
+        row["load_seconds"] = load_seconds(learner, servers, args.repeats)
         row["reload_seconds"] = statistics.median(reload(learner, servers) for _ in range(args.repeats))
         row["restart_seconds"] = save_seconds(learner) + max(started)
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     buckets = ray.get(learner.publish(BUCKET_BYTES, 0).buckets)
     copy = statistics.median(copy_seconds([bucket.data for bucket in buckets]) for _ in range(5))
-    table = Table(title=f"{sum(bucket.data.nbytes for bucket in buckets) / 1e6:.0f} MB; plain copy {copy:.3f} s")
+    size = sum(bucket.data.nbytes for bucket in buckets) / 1e6
+    table = Table(title=f"{size:.0f} MB; plain copy {copy:.3f} s, load_weights of vLLM by itself {plain_load:.3f} s")
     heads = ("publish s", "of it pack", "fetch", "load", "/ load_weights", "save + new engine /", "save + in place /")
     for title in ("actors", *heads):
         table.add_column(title, justify="right")
@@ -145,7 +157,7 @@ def main() -> None:
     learner.close()
     ray.shutdown()
     if args.json:
-        print(json.dumps({"copy_seconds": copy, "rows": rows}))
+        print(json.dumps({"copy_seconds": copy, "plain_load_seconds": plain_load, "rows": rows}))
 
 
 def copy_seconds(arrays: list[np.ndarray]) -> float:
