@@ -4,7 +4,8 @@
 that asks the stream for leave, makes a group of K transitions of 1,500 token ids each (prompt and response), and
 delivers it as an actor does; the driver takes batches as the learner does. The queue gets the same transitions from
 the same producers, one `put` each, as a queue between actors and learner is used. Reported at each number of actors,
-so that growth would show.
+so that growth would show, also as CPU time of the stream's process: producers and driver share the cores with it, and
+take the larger part where they are many.
 """
 
 from __future__ import annotations
@@ -66,27 +67,35 @@ class Producer:
             made += 1
 
 
-def through_stream(producers: list, actions: int, seconds: float) -> float:
-    """Transitions per second."""
+class Timed(Stream):
+    async def cpu_seconds(self) -> float:
+        return time.process_time()
+
+
+def through_stream(producers: list, actions: int, seconds: float) -> dict[str, float]:
+    """Transitions per second, and what each cost the stream."""
     pool = StatePool([State(f"s{i}", "t", f"s{i}") for i in range(64)], 0)
-    stream = ray.remote(num_cpus=0)(Stream).options(max_concurrency=4 * len(producers) + 100)
+    stream = ray.remote(num_cpus=0)(Timed).options(max_concurrency=4 * len(producers) + 100)
     stream = stream.remote(pool, 0, 10**9, max(STATES, len(producers) // 2), actions, STALENESS, Cursor())
     running = [producer.collect.remote(str(i), stream) for i, producer in enumerate(producers)]
-    seen, begun = set(), None
+    seen, begun, cpu, before = set(), None, 0.0, 0
     while begun is None or time.monotonic() - begun < seconds:
         batch = unpack(ray.get(stream.batch.remote()))
         ray.get(stream.advance.remote())
-        if begun is None:  # the first batch is the warm-up
-            begun = time.monotonic()
+        if begun is None:
+            before += len(batch)
+            if before > 2 * len(producers):  # the first calls of each open its connections
+                begun, cpu = time.monotonic(), ray.get(stream.cpu_seconds.remote())
             continue
         ids = {transition.id for one in batch for transition in one}
         assert not ids & seen, "a transition was delivered twice"
         seen |= ids
     rate = len(seen) / (time.monotonic() - begun)
+    cost = (ray.get(stream.cpu_seconds.remote()) - cpu) / len(seen)
     ray.get(stream.close.remote())
     ray.get(running)
     ray.kill(stream)
-    return rate
+    return {"stream_per_s": rate, "stream_cpu_us": cost * 1e6}
 
 
 def through_queue(producers: list, seconds: float) -> float:
@@ -118,14 +127,14 @@ def main() -> None:
         more = [ray.remote(num_cpus=0)(Producer).remote() for _ in range(count - len(producers))]
         producers += more
         ray.get([producer.ready.remote() for producer in more])
-        row = {"actors": count, "stream_per_s": through_stream(producers[:count], args.actions, args.seconds)}
+        row = {"actors": count} | through_stream(producers[:count], args.actions, args.seconds)
         row["queue_per_s"] = through_queue(producers[:count], args.seconds)
         rows.append(row | {"ratio": row["stream_per_s"] / row["queue_per_s"]})
         print(rows[-1], file=sys.stderr, flush=True)
     table = Table(
         title=f"groups of {args.actions} transitions of {PROMPT + RESPONSE} token ids, {args.seconds:g} s each"
     )
-    for title in ("actors", "stream, transitions/s", "queue, transitions/s", "ratio"):
+    for title in ("actors", "stream, transitions/s", "its CPU, µs each", "queue, transitions/s", "ratio"):
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(*(f"{value:,.1f}" if isinstance(value, float) else str(value) for value in row.values()))
