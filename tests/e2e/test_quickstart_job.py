@@ -31,10 +31,11 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 LAUNCHER = """
-import sys
+import signal, sys
 from pathlib import Path
 from cluster.head import Head
 from cluster.quickstart import attend, connect
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background, where tests may run
 with Head() as head:
     client = connect(head)
     from cluster.job import Job
