@@ -96,10 +96,11 @@ class Cluster:
             f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false", "--disable-usage-stats",
             f"--autoscaling-config={folder / 'autoscaler.json'}",
         ]  # fmt: skip
-        log = (folder / "head.log").open("w")
-        self._head = subprocess.Popen(command, env=os.environ | as_head | v2, stdout=log, stderr=log)
-        while "Ray runtime started" not in (folder / "head.log").read_text():
-            assert self._head.poll() is None, (folder / "head.log").read_text()
+        log = folder / "head.log"
+        with log.open("w") as file:
+            self._head = subprocess.Popen(command, env=os.environ | as_head | v2, stdout=file, stderr=file)
+        while "Ray runtime started" not in log.read_text():
+            assert self._head.poll() is None, log.read_text()
             time.sleep(0.2)
 
     def _autoscaler(self) -> dict[str, Any]:
@@ -182,7 +183,15 @@ def refusal(job: str, count: int) -> str:
 
 def main(folder: Path) -> None:
     there = Cluster(folder)
-    ray.init(address=there.address, log_to_driver=False)
+    try:
+        follow(there.address, folder)
+    finally:
+        ray.shutdown()
+        there.shutdown()
+
+
+def follow(address: str, folder: Path) -> None:
+    ray.init(address=address, log_to_driver=False)
     cfg, pace = OmegaConf.structured(Config), folder / "pace"
     cfg.run.name, cfg.actors.cpus, cfg.actors.max, cfg.actors.heartbeat = "scaled", 2.0, MOST, 10.0
     cfg.rl.steps, cfg.rl.states, cfg.rl.actions, cfg.actors.sequences = 10**6, STATES, 1, 1
@@ -216,8 +225,6 @@ def main(folder: Path) -> None:
     finally:
         print({what: f"{seconds:.0f} s" for what, seconds in took.items()}, *run.said, sep="\n")
         run.pool.close()
-        ray.shutdown()
-        there.shutdown()
 
 
 if __name__ == "__main__":
