@@ -64,7 +64,7 @@ class Cursor:
     unfinished: dict[int, str] = field(default_factory=dict)
     """Groups that were in flight, with the id of their state: they are sampled again."""
     ready: dict[int, bytes] = field(default_factory=dict)
-    """Finished groups that were not trained yet, as they came."""
+    """Finished groups that were not trained yet, as they came; in a cursor for a checkpoint."""
     experience: Experience = field(default_factory=Experience)
 
 
@@ -223,16 +223,20 @@ class Stream:
         due = self._step - self._max_staleness
         return not any(ticket.step <= due for tickets in (self._in_flight.values(), self._again) for ticket in tickets)
 
-    async def advance(self, spreads: Mapping[str, float] | None = None, found: Sequence[State] = ()) -> Cursor:
+    async def advance(
+        self, spreads: Mapping[str, float] | None = None, found: Sequence[State] = (), saved: bool = False
+    ) -> Cursor:
         """All actors serve the weights of one more learner step; returns where a restart would go on.
 
-        spreads, found: what the step saw, for the state pool (`StatePool.learn`).
+        spreads, found: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is for a
+        checkpoint, and so carries the groups that are ready, which may be many.
         """
         self._pool.learn(spreads or {}, found)
         self._step += 1
         self._let_in(self._batch)
         unfinished = {t.index: t.state.id for t in [*self._in_flight.values(), *self._again]}
-        return Cursor(self._step, self._next, unfinished, dict(self._ready), self._pool.experience())
+        ready = dict(self._ready) if saved else {}
+        return Cursor(self._step, self._next, unfinished, ready, self._pool.experience())
 
     async def account(self) -> Account:
         trained = self._next - len(self._ready) - len(self._in_flight) - len(self._again)

@@ -214,8 +214,9 @@ class Training:
         if all(t.outcome is Outcome.INFRA_FAILURE for t in members):
             raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].log_tail}")
         spreads, found = what_was_seen(groups)
-        self.cursor = self._ask("advance", spreads, found)
-        step = self.cursor.step
+        step = self.cursor.step + 1
+        saved = self._overdue or step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps
+        self.cursor = self._ask("advance", spreads, found, saved)
         self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
         figures = [metrics.pop(name) for name in ("advantages", "ratios", "losses")]
         transitions.write(self.run.dir, step, groups, *figures)
@@ -231,7 +232,7 @@ class Training:
         self.watch.step(row)
         self.progress.advance(**row)
         self._rewards.append(row["reward_mean"])
-        if self._overdue or step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps:
+        if saved:
             self.checkpoint()
 
     def _check_gap(self, step: int, gap: float | None, worst: list[dict[str, Any]]) -> None:

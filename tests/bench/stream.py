@@ -3,16 +3,21 @@
 `python tests/bench/stream.py [--json] [--actors 8 64 256] [--seconds 15]`. Each producer is a Ray actor (a process)
 that asks the stream for leave, makes a group of K transitions of 1,500 token ids each (prompt and response), and
 delivers it as an actor does; the driver takes batches as the learner does. The queue gets the same transitions from
-the same producers, one `put` each, as a queue between actors and learner is used. Reported at each number of actors,
-so that growth would show, also as CPU time of the stream's process: producers and driver share the cores with it, and
-take the larger part where they are many.
+the same producers, one `put` each, as a queue between actors and learner is used.
+
+Whether a transition costs the stream more where actors are many is measured apart, as CPU time of its process: all
+producers live, so that the machine is equally busy (an idle Ray worker alone takes some 5 ms a second), and at each
+count as many of them deliver together `--rate` transitions per second (Ray wakes its threads for each message that
+comes alone, and once for several).
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import pickle
+import random
 import sys
 import time
 from pathlib import Path
@@ -30,7 +35,7 @@ from learner.states import StatePool
 from learner.stream import Cursor, Stream, unpack
 
 PROMPT, RESPONSE = 1372, 128
-STATES, STALENESS = 16, 8
+STATES, STALENESS = 32, 8
 QUEUE_BOUND = 4096
 
 
@@ -53,10 +58,14 @@ class Producer:
     def ready(self) -> None:
         pass
 
-    async def collect(self, name: str, stream) -> None:
+    async def collect(self, name: str, stream, every: float = 0.0) -> None:
+        """every: seconds from one group to the next, if that is longer than it takes."""
         ticket = await stream.admit.remote(name)
+        due = time.monotonic() + random.uniform(0, every)
         while ticket:
             made = pickle.dumps(group(ticket.group_id, len(ticket.seeds)), protocol=5)
+            await asyncio.sleep(due - time.monotonic())
+            due += every
             ticket = await stream.exchange.remote(name, ticket.group_id, made)
 
     def fill(self, name: str, queue: Queue, seconds: float) -> None:
@@ -72,12 +81,14 @@ class Timed(Stream):
         return time.process_time()
 
 
-def through_stream(producers: list, actions: int, seconds: float) -> dict[str, float]:
-    """Transitions per second, and what each cost the stream."""
+def through_stream(producers: list, actions: int, seconds: float, rate: float = 0.0) -> tuple[float, float]:
+    """Transitions per second, at most `rate` if given, and CPU seconds that each cost the stream."""
     pool = StatePool([State(f"s{i}", "t", f"s{i}") for i in range(64)], 0)
+    staleness = STALENESS + len(producers) // STATES
     stream = ray.remote(num_cpus=0)(Timed).options(max_concurrency=4 * len(producers) + 100)
-    stream = stream.remote(pool, 0, 10**9, max(STATES, len(producers) // 2), actions, STALENESS, Cursor())
-    running = [producer.collect.remote(str(i), stream) for i, producer in enumerate(producers)]
+    stream = stream.remote(pool, 0, 10**9, STATES, actions, staleness, Cursor())
+    every = len(producers) * actions / rate if rate else 0.0
+    running = [producer.collect.remote(str(i), stream, every) for i, producer in enumerate(producers)]
     seen, begun, cpu, before = set(), None, 0.0, 0
     while begun is None or time.monotonic() - begun < seconds:
         batch = unpack(ray.get(stream.batch.remote()))
@@ -90,12 +101,12 @@ def through_stream(producers: list, actions: int, seconds: float) -> dict[str, f
         ids = {transition.id for one in batch for transition in one}
         assert not ids & seen, "a transition was delivered twice"
         seen |= ids
-    rate = len(seen) / (time.monotonic() - begun)
+    found = len(seen) / (time.monotonic() - begun)
     cost = (ray.get(stream.cpu_seconds.remote()) - cpu) / len(seen)
     ray.get(stream.close.remote())
     ray.get(running)
     ray.kill(stream)
-    return {"stream_per_s": rate, "stream_cpu_us": cost * 1e6}
+    return found, cost
 
 
 def through_queue(producers: list, seconds: float) -> float:
@@ -119,6 +130,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--actors", type=int, nargs="+", default=[8, 64, 256])
     parser.add_argument("--actions", type=int, default=16, help="K, transitions of a group")
+    parser.add_argument("--rate", type=float, default=1000.0, help="transitions per second of all actors when paced")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured per figure")
     args = parser.parse_args()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -127,18 +139,24 @@ def main() -> None:
         more = [ray.remote(num_cpus=0)(Producer).remote() for _ in range(count - len(producers))]
         producers += more
         ray.get([producer.ready.remote() for producer in more])
-        row = {"actors": count} | through_stream(producers[:count], args.actions, args.seconds)
-        row["queue_per_s"] = through_queue(producers[:count], args.seconds)
+        rate, _ = through_stream(producers[:count], args.actions, args.seconds)
+        row = {"actors": count, "stream_per_s": rate, "queue_per_s": through_queue(producers[:count], args.seconds)}
         rows.append(row | {"ratio": row["stream_per_s"] / row["queue_per_s"]})
         print(rows[-1], file=sys.stderr, flush=True)
+    for row in rows:
+        rate, cost = through_stream(producers[: row["actors"]], args.actions, args.seconds, args.rate)
+        row |= {"paced_per_s": rate, "paced_cpu_us": cost * 1e6}
+        print(row, file=sys.stderr, flush=True)
     table = Table(
-        title=f"groups of {args.actions} transitions of {PROMPT + RESPONSE} token ids, {args.seconds:g} s each"
+        title=f"groups of {args.actions} transitions of {PROMPT + RESPONSE} token ids, {args.seconds:g} s each; paced: "
+        f"of {len(producers)} processes"
     )
-    for title in ("actors", "stream, transitions/s", "its CPU, µs each", "queue, transitions/s", "ratio"):
+    heads = ("stream, transitions/s", "queue, transitions/s", "ratio", "paced, transitions/s", "CPU, µs each")
+    for title in ("actors", *heads):
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(*(f"{value:,.1f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=100).print(table)
+    Console(width=110).print(table)
     ray.shutdown()
     if args.json:
         print(json.dumps({"prompt": PROMPT, "response": RESPONSE, "actions": args.actions, "rows": rows}))

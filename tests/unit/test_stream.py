@@ -92,7 +92,7 @@ def test_a_cursor_repeats_only_what_was_in_flight():
         s = stream()
         tickets = await admitted(s)
         await s.put(tickets[2].group_id, ["done"])
-        resumed = stream(cursor=replace(await s.advance(), step=0))
+        resumed = stream(cursor=replace(await s.advance(saved=True), step=0))
         redone = await admitted(resumed)
         assert [(t.index, t.seeds) for t in redone] == [(t.index, t.seeds) for t in tickets if t.index != 2]
         for ticket in redone:
