@@ -193,8 +193,13 @@ class Policy:
     @contextlib.contextmanager
     def _whole_or_dead(self, version: int) -> Iterator[None]:
         """End an engine that stops half-way through an update."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         try:
             yield
+        except EngineDeadError:
+            self.close()
+            raise
         except Exception as error:
             self.close()
             raise PolicyDead(f"{self.name}: vLLM did not load weight version {version}: {error}") from error

@@ -128,8 +128,8 @@ def main() -> None:
         more = [server.remote(f"actor-{i}", str(folder), cfg) for i in range(len(servers), count)]
         started = ray.get([server.start.remote() for server in more])
         servers += more
-        for _ in range(8):  # the first touch fresh memory: the learner's, the actors', and that of several generations
-            # of buckets in the object store
+        # The first touch fresh memory: the learner's, the actors', several generations of buckets in the object store.
+        for _ in range(8):
             publish(learner, servers, version := version + 1)
         runs = [publish(learner, servers, version := version + 1) for _ in range(args.repeats)]
         seconds, parts = sorted(runs, key=lambda run: run[0])[len(runs) // 2]

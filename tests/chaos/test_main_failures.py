@@ -82,6 +82,7 @@ def test_an_engine_that_cannot_be_replaced_and_a_damaged_state_pool_leave_earlie
     assert set(json.loads((run / "evaluation.json").read_text())["tasks"][0]["stages"]) == {"base", "sft"}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: only root can mount the small disk")
 def test_a_full_disk_is_said_and_the_evaluation_is_kept(run_dir, tiny_model):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(run_dir)], check=True)

@@ -25,7 +25,7 @@ from tests.main_job import MARK, leftovers, output, start, wait_until
 from tests.private_engine import PrivateEngine, private_engine
 
 STATES, ACTIONS = 2, 4
-MORE = 10
+MORE = 4
 """Learner steps that the resumed run does after those of the one that was killed."""
 ARGUMENTS = (
     "rl.steps=9999", f"rl.states={STATES}", f"rl.actions={ACTIONS}", "model.response=96", "evaluation.attempts=2",

@@ -57,7 +57,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
         (folder / name).write_text(text)
     return Task(
         "toy", "problem", folder / "env", folder / "scripts", "train.py", frozenset({"train.csv", "test.csv"}),
-        "accuracy", Direction.MAXIMIZE, "held_in", Limits(seconds=5, memory_mb=400, disk_mb=32, processes=24), 1.0, 0.5,
+        "accuracy", Direction.MAXIMIZE, "held_in", Limits(seconds=3, memory_mb=400, disk_mb=32, processes=24), 1.0, 0.5,
     )  # fmt: skip
 
 

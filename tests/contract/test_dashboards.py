@@ -102,6 +102,7 @@ def watched(tmp_path_factory, tiny_model) -> Iterator[tuple[Prometheus, float, f
 
 
 @pytest.mark.timeout(SECONDS)
+@pytest.mark.long
 def test_every_panel_shows_something_of_a_run(watched):
     prometheus, begun, ended = watched
     empty = []
@@ -114,6 +115,7 @@ def test_every_panel_shows_something_of_a_run(watched):
     assert not empty, "\n".join(empty)
 
 
+@pytest.mark.long
 def test_every_metric_of_the_project_was_told_and_is_shown_or_alerted_on(watched):
     prometheus, begun, ended = watched
     seen = {found["metric"]["__name__"] for found in prometheus.ask(
@@ -126,6 +128,7 @@ def test_every_metric_of_the_project_was_told_and_is_shown_or_alerted_on(watched
         assert exported in shown | MAY_BE_EMPTY, f"no panel shows {exported}"
 
 
+@pytest.mark.long
 def test_alerts_are_loaded_and_none_fires_on_a_healthy_run(watched):
     prometheus, _, _ = watched
     (group,) = prometheus.ask("rules")
