@@ -16,7 +16,7 @@ import mmap
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,11 +145,12 @@ class Policy:
         async with self._updating, self._alive(f"weight version {version}"):
             if version <= self.version:
                 return
+            if not all(bucket.checksum for bucket in buckets):
+                await self._load(lambda: self._shelf.put(buckets), version, {})
+                return
             updates = self._shelf.put(buckets)
-            checked = all(bucket.checksum for bucket in buckets)
-            if checked:
-                await self._verify(updates, version)
-            await self._load(updates, version, digests(buckets) if checked else {})
+            await self._verify(updates, version)
+            await self._load(lambda: updates, version, digests(buckets))
 
     async def join_group(self, init_info: dict[str, Any]) -> None:
         """Have the engine's workers join the group in which the learner broadcasts. Raises PolicyDead."""
@@ -161,15 +162,19 @@ class Policy:
     async def receive_broadcast(self, update_info: dict[str, Any], version: int, sent: Mapping[str, str]) -> None:
         """As `update_weights`, for what the learner broadcasts; sent: digests of some of it. Raises PolicyDead."""
         async with self._updating, self._alive(f"weight version {version}"):
-            await self._load([update_info], version, sent)
+            await self._load(lambda: [update_info], version, sent)
 
-    async def _load(self, updates: Sequence[dict[str, Any]], version: int, sent: Mapping[str, str]) -> None:
+    async def _load(
+        self, updates: Callable[[], Sequence[dict[str, Any]]], version: int, sent: Mapping[str, str]
+    ) -> None:
+        """updates: called while the engine comes to rest, for which vLLM takes at least 20 ms."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         with self._whole_or_dead(version):
-            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            pausing = self._engine.pause_generation(mode="keep", clear_cache=False)
+            _, ready = await asyncio.gather(pausing, asyncio.to_thread(updates))
             await self._engine.start_weight_update()
-            for update in updates:
+            for update in ready:
                 await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
             await self._engine.finish_weight_update(str(version))
             if sent:

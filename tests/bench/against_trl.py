@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -49,12 +50,12 @@ EDIT = "Thought: the same\nAction: Edit\n<<<<<<< SEARCH\n{line}\n=======\n{line}
 
 
 class SameExperiment(Actor):
-    """Runs the task's script for every action, changed by a comment; half of the rewards are 1, so that they vary."""
+    """Runs the task's script for every action, changed by a comment; rewards are random, so that they vary."""
 
     count = 0
 
     def _reward(self, task: Task, result: StepResult) -> Reward:
-        return Reward(float(SameExperiment.count % 2), {})
+        return Reward(random.random(), {})
 
     async def _step(self, state: State, text: str) -> StepResult:
         task = self._tasks[state.task_id]

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--row-tokens", type=int, default=2048)
-    parser.add_argument("--padded-batch", type=int, default=8, help="sequences of the padded path at once")
+    parser.add_argument("--padded-batch", type=int, default=4, help="sequences of the padded path at once")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
@@ -106,7 +106,10 @@ def main() -> None:
             process = context.Process(target=measure, args=(path, folder, shape, args, there))
             process.start()
             there.close()
-            row[f"{path}_seconds"], row[f"{path}_mib"], logprobs[path] = here.recv()
+            try:
+                row[f"{path}_seconds"], row[f"{path}_mib"], logprobs[path] = here.recv()
+            except EOFError:
+                sys.exit(f"{text}, {path}: its process was killed, as when memory is short: lower --padded-batch")
             process.join()
         row["gap"] = float(np.abs(logprobs["shared"] - logprobs["padded"]).mean())
         row["over_padded"] = row["padded_seconds"] / row["shared_seconds"]
