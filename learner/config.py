@@ -224,7 +224,7 @@ class LearnerConfig:
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, more time.")
     row_tokens: int = key(
         2048,
-        "Most tokens of one packed row, at least model.context (a larger group is split over rows).",
+        "Most tokens of a packed row, at least model.context; a larger group takes several, which repeat its prompt.",
         positive=True,
     )
     grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)

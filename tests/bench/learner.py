@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["512,64,8", "1024,128,8", "2048,128,16"], help="P,R,K …")
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--row-tokens", type=int, default=4096, help="of a row: what a group takes, or prompts repeat")
     parser.add_argument("--padded-batch", type=int, default=4, help="sequences of the padded path at once")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
