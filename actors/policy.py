@@ -202,15 +202,11 @@ class Policy:
 
         try:
             yield
-        except EngineDeadError:
+        except BaseException as error:
             self.close()
-            raise
-        except Exception as error:
-            self.close()
+            if isinstance(error, EngineDeadError) or not isinstance(error, Exception):
+                raise  # `_alive` says what that means
             raise PolicyDead(f"{self.name}: vLLM did not load weight version {version}: {error}") from error
-        except BaseException:
-            self.close()
-            raise
 
     @contextlib.asynccontextmanager
     async def _alive(self, awaited: str) -> AsyncIterator[None]:
@@ -226,11 +222,11 @@ class Policy:
                 try:
                     yield
                 finally:
-                    watch.cancel()
+                    died = not watch.cancel()  # an engine that hangs is ended too, on the way here
         except EngineDeadError as error:
             raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
         except TimeoutError as error:
-            if self._dead:
+            if died:
                 raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
             raise PolicyDead(
                 f"{self.name}: its vLLM engine did not finish {awaited} in {deadline:g} s (actors.deadline)"

@@ -160,14 +160,14 @@ def main() -> None:
     folder = resolve("builtin:smollm2-135m")
     cfg = OmegaConf.structured(Config)
     cfg.model.response, cfg.rl.states, cfg.rl.actions, cfg.rl.learning_rate = RESPONSE, args.groups, ACTIONS, 1e-6
-    cfg.sandbox.cache, cfg.learner.cpus, cfg.actors.cpus = False, 1.0, 1.0
+    cfg.sandbox.cache, cfg.learner.cpus, cfg.actors.cpus = False, float(os.cpu_count()), 1.0  # the cores are shared
     chat, task = Chat(str(folder), cfg.model.context, RESPONSE), load("wine")
     states = prompts(chat, task, args.groups)
     files = {task.script: (task.env_dir / task.script).read_text()}
     ids = [chat.prompt(task, state, files).tolist() for state in states]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     print(f"prompts of {sorted({len(one) for one in ids})} tokens", file=sys.stderr, flush=True)
-    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=os.cpu_count() + 1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as run_dir:
         cfg.run.dir = run_dir
         mine = ours(cfg, folder, states, args.steps)

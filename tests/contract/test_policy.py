@@ -164,6 +164,29 @@ def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, polic
         runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 90))
 
 
+class Hanging:
+    """In the place of vLLM's engine: lives, and never comes to rest."""
+
+    errored, ended = False, False
+
+    async def pause_generation(self, **_: object) -> None:
+        await asyncio.Event().wait()
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+def test_an_engine_that_hangs_in_an_update_is_ended_and_not_called_dead(runner, tiny_model):
+    cfg = Config()
+    cfg.actors.deadline = 0.3
+    policy, engine = Policy("actor-8", str(tiny_model), cfg, version=3), Hanging()
+    policy._engine = engine
+    unchecked = [dataclasses.replace(bucket, checksum="") for bucket in packed(changed(tiny_model, seed=3))]
+    with pytest.raises(PolicyDead, match=r"actor-8: .* did not finish weight version 4 in 0\.3 s \(actors\.deadline\)"):
+        runner.run(policy.update_weights(unchecked, 4))
+    assert engine.ended
+
+
 ACTOR = """
 import asyncio, sys, time
 from actors.policy import Policy
