@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +21,13 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedMod
 
 from learner.batching import Row, Segment
 
-CHUNK = 256
-"""Tokens whose logits are held at once: the fastest of 64, 128, 256 and 512 with a vocabulary of 49,152 on a CPU."""
+CHUNK = 512
+"""Tokens whose logits are held at once: each chunk costs a pass over the gradient of the whole head."""
+BLOCK = 32
+"""Of them in float32, so that a CPU's cache holds them from one operation to the next."""
 DENSE = 1 << 24
-"""Scores of a segment's branches in one layer up to which a CPU holds them all (32 MiB in bfloat16): with more, the
-products wait for memory and torch's own attention is as fast."""
+"""Scores of a prompt, or of a segment's branches, in one layer up to which a CPU holds them all (32 MiB in bfloat16):
+with more, the products wait for memory and torch's own attention is as fast."""
 
 
 class UnsupportedModelError(ValueError):
@@ -92,12 +94,14 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         normaliser, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for part in _chunks(len(targets)):
-            logits = _logits(hidden[part], weight, temperature)
-            every = torch.log_softmax(logits, dim=-1)
-            logprobs[part] = every.gather(1, targets[part, None])[:, 0]
-            normaliser[part] = logits.gather(1, targets[part, None])[:, 0] - logprobs[part]
-            entropy[part] = -torch.linalg.vecdot(torch.exp(every, out=logits), every)
+        for part in _spans(0, len(targets), CHUNK):
+            products = F.linear(hidden[part], weight)
+            for rows in _spans(part.start, part.stop, BLOCK):
+                logits = _logits(products[rows.start - part.start : rows.stop - part.start], temperature)
+                every = torch.log_softmax(logits, dim=-1)
+                logprobs[rows] = every.gather(1, targets[rows, None])[:, 0]
+                normaliser[rows] = logits.gather(1, targets[rows, None])[:, 0] - logprobs[rows]
+                entropy[rows] = -torch.linalg.vecdot(torch.exp(every, out=logits), every)
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -108,30 +112,34 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         grad_logprobs = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for part in _chunks(len(targets)):
-            grad = _logits(hidden[part], weight, ctx.temperature).sub_(normaliser[part, None])
-            of_target, of_entropy = grad_logprobs[part, None] / ctx.temperature, None
-            if grad_entropy is not None:  # dH/dz = −p (log p + H)
-                of_entropy = torch.exp(grad).mul_(grad + entropy[part, None])
-                of_entropy.mul_(grad_entropy[part, None] / ctx.temperature)
-            grad.exp_().mul_(-of_target).scatter_add_(1, targets[part, None], of_target)
-            if of_entropy is not None:
-                grad.sub_(of_entropy)
-            grad = grad.to(hidden.dtype)
-            grad_hidden[part] = grad @ weight
-            grad_weight += grad.T @ hidden[part]
+        grad_weight: Tensor | None = None
+        for part in _spans(0, len(targets), CHUNK):
+            products = F.linear(hidden[part], weight)
+            for rows in _spans(part.start, part.stop, BLOCK):
+                place = slice(rows.start - part.start, rows.stop - part.start)
+                grad = _logits(products[place], ctx.temperature).sub_(normaliser[rows, None])
+                of_target, of_entropy = grad_logprobs[rows, None] / ctx.temperature, None
+                if grad_entropy is not None:  # dH/dz = −p (log p + H)
+                    of_entropy = torch.exp(grad).mul_(grad + entropy[rows, None])
+                    of_entropy.mul_(grad_entropy[rows, None] / ctx.temperature)
+                grad.exp_().mul_(-of_target).scatter_add_(1, targets[rows, None], of_target)
+                if of_entropy is not None:
+                    grad.sub_(of_entropy)
+                products[place] = grad
+            grad_hidden[part] = products @ weight
+            of_part = products.T @ hidden[part]
+            grad_weight = of_part if grad_weight is None else grad_weight.float().add_(of_part)
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """float32 [N, vocabulary]."""
-    logits = F.linear(hidden, weight).float()
+def _logits(products: Tensor, temperature: float) -> Tensor:
+    """float32; may take the memory of `products`."""
+    logits = products.float()
     return logits if temperature == 1 else logits.div_(temperature)
 
 
-def _chunks(length: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
+def _spans(start: int, end: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, end)) for first in range(start, end, size)]
 
 
 def segment_attention(
@@ -153,27 +161,37 @@ def segment_attention(
     lengths = [length for segment in segments for length in (segment.prompt, sum(segment.branches))]
     # split has a backward pass of one concatenation; slicing would pad every slice's gradient to the row.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
-        )
-
     outputs = []
     for segment in segments:
-        q, prompt_key, prompt_value = next(parts)
-        outputs.append(attend(q, prompt_key, prompt_value, None))
-        shared = segment.prompt - 1
-        before = prompt_key[:, :, :shared], prompt_value[:, :, :shared]
-        branches = next(parts)
-        scores = query.shape[1] * len(segment.branches) * max(segment.branches) * (shared + max(segment.branches))
-        if query.device.type == "cpu" and scores <= DENSE and not dropout:
-            outputs.append(_dense(*branches, *before, segment.branches, scaling))
-            continue
-        for q, k, v in zip(*(tensor.split(segment.branches, dim=2) for tensor in branches), strict=True):
-            mask = _visible(q.shape[2], shared, q.device)
-            outputs.append(attend(q, torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2), mask))
+        prompt, branches = next(parts), next(parts)
+        for own, shared, spans in ((prompt, 0, (segment.prompt,)), (branches, segment.prompt - 1, segment.branches)):
+            before = prompt[1][:, :, :shared], prompt[2][:, :, :shared]
+            scores = query.shape[1] * len(spans) * max(spans) * (shared + max(spans))
+            if query.device.type == "cpu" and scores <= DENSE and not dropout:
+                outputs.append(_dense(*own, *before, spans, scaling))
+            else:
+                outputs += _one_by_one(*own, *before, spans, scaling, dropout)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
+    lengths: Sequence[int],
+    scaling: float | None,
+    dropout: float,
+) -> Iterator[Tensor]:
+    """Arguments as for `_dense`; yields [1, H, R, D] of each branch."""
+    shared = prompt_key.shape[2]
+    for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True):
+        mask = _visible(q.shape[2], shared, q.device) if shared else None
+        k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
+        yield F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
+        )
 
 
 def _visible(length: int, shared: int, device: torch.device) -> Tensor:
@@ -190,7 +208,8 @@ def _dense(
     lengths: Sequence[int],
     scaling: float | None,
 ) -> Tensor:
-    """Attention of a segment's branches as two products of matrices: on a CPU torch's own takes over twice as long.
+    """Attention of a segment's branches, or of a prompt as a branch of nothing, as two products of matrices: on a CPU
+    torch's own takes over twice as long.
 
     query: [1, H, B, D], key and value: [1, G, B, D] of the branches, B = sum(lengths); prompt_key, prompt_value:
     [1, G, S, D]. Shorter branches are padded at their end, which no token before it sees. Returns [1, H, B, D].
