@@ -104,41 +104,51 @@ def pack(
     bucket_bytes: int,
     version: int,
     checked: bool = True,
-    spent: Sequence[Bucket] = (),
+    kept: bool = True,
 ) -> Iterator[Bucket]:
     """Buckets of about `bucket_bytes` (a larger tensor gets one of its own), in the order given.
 
-    named_tensors: (name, tensor of any shape, dtype and device); checked: give each a checksum; spent: buckets of the
-    same tensors whose memory is overwritten, since touching fresh memory takes longer than copying.
+    named_tensors: (name, tensor of any shape, dtype and device); checked: give each a checksum; kept: they must not
+    change with the tensors, so that tensors which lie in memory as a bucket has them are copied too.
     """
     waiting: list[tuple[str, torch.Tensor]] = []
-    size, made = 0, 0
-
-    def bucket() -> Bucket:
-        return _bucket(waiting, version, checked, spent[made].data if made < len(spent) else None)
-
+    size = 0
     for name, tensor in named_tensors:
         if waiting and size + _padded(tensor) > bucket_bytes:
-            yield bucket()
-            waiting, size, made = [], 0, made + 1
+            yield _bucket(waiting, version, checked, kept)
+            waiting, size = [], 0
         waiting.append((name, tensor))
         size += _padded(tensor)
     if waiting:
-        yield bucket()
+        yield _bucket(waiting, version, checked, kept)
 
 
-def _bucket(
-    named_tensors: list[tuple[str, torch.Tensor]], version: int, checked: bool, spent: np.ndarray | None
-) -> Bucket:
-    size = sum(_padded(tensor) for _, tensor in named_tensors)
-    data = spent if spent is not None and spent.size == size else np.zeros(size, dtype=np.uint8)
+def _bucket(named_tensors: list[tuple[str, torch.Tensor]], version: int, checked: bool, kept: bool) -> Bucket:
     meta, offset = [], 0
     for name, tensor in named_tensors:
-        content = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
-        data[offset : offset + content.numel()] = content.numpy()
         meta.append(TensorMeta(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
         offset += _padded(tensor)
+    tensors = [tensor.detach() for _, tensor in named_tensors]
+    data = None if kept else _in_place(tensors)
+    if data is None:
+        data = np.zeros(offset, dtype=np.uint8)
+        for item, tensor in zip(meta, tensors, strict=True):
+            content = tensor.contiguous().cpu().flatten().view(torch.uint8)
+            data[item.offset : item.offset + content.numel()] = content.numpy()
     return Bucket(tuple(meta), data, version, checksum(data) if checked else "")
+
+
+def _in_place(tensors: Sequence[torch.Tensor]) -> np.ndarray | None:
+    """The memory of tensors that lie one after another as in a bucket (so does DeepSpeed lay out the parameters at ZeRO
+    stages 1 and 2); None where they do not."""
+    storage, end = tensors[0].untyped_storage(), tensors[0].data_ptr()
+    for tensor in tensors:
+        together = tensor.untyped_storage().data_ptr() == storage.data_ptr() and tensor.data_ptr() == end
+        if not (together and tensor.is_cpu and tensor.is_contiguous() and tensor.nbytes == _padded(tensor)):
+            return None
+        end += tensor.nbytes
+    start = tensors[0].data_ptr() - storage.data_ptr()
+    return torch.empty(0, dtype=torch.uint8).set_(storage, start, (end - tensors[0].data_ptr(),)).numpy()
 
 
 def _padded(tensor: torch.Tensor) -> int:

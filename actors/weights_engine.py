@@ -73,11 +73,15 @@ class ActorWeightTransferEngine(NCCLWeightTransferEngine):
 
     def finish_weight_update(self) -> None:
         super().finish_weight_update()
-        # A head tied to the embeddings receives no tensor of its own, so that the reload passes it over; on the CPU it
-        # would go on with the copy of the old weights that was packed for it.
-        for layer in self.model.modules():
-            if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
-                layer.quant_method.process_weights_after_loading(layer)
+        renew_heads(self.model)
+
+
+def renew_heads(model: torch.nn.Module) -> None:
+    """Have heads that are tied to the embeddings serve their new weights: they receive no tensor of their own, so that
+    vLLM's reload passes them over, and on the CPU go on with the copy that was packed of the old."""
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 class WorkerExtension:

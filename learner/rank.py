@@ -66,7 +66,6 @@ class LearnerRank:
         self._place = place(cfg.run.mode)
         self._broadcaster: Any = None
         self._published: list[Bucket] = []
-        self._spent: list[Bucket] = []
 
     def __repr__(self) -> str:  # Ray's dashboard shows it
         return f"learner rank {self.rank} of {self.cfg.learner.ranks}"
@@ -198,11 +197,9 @@ class LearnerRank:
             for _ in weights:
                 pass
             return Published([], 0, 0)
-        before, buckets = self._published, list(pack_weights(weights, bucket_bytes, version, checked, self._spent))
-        self._published, self._spent = buckets, before
-        if self.cfg.learner.full_every == 1:
-            self._published, self._spent = [], buckets
-        sent = buckets
+        kept = self.cfg.learner.full_every > 1  # the next version is sent as its difference from them
+        buckets = sent = list(pack_weights(weights, bucket_bytes, version, checked, kept))
+        before, self._published = self._published, buckets if kept else []
         if before and not full:
             sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
         size = sum(bucket.data.nbytes for bucket in buckets)

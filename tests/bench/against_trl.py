@@ -161,6 +161,7 @@ def main() -> None:
     cfg = OmegaConf.structured(Config)
     cfg.model.response, cfg.rl.states, cfg.rl.actions, cfg.rl.learning_rate = RESPONSE, args.groups, ACTIONS, 1e-6
     cfg.sandbox.cache, cfg.learner.cpus, cfg.actors.cpus = False, float(os.cpu_count()), 1.0  # the cores are shared
+    cfg.learner.row_tokens = 4096  # about as many at once as TRL's batches of 8 have
     chat, task = Chat(str(folder), cfg.model.context, RESPONSE), load("wine")
     states = prompts(chat, task, args.groups)
     files = {task.script: (task.env_dir / task.script).read_text()}

@@ -1,4 +1,5 @@
-"""In the engine's worker: the time of vLLM's own `load_weights`, the floor of `weights.py`."""
+"""In the engine's worker: the time of vLLM's own `load_weights` until it serves what it loaded, the floor of
+`weights.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.weights import TensorMeta, unpack
-from actors.weights_engine import ObjectStoreUpdate, WorkerExtension, _bytes
+from actors.weights_engine import ObjectStoreUpdate, WorkerExtension, _bytes, renew_heads
 
 
 class Floor(WorkerExtension):
@@ -23,4 +24,5 @@ class Floor(WorkerExtension):
         initialize_layerwise_reload(model)
         model.load_weights(tensors)
         finalize_layerwise_reload(model, self.model_runner.model_config)
+        renew_heads(model)
         return time.monotonic() - began

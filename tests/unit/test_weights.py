@@ -89,14 +89,20 @@ def test_a_difference_from_another_version_is_refused():
             restore(sent, base)
 
 
-def test_spent_memory_is_used_again_where_it_fits(tensors):
-    first = list(pack(tensors.items(), 200, 1))
-    before = [bucket.data for bucket in first]
-    tensors["large"] += 1
-    again = list(pack(tensors.items(), 200, 2, checked=False, spent=first))
-    assert all(one.data is old for one, old in zip(again, before, strict=True))
-    unpacked = dict(pair for b in again for pair in unpack(b.meta, torch.from_numpy(b.data)))
-    assert all(torch.equal(unpacked[name], tensor) for name, tensor in tensors.items())
-    assert [bucket.checksum for bucket in again] == [""] * len(again)
-    (other,) = pack([("w", torch.randn(50_000))], 1 << 20, 3, spent=again)
-    assert other.data.nbytes == 200_000
+def test_tensors_that_lie_as_in_a_bucket_are_not_copied_where_the_bucket_is_not_kept():
+    flat = torch.arange(96, dtype=torch.bfloat16)
+    together = [("a", flat[16:32].view(2, 8)), ("b", flat[32:64]), ("c", flat[64:72])]
+    (copied,) = pack(together, 1 << 20, 1)
+    (bucket,) = pack(together, 1 << 20, 1, kept=False)
+    assert (bucket.meta, bucket.checksum) == (copied.meta, copied.checksum)
+    assert bucket.data.ctypes.data == flat[16:].data_ptr() and np.array_equal(bucket.data, copied.data)
+
+
+@pytest.mark.parametrize("last", [slice(40, 56), slice(32, 44)])
+def test_tensors_with_a_gap_or_a_rest_are_copied(last):
+    flat = torch.arange(96, dtype=torch.bfloat16)
+    apart = [("a", flat[16:32]), ("b", flat[last])]
+    (bucket,) = pack(apart, 1 << 20, 1, kept=False)
+    flat.zero_()
+    values = dict(unpack(bucket.meta, torch.from_numpy(bucket.data)))
+    assert values["b"].tolist() == list(range(last.start, last.stop))
