@@ -148,9 +148,11 @@ class Policy:
             if not all(bucket.checksum for bucket in buckets):
                 await self._load(lambda: self._shelf.put(buckets), version, {})
                 return
-            updates = self._shelf.put(buckets)
-            await self._verify(updates, version)
-            await self._load(lambda: updates, version, digests(buckets))
+            update = self._shelf.put(buckets)
+            for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
+                if wrong:
+                    raise PolicyError(f"{self.name}: weight version {version} is damaged: {wrong}")
+            await self._load(lambda: update, version, digests(buckets))
 
     async def join_group(self, init_info: dict[str, Any]) -> None:
         """Have the engine's workers join the group in which the learner broadcasts. Raises PolicyDead."""
@@ -162,31 +164,22 @@ class Policy:
     async def receive_broadcast(self, update_info: dict[str, Any], version: int, sent: Mapping[str, str]) -> None:
         """As `update_weights`, for what the learner broadcasts; sent: digests of some of it. Raises PolicyDead."""
         async with self._updating, self._alive(f"weight version {version}"):
-            await self._load(lambda: [update_info], version, sent)
+            await self._load(lambda: update_info, version, sent)
 
-    async def _load(
-        self, updates: Callable[[], Sequence[dict[str, Any]]], version: int, sent: Mapping[str, str]
-    ) -> None:
-        """updates: called while the engine comes to rest, for which vLLM takes at least 20 ms."""
+    async def _load(self, update: Callable[[], dict[str, Any]], version: int, sent: Mapping[str, str]) -> None:
+        """update: called while the engine comes to rest, for which vLLM takes at least 20 ms."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         with self._whole_or_dead(version):
             pausing = self._engine.pause_generation(mode="keep", clear_cache=False)
-            _, ready = await asyncio.gather(pausing, asyncio.to_thread(updates))
+            _, update_info = await asyncio.gather(pausing, asyncio.to_thread(update))
             await self._engine.start_weight_update()
-            for update in ready:
-                await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update_info))
             await self._engine.finish_weight_update(str(version))
             if sent:
                 self._compare(await self._engine.compute_weight_checksums(), sent)
             self.version = version
             await self._engine.resume_generation()
-
-    async def _verify(self, updates: Sequence[dict[str, Any]], version: int) -> None:
-        for number, update in enumerate(updates):
-            for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
-                if wrong:
-                    raise PolicyError(f"{self.name}: bucket {number} of weight version {version} is damaged: {wrong}")
 
     @staticmethod
     def _compare(served: Sequence[Mapping[str, str]], sent: Mapping[str, str]) -> None:
@@ -301,19 +294,18 @@ class Shelf:
     def __init__(self) -> None:
         self._file, self._bytes = -1, np.empty(0, np.uint8)
 
-    def put(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
-        """Copy them into the file, over what it held; returns what vLLM needs to load each."""
+    def put(self, buckets: Sequence[Bucket]) -> dict[str, Any]:
+        """Copy them into the file, over what it held; returns what the engine's workers need to load them."""
         ends = list(itertools.accumulate(bucket.data.nbytes for bucket in buckets))
         if ends[-1] > self._bytes.size:
             self._renew(ends[-1])
-        updates = []
+        placed = []
         for bucket, end in zip(buckets, ends, strict=True):
             start = end - bucket.data.nbytes
             self._bytes[start:end] = bucket.data
             meta = [[item.name, item.dtype, list(item.shape), item.offset] for item in bucket.meta]
-            place = {"path": f"/proc/{os.getpid()}/fd/{self._file}", "file_bytes": self._bytes.size}
-            updates.append(place | {"start": start, "end": end, "checksum": bucket.checksum, "meta": meta})
-        return updates
+            placed.append((start, end, bucket.checksum, meta))
+        return {"path": f"/proc/{os.getpid()}/fd/{self._file}", "file_bytes": self._bytes.size, "buckets": placed}
 
     def _renew(self, size: int) -> None:
         if self._file >= 0:

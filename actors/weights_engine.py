@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,22 +33,29 @@ ACTOR_PID = "MLAGENT_ACTOR_PID"
 
 @dataclass
 class ObjectStoreUpdate:
-    """One bucket."""
+    """All buckets of a version."""
 
     path: str
-    """Memory file that holds its bytes, with those of others."""
+    """Memory file that holds their bytes."""
     file_bytes: int
-    start: int
-    """Of its bytes in the file."""
-    end: int
-    checksum: str
-    """Empty: it is not checked."""
-    meta: list[list[Any]]
-    """(name, dtype, shape, offset) of each tensor."""
+    buckets: list[tuple[int, int, str, list[list[Any]]]]
+    """First byte in the file, end, checksum (empty: it is not checked), and of each tensor (name, dtype, shape, offset
+    in the bucket)."""
+
+    def data(self) -> Iterator[np.ndarray]:
+        """uint8 [bytes] of each bucket, not copied."""
+        file = _mapped(self.path, self.file_bytes)
+        return (file[start:end] for start, end, *_ in self.buckets)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor), not copied."""
+        for data, (*_, described) in zip(self.data(), self.buckets, strict=True):
+            meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in described]
+            yield from unpack(meta, torch.from_numpy(data))
 
 
 class ActorWeightTransferEngine(NCCLWeightTransferEngine):
-    """Loads buckets from memory files of the same machine, and what is broadcast once it has joined a group."""
+    """Loads buckets from a memory file of the same machine, and what is broadcast once it has joined a group."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -60,16 +68,12 @@ class ActorWeightTransferEngine(NCCLWeightTransferEngine):
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class then synchronises an accelerator, which a CPU engine does not have.
         if "path" in update_info:
-            self._load(ObjectStoreUpdate(**update_info))
+            tensors = ObjectStoreUpdate(**update_info).tensors()
+            self.model.load_weights((name, tensor.to(self.device)) for name, tensor in tensors)
         else:
             self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
-
-    def _load(self, bucket: ObjectStoreUpdate) -> None:
-        meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in bucket.meta]
-        data = torch.from_numpy(_bytes(bucket))
-        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in unpack(meta, data))
 
     def finish_weight_update(self) -> None:
         super().finish_weight_update()
@@ -88,10 +92,12 @@ class WorkerExtension:
     """Methods that vLLM adds to its worker, called by `collective_rpc`."""
 
     def verify_weights(self, update_info: dict[str, Any]) -> str | None:
-        """What is wrong with a bucket; None if its bytes are those that were packed."""
-        found = checksum(_bytes(ObjectStoreUpdate(**update_info)))
-        wanted = update_info["checksum"]
-        return None if found == wanted else f"its checksum is {found[:12]}…, not {wanted[:12]}…"
+        """What is wrong with a bucket; None if the bytes of all are those that were packed."""
+        update = ObjectStoreUpdate(**update_info)
+        for number, (data, (_, _, wanted, _)) in enumerate(zip(update.data(), update.buckets, strict=True)):
+            if (found := checksum(data)) != wanted:
+                return f"bucket {number}: its checksum is {found[:12]}…, not {wanted[:12]}…"
+        return None
 
 
 def end_with(actor_pid: int) -> None:
@@ -112,11 +118,6 @@ def end_with(actor_pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _bytes(bucket: ObjectStoreUpdate) -> np.ndarray:
-    """uint8 [bytes] of a bucket, not copied."""
-    return _mapped(bucket.path, bucket.file_bytes)[bucket.start : bucket.end]
 
 
 @functools.lru_cache(maxsize=1)

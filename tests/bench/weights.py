@@ -61,8 +61,8 @@ class Server:
 
     async def load_here(self, buckets: list) -> float:
         """Seconds of the engine's own `load_weights`, of tensors that are in its memory already."""
-        updates = self.policy._shelf.put(await asyncio.gather(*buckets))
-        return max(await self.policy._engine.collective_rpc("load_here", args=(updates,)))
+        update = self.policy._shelf.put(await asyncio.gather(*buckets))
+        return max(await self.policy._engine.collective_rpc("load_here", args=(update,)))
 
     async def reload(self, folder: str) -> float:
         """vLLM's own way to take new weights from disk without a new engine."""

@@ -138,7 +138,7 @@ def test_a_damaged_bucket_is_refused_and_the_old_version_serves_on(runner, polic
     data = buckets[1].data.copy()
     data[17] ^= 1
     buckets[1] = dataclasses.replace(buckets[1], data=data)
-    with pytest.raises(PolicyError, match="actor-7: bucket 1 of weight version 50 is damaged"):
+    with pytest.raises(PolicyError, match="actor-7: weight version 50 is damaged: bucket 1"):
         runner.run(policy.update_weights(buckets, 50))
     after = runner.run(sample())
     assert np.array_equal(after.response_ids, before.response_ids)
