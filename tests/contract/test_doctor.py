@@ -53,6 +53,7 @@ def test_a_set_up_that_works_passes_every_check_and_keeps_nothing(tiny_model, tm
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.long
 def test_another_version_of_a_package(tiny_model, tmp_path):
     info = tmp_path / "packages" / "deepspeed-0.18.2.dist-info"
     info.mkdir(parents=True)
@@ -65,6 +66,7 @@ def test_another_version_of_a_package(tiny_model, tmp_path):
     assert checks[-1]["found"] == "not tried, since lock, packages failed"
 
 
+@pytest.mark.long
 def test_resources_that_no_node_has_and_a_store_too_small_for_the_model(tmp_path):
     code, checks = doctor(
         f"run.dir={tmp_path}/runs", "actors.cpus=64", "actors.count=2",
@@ -82,6 +84,7 @@ def test_storage_that_cannot_be_written(tiny_model):
     assert "/proc/runs" in failed(checks)["storage"]["found"] and "run.dir" in failed(checks)["storage"]["fix"]
 
 
+@pytest.mark.long
 def test_experiments_that_import_what_the_sandbox_lacks(tiny_model, tmp_path):
     import shutil
 

@@ -75,7 +75,7 @@ def test_without_control_groups_each_process_is_limited(monkeypatch: pytest.Monk
     own.close()
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.long), "gvisor"])
+@pytest.fixture(params=["process", *(pytest.param(name, marks=pytest.mark.long) for name in ("docker", "gvisor"))])
 def with_pytorch(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
     """A Docker image of its own is built for it, once."""
     try:
