@@ -26,8 +26,10 @@ CHUNK = 512
 BLOCK = 32
 """Of them in float32, so that a CPU's cache holds them from one operation to the next."""
 DENSE = 1 << 24
-"""Scores of a prompt, or of a segment's branches, in one layer up to which a CPU holds them all (32 MiB in bfloat16):
-with more, the products wait for memory and torch's own attention is as fast."""
+"""Scores of a segment's branches in one layer up to which a CPU holds them all (32 MiB in bfloat16): with more, the
+products wait for memory and torch's own attention is as fast."""
+DENSE_PROMPT = DENSE // 4
+"""As `DENSE`, of a prompt: a longer one gains little in time, and its scores are kept for the backward pass."""
 
 
 class UnsupportedModelError(ValueError):
@@ -88,7 +90,7 @@ class LogProbHead(nn.Module):
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(hidden · weightᵀ / temperature)[target] and the entropy, CHUNK tokens at a time."""
+    """log softmax(hidden · weightᵀ / temperature)[target] and the entropy, CHUNK tokens at a time, BLOCK in float32."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -164,33 +166,29 @@ def segment_attention(
     outputs = []
     for segment in segments:
         prompt, branches = next(parts), next(parts)
-        for own, shared, spans in ((prompt, 0, (segment.prompt,)), (branches, segment.prompt - 1, segment.branches)):
+        for own, shared, spans, most in (
+            (prompt, 0, (segment.prompt,), DENSE_PROMPT),
+            (branches, segment.prompt - 1, segment.branches, DENSE),
+        ):
             before = prompt[1][:, :, :shared], prompt[2][:, :, :shared]
             scores = query.shape[1] * len(spans) * max(spans) * (shared + max(spans))
-            if query.device.type == "cpu" and scores <= DENSE and not dropout:
-                outputs.append(_dense(*own, *before, spans, scaling))
+            if query.device.type == "cpu" and scores <= most and not dropout:
+                outputs.append(_dense(own, before, spans, scaling))
             else:
-                outputs += _one_by_one(*own, *before, spans, scaling, dropout)
+                outputs += _one_by_one(own, before, spans, scaling, dropout)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
 def _one_by_one(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prompt_key: Tensor,
-    prompt_value: Tensor,
-    lengths: Sequence[int],
-    scaling: float | None,
-    dropout: float,
+    own: Sequence[Tensor], before: Sequence[Tensor], lengths: Sequence[int], scaling: float | None, dropout: float
 ) -> Iterator[Tensor]:
     """Arguments as for `_dense`; yields [1, H, R, D] of each branch."""
-    shared = prompt_key.shape[2]
-    for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True):
-        mask = _visible(q.shape[2], shared, q.device) if shared else None
-        k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
+    shared = before[0].shape[2]
+    for query, *rest in zip(*(tensor.split(lengths, dim=2) for tensor in own), strict=True):
+        mask = _visible(query.shape[2], shared, query.device) if shared else None
+        key, value = (torch.cat(pair, dim=2) for pair in zip(before, rest, strict=True))
         yield F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
+            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
         )
 
 
@@ -199,35 +197,25 @@ def _visible(length: int, shared: int, device: torch.device) -> Tensor:
     return torch.ones(length, shared + length, dtype=torch.bool, device=device).tril(shared)
 
 
-def _dense(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prompt_key: Tensor,
-    prompt_value: Tensor,
-    lengths: Sequence[int],
-    scaling: float | None,
-) -> Tensor:
+def _dense(own: Sequence[Tensor], before: Sequence[Tensor], lengths: Sequence[int], scaling: float | None) -> Tensor:
     """Attention of a segment's branches, or of a prompt as a branch of nothing, as two products of matrices: on a CPU
     torch's own takes over twice as long.
 
-    query: [1, H, B, D], key and value: [1, G, B, D] of the branches, B = sum(lengths); prompt_key, prompt_value:
-    [1, G, S, D]. Shorter branches are padded at their end, which no token before it sees. Returns [1, H, B, D].
+    own: query [1, H, B, D], key and value [1, G, B, D] of the branches, B = sum(lengths); before: key and value
+    [1, G, S, D] of their prompt. Shorter branches are padded at their end, which no token before it sees. Returns
+    [1, H, B, D].
     """
 
     def padded(tensor: Tensor) -> Tensor:
         """[K, heads, R, D]."""
         return pad_sequence(tensor[0].transpose(0, 1).split(lengths), batch_first=True).transpose(1, 2)
 
-    q, k, v = padded(query), padded(key), padded(value)
-    (count, heads, longest, width), groups = q.shape, k.shape[1]
-    k, v = (
-        torch.cat([shared.expand(count, -1, -1, -1), own], dim=2)
-        for shared, own in ((prompt_key, k), (prompt_value, v))
-    )
+    q, *rest = map(padded, own)
+    (count, heads, longest, width), groups = q.shape, rest[0].shape[1]
+    k, v = (torch.cat([shared.expand(count, -1, -1, -1), one], dim=2) for shared, one in zip(before, rest, strict=True))
     q = (q * (width**-0.5 if scaling is None else scaling)).reshape(count, groups, -1, width)
     hidden = torch.zeros(longest, k.shape[2], dtype=q.dtype, device=q.device)
-    hidden.masked_fill_(~_visible(longest, prompt_key.shape[2], q.device), -math.inf)
+    hidden.masked_fill_(~_visible(longest, before[0].shape[2], q.device), -math.inf)
     scores = (q @ k.transpose(2, 3)).view(count, groups, -1, *hidden.shape) + hidden
     seen = scores.softmax(dim=-1).view(count, groups, -1, k.shape[2]) @ v
     by_branch = seen.view(count, heads, longest, width).transpose(1, 2)

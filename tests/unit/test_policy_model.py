@@ -64,7 +64,9 @@ def weights(length: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_rows_equal_single_sequences(name, dense, row_tokens, checkpointing, monkeypatch):
     monkeypatch.setattr(policy_model, "DENSE", dense)
+    monkeypatch.setattr(policy_model, "DENSE_PROMPT", dense)
     monkeypatch.setattr(policy_model, "CHUNK", 5)
+    monkeypatch.setattr(policy_model, "BLOCK", 2)
     expected_logprobs, expected_entropies, expected_grads = plain(MODELS[name])
     model = PolicyModel(build(MODELS[name], policy_model.ATTENTION)).train()
     if checkpointing:
