@@ -73,7 +73,12 @@ class Channel(Protocol):
         ...
 
     def ran_out_of_memory(self) -> bool:
-        """Whether the whole sandbox ended for want of memory."""
+        """Whether the kernel ended a process of the sandbox for want of memory since the last `send`."""
+        ...
+
+    def has_room(self, memory_mb: int) -> bool:
+        """Whether the next experiment finds that much memory. gVisor gives back late what the one before had: for up
+        to a second that is waited for."""
         ...
 
     def close(self) -> None: ...
@@ -159,6 +164,7 @@ class Sandbox:
                 raise
             seconds = time.monotonic() - started
             return RunResult("out_of_memory", None, seconds, "Killed: out of memory", float(limits.memory_mb))
+        self.usable = self._channel.has_room(limits.memory_mb)
         return RunResult(**{**answer, "milestones": tuple(answer["milestones"])})
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ class Cgroup:
             OSError: groups cannot be made here.
         """
         self.version = 2 if (ROOT / "cgroup.controllers").exists() else 1
+        self._limit = memory_mb << 20
         memory, quota, most = memory_mb << 20, int(cpus * PERIOD_US), "max" if processes is None else processes
         if self.version == 2:
             self.folders = [ROOT / name]
@@ -75,6 +76,11 @@ class Cgroup:
         """How often the kernel has ended a process of the group for want of memory."""
         file = self.memory / ("memory.events" if self.version == 2 else "memory.oom_control")
         return int(dict(line.split() for line in file.read_text().splitlines()).get("oom_kill", 0))
+
+    def room(self) -> int:
+        """Bytes that its processes can still have; the kernel takes back caches of files where it must."""
+        counts = dict(line.split() for line in (self.memory / "memory.stat").read_text().splitlines())
+        return self._limit - int(counts["anon" if self.version == 2 else "rss"]) - int(counts["shmem"])
 
     def close(self) -> None:
         deadline = time.monotonic() + END_SECONDS

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from envs.sandbox.base import SandboxFailure
 from envs.sandbox.cgroup import Cgroup
 
+ROOM_SECONDS = 1.0
+
 
 class PipeChannel:
     """Starts the command (in the control group, if there is one) and talks to it."""
@@ -23,7 +25,7 @@ class PipeChannel:
         """name: of the sandbox, for messages; ended: called once the process is gone; env: None inherits ours."""
         self.contained = contained
         self._name, self._group, self._ended_hook = name, group, ended
-        self._kills = group.out_of_memory_kills() if group else 0
+        self._kills = 0
         try:
             self._process = subprocess.Popen(
                 group.enter(command) if group else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -36,6 +38,7 @@ class PipeChannel:
         self._buffer = b""
 
     def send(self, line: str) -> None:
+        self._kills = self._group.out_of_memory_kills() if self._group else 0
         try:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
@@ -56,8 +59,15 @@ class PipeChannel:
         return line.decode()
 
     def ran_out_of_memory(self) -> bool:
-        """Whether the kernel ended a process of the sandbox for want of memory since it started."""
         return self._group is not None and self._group.out_of_memory_kills() > self._kills
+
+    def has_room(self, memory_mb: int) -> bool:
+        deadline = time.monotonic() + ROOM_SECONDS
+        while self._group and self._group.room() < memory_mb << 20:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def _ended(self) -> SandboxFailure:
         self._process.kill()

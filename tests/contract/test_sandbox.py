@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,16 @@ def test_a_memory_bomb_is_out_of_memory(pool: SandboxPool, task: Task, script: s
     result = execute(pool, task, script, limits)
     assert result.status == "out_of_memory", result
     assert execute(pool, task, "print('fine')").output == "fine\n"
+
+
+def test_memory_that_an_experiment_had_is_there_for_the_next(pool: SandboxPool, task: Task) -> None:
+    if os.getuid() != 0 or pool.name == "docker":
+        pytest.skip("the Docker Engine, or nobody, limits the sandbox as a whole")
+    limits = Limits(seconds=20, memory_mb=400)
+    with pool.acquire(replace(task, limits=limits)) as sandbox:
+        (sandbox.workspace / "bomb.py").write_text("kept = []\nwhile True: kept.append(bytearray(10 << 20))")
+        assert sandbox.run(["bomb.py"], limits).status == "out_of_memory"
+        assert sandbox._channel._group.room() >= limits.memory_mb << 20 or not sandbox.usable
 
 
 def test_a_fork_bomb_ends_with_its_experiment(pool: SandboxPool, task: Task) -> None:
