@@ -14,7 +14,7 @@ test: ## everything CI runs; with a Docker Engine where one can be had
 	@cluster/setup.sh tests
 	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long"
 
-test-long: ## the rest: several hosts, an ordinary user, reproducible runs, the pool, dashboards, every task
+test-long: ## the rest: several hosts, a cluster that grows, an ordinary user, reproducible runs, the pool, dashboards, every task
 	@cluster/setup.sh tests
 	@cluster/with_docker.sh .venv/bin/python -m pytest -m long
 

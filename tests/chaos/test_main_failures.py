@@ -61,6 +61,7 @@ def test_a_task_whose_script_fails_is_named_with_its_log(run_dir, tiny_model):
     assert "task broken" in ended(run_dir, process) and "the data moved" in output(run_dir)
 
 
+@pytest.mark.long
 def test_an_engine_that_cannot_be_replaced_and_a_damaged_state_pool_leave_earlier_results_intact(run_dir, tiny_model):
     process, run = start(run_dir, tiny_model, "rl.steps=200", "actors.replacements=0"), run_dir / "smoke"
     try:

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long
 def test_actors_come_and_go_with_the_demand_and_survive_the_loss_of_a_node(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(secrets.token_hex(32))
     environment = {
