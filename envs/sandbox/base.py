@@ -77,8 +77,7 @@ class Channel(Protocol):
         ...
 
     def has_room(self, memory_mb: int) -> bool:
-        """Whether the next experiment finds that much memory. gVisor gives back late what the one before had: for up
-        to a second that is waited for."""
+        """Whether the next experiment finds that much memory; waits a moment for what the last one had."""
         ...
 
     def close(self) -> None: ...

@@ -33,8 +33,8 @@ class Cgroup:
             OSError: groups cannot be made here.
         """
         self.version = 2 if (ROOT / "cgroup.controllers").exists() else 1
-        self._limit = memory_mb << 20
-        memory, quota, most = memory_mb << 20, int(cpus * PERIOD_US), "max" if processes is None else processes
+        self._limit = memory = memory_mb << 20
+        quota, most = int(cpus * PERIOD_US), "max" if processes is None else processes
         if self.version == 2:
             self.folders = [ROOT / name]
             (ROOT / "cgroup.subtree_control").write_text("+memory +pids +cpu")

@@ -13,6 +13,7 @@ from envs.sandbox.base import SandboxFailure
 from envs.sandbox.cgroup import Cgroup
 
 ROOM_SECONDS = 1.0
+"""So long the memory of what has ended may take to be free: gVisor needs some 0.2 s."""
 
 
 class PipeChannel:
