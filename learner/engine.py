@@ -106,7 +106,7 @@ class Learner:
             except RankDied as error:
                 self._restart(error)
 
-    def _restart(self, reason: RankDied) -> None:
+    def _restart(self, reason: LearnerError) -> None:
         """Bring all ranks to where they were before the call that failed."""
         self._restarts += 1
         if self._restarts > self.cfg.learner.restarts or (self._finetuned and not self._saved):
@@ -289,8 +289,16 @@ class Learner:
         return every > 0 and version % every == 0
 
     def save(self, folder: Path) -> None:
-        """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model."""
-        self._surviving(lambda: self._everyone("save", Path(folder), self._counters()))
+        """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model.
+
+        Raises LearnerError where it cannot be written; training can go on.
+        """
+        try:
+            self._surviving(lambda: self._everyone("save", Path(folder), self._counters()))
+        except LearnerError as error:
+            if len(self._ranks) > 1:  # the others wait in a collective for the one that could not write
+                self._restart(error)
+            raise
         self._saved, self._since = folder, []
 
     def load(self, folder: Path) -> None:

@@ -92,22 +92,24 @@ class Run:
         checkpoint with the highest, which is kept however old.
 
         Raises:
-            NoRoom: the disk has less room than the last checkpoint takes.
+            NoRoom: the disk has less room than the last checkpoint takes, now or when a write fails.
         """
         final = self.dir / "checkpoints" / f"step_{cursor.step}"
         partial = final.with_name(f".partial-{final.name}")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        self._require_room(partial)
         try:
-            self._require_room()
-            learner.save(partial)
+            partial.mkdir(parents=True)
             (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
             (partial / REWARD).write_text(json.dumps(reward))
-        except BaseException:
-            shutil.rmtree(partial)
+            learner.save(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+        except Exception:
+            self._require_room(partial)  # others write to the disk too
             raise
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         learner.restart_from(final)
         best = self._best()
         for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
@@ -115,11 +117,12 @@ class Run:
                 shutil.rmtree(old)
         return final
 
-    def _require_room(self) -> None:
+    def _require_room(self, partial: Path) -> None:
+        """partial: what is written of the new checkpoint."""
         for last in self.checkpoints[-1:]:
-            needed = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
-            if (free := shutil.disk_usage(last).free) < needed:
-                raise NoRoom(f"{last.parent} has {free >> 20} MiB of room, a checkpoint takes {needed >> 20} MiB")
+            needed, room = _size(last), shutil.disk_usage(last).free + _size(partial)
+            if room < needed:
+                raise NoRoom(f"{last.parent} has {room >> 20} MiB of room, a checkpoint takes {needed >> 20} MiB")
 
     def _best(self) -> Path | None:
         """The checkpoint with the highest reward, the newest of equals; the link is made to lead to it."""
@@ -139,3 +142,7 @@ class Run:
         learner.load(checkpoint)
         data = (checkpoint / "cursor.msgpack").read_bytes()
         return msgspec.msgpack.decode(data, type=Cursor)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

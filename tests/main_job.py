@@ -62,8 +62,14 @@ def _leftovers(run_dir: Path) -> list[str]:
 
 
 def wait_until(condition, seconds: float, process: subprocess.Popen) -> None:
+    """Wait for the run of `process` to come so far; where it does not, say what it said last."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"the run ended early with exit code {process.returncode}"
-        assert time.monotonic() < deadline, "the run did not come so far in time"
+        assert process.poll() is None, f"the run ended early with exit code {process.returncode}: {_last(process)}"
+        assert time.monotonic() < deadline, f"the run did not come so far in {seconds:.0f} s: {_last(process)}"
         time.sleep(0.2)
+
+
+def _last(process: subprocess.Popen) -> str:
+    (run_dir,) = (one.removeprefix("run.dir=") for one in process.args if str(one).startswith("run.dir="))
+    return output(Path(run_dir))[-4000:]

@@ -1,13 +1,14 @@
 """Time and memory of one gradient pass over a group: shared prompts against padding and against plain packing.
 
-`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH]`. For K responses of R
-tokens to one prompt of P, forward and backward of the same model on the same tokens:
+`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH] [--device cuda]`. For K
+responses of R tokens to one prompt of P, forward and backward of the same model on the same tokens:
 
 * padded: the K sequences of P + R as a batch, as many at once as --padded-batch, log-softmax over the vocabulary;
 * packed: each sequence whole, several in a row, without padding, through our model;
 * shared: the prompt once, as the learner does it.
 
-Log-probs of all three are compared. Every path runs in a process of its own, for its peak memory.
+Log-probs of all three are compared. Every path runs in a process of its own, for its peak memory: the process's on a
+CPU, what torch allocated on a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -42,48 +43,53 @@ def make_group(prompt: int, response: int, actions: int) -> Group:
     return Group(ids[0], tuple(ids[1:]))
 
 
-def padded(folder: Path, dtype: torch.dtype, group: Group, at_once: int) -> np.ndarray:
+def padded(model: PreTrainedModel, group: Group, at_once: int) -> np.ndarray:
     """The plain way; gradients of the mean log-prob are accumulated."""
-    model = padded.model = getattr(padded, "model", None) or AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     found = []
     for start in range(0, len(group.responses), at_once):
         responses = np.stack(group.responses[start : start + at_once])
         ids = np.concatenate([np.repeat(group.prompt_ids[None], len(responses), 0), responses], 1)
-        logits = model(torch.tensor(ids, dtype=torch.int64), use_cache=False).logits
+        logits = model(torch.tensor(ids, dtype=torch.int64, device=model.device), use_cache=False).logits
         kept = logits[:, len(group.prompt_ids) - 1 : -1].float()
-        logprobs = kept.log_softmax(-1).gather(2, torch.tensor(responses, dtype=torch.int64)[..., None])[..., 0]
+        targets = torch.tensor(responses, dtype=torch.int64, device=model.device)
+        logprobs = kept.log_softmax(-1).gather(2, targets[..., None])[..., 0]
         logprobs.mean().backward()
-        found.append(logprobs.detach().numpy().ravel())
+        found.append(logprobs.detach().cpu().numpy().ravel())
     return np.concatenate(found)
 
 
-def rows(folder: Path, dtype: torch.dtype, groups: list[Group], row_tokens: int) -> np.ndarray:
-    model = rows.model = getattr(rows, "model", None) or PolicyModel.load(folder, dtype)
+def rows(model: PolicyModel, groups: list[Group], row_tokens: int) -> np.ndarray:
     packed = batching.pack(groups, row_tokens)
     found = np.zeros(sum(len(row.token_index) for row in packed), np.float32)
     for row in packed:
         logprobs, _, _ = model(row)
         logprobs.mean().backward()
-        found[row.token_index] = logprobs.detach().numpy()
+        found[row.token_index] = logprobs.detach().cpu().numpy()
     return found
 
 
 def measure(path: str, folder: Path, shape: tuple[int, int, int], args: argparse.Namespace, answer) -> None:
     """Sends (seconds, MiB, log-probs) of the faster of two passes; the peak memory is that of the process."""
     torch.set_num_threads(args.threads)
-    dtype, group = getattr(torch, args.dtype), make_group(*shape)
+    dtype, group, on_gpu = getattr(torch, args.dtype), make_group(*shape), args.device == "cuda"
     alone = [Group(group.prompt_ids, (response,)) for response in group.responses]
+    row_tokens = max(args.row_tokens, shape[0] + shape[1])
+    load = AutoModelForCausalLM.from_pretrained if path == "padded" else PolicyModel.load
+    model = load(folder, dtype=dtype).to(args.device)
     run = {
-        "padded": lambda: padded(folder, dtype, group, args.padded_batch),
-        "packed": lambda: rows(folder, dtype, alone, max(args.row_tokens, shape[0] + shape[1])),
-        "shared": lambda: rows(folder, dtype, [group], max(args.row_tokens, shape[0] + shape[1])),
+        "padded": lambda: padded(model, group, args.padded_batch),
+        "packed": lambda: rows(model, alone, row_tokens),
+        "shared": lambda: rows(model, [group], row_tokens),
     }[path]
     times = []
     for _ in range(args.repeats):
         began = time.monotonic()
         logprobs = run()
+        if on_gpu:
+            torch.cuda.synchronize()
         times.append(time.monotonic() - began)
-    answer.send((min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, logprobs))
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    answer.send((min(times), peak / 2**20, logprobs))
 
 
 def main() -> None:
@@ -94,6 +100,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--row-tokens", type=int, default=4096, help="of a row: what a group takes, or prompts repeat")
     parser.add_argument("--padded-batch", type=int, default=4, help="sequences of the padded path at once")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
@@ -116,17 +123,18 @@ def main() -> None:
         row["over_packed"] = row["packed_seconds"] / row["shared_seconds"]
         found.append(row)
         print(row, file=sys.stderr, flush=True)
-    table = Table(title=f"forward + backward, {args.dtype}, {args.threads} threads")
+    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    table = Table(title=f"forward + backward, {args.dtype}, {device}")
     for title in ("P, R, K", *(f"{p} s (MiB)" for p in PATHS), "× padded", "× packed", "mean gap"):
         table.add_column(title, justify="right")
     for row in found:
-        costs = (f"{row[f'{path}_seconds']:.2f} ({row[f'{path}_mib']:,.0f})" for path in PATHS)
+        costs = (f"{row[f'{path}_seconds']:.3g} ({row[f'{path}_mib']:,.0f})" for path in PATHS)
         table.add_row(
             row["shape"], *costs, f"{row['over_padded']:.2f}", f"{row['over_packed']:.2f}", f"{row['gap']:.4f}"
         )
     Console(width=120).print(table)
     if args.json:
-        print(json.dumps({"dtype": args.dtype, "threads": args.threads, "rows": found}))
+        print(json.dumps({"dtype": args.dtype, "device": device, "rows": found}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The learner over Ray and DeepSpeed on CPU ranks, with a tiny model: what every ZeRO stage and rank count must do."""
+"""The learner over Ray and DeepSpeed, with a tiny model: what every ZeRO stage and rank count must do.
+
+Ranks are on CPUs. Where there is a GPU, a learner of one rank is on it: what it does must equal what two CPUs do.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from learner.engine import Learner, LearnerError
 from learner.finetuning import finetune
 
 VERSION = 3
+GPUS = 0.25 if torch.cuda.is_available() else 0.0
+"""Of a learner of one rank; several live at a time."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +55,7 @@ def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32
     cfg.model.dtype, cfg.rl.learning_rate, cfg.sft.learning_rate = dtype, 3e-3, 1e-2
     cfg.sft.batch, cfg.sft.epochs = 4, 10
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
-    cfg.learner.deadline = 90
+    cfg.learner.deadline, cfg.learner.gpus = 90, GPUS if ranks == 1 else 0.0
     return Learner(cfg, model_dir)
 
 
@@ -348,20 +353,27 @@ def test_errors_name_what_failed(start, tmp_path):
         learner.train(batch(), VERSION)
 
 
-def test_a_learner_that_loses_a_rank_goes_on_as_if_it_had_not(start, tmp_path):
-    """One of two ranks is killed between batches, one of which is not in the checkpoint."""
-    said, found = [], []
-    for killed in (False, True):
+def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_been(start, tmp_path):
+    """Between batches, one of which is not in the checkpoint: one of two ranks is killed, or cannot write its part of
+    another checkpoint while the other has entered the collective that comes after."""
+    (tmp_path / "bad/state/mp_rank_00_model_states.pt").mkdir(parents=True)
+    found, said = [], {"nothing": [], "killed": [], "not saved": []}
+    for what in said:
         learner = start(2, 1, "bfloat16")
-        learner._say = said.append
+        learner._say = said[what].append
         learner.train(batch(0), VERSION)
-        learner.save(tmp_path / str(killed))
+        learner.save(tmp_path / what)
         learner.train(batch(1), VERSION)
-        if killed:
+        if what == "killed":
             ray.kill(learner._ranks[1])
+        if what == "not saved":
+            with pytest.raises(LearnerError, match="cannot write checkpoint"):
+                learner.save(tmp_path / "bad")
         learner.train(batch(2), VERSION)
         found.append(weights(learner))
         learner.close()
     assert_same(found[1], found[0], atol=0)
-    assert len(said) == 1
-    assert "rank 1 died in policy_step" in said[0]
+    assert_same(found[2], found[0], atol=0)
+    assert said["nothing"] == []
+    assert ["rank 1 died in policy_step" in one for one in said["killed"]] == [True]
+    assert ["rank 0 failed in save" in one for one in said["not saved"]] == [True]

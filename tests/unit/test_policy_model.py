@@ -16,6 +16,7 @@ SHAPE = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
 }  # fmt: skip
 TEMPERATURE = 0.7
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 MODELS = {
     "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
@@ -62,20 +63,21 @@ def weights(length: int) -> torch.Tensor:
 @pytest.mark.parametrize("row_tokens", [200, 32])
 @pytest.mark.parametrize("dense", [policy_model.DENSE, 0])
 @pytest.mark.parametrize("name", MODELS)
-def test_packed_rows_equal_single_sequences(name, dense, row_tokens, checkpointing, monkeypatch):
+@pytest.mark.parametrize("device", DEVICES)
+def test_packed_rows_equal_single_sequences(device, name, dense, row_tokens, checkpointing, monkeypatch):
     monkeypatch.setattr(policy_model, "DENSE", dense)
     monkeypatch.setattr(policy_model, "DENSE_PROMPT", dense)
     monkeypatch.setattr(policy_model, "CHUNK", 5)
     monkeypatch.setattr(policy_model, "BLOCK", 2)
     expected_logprobs, expected_entropies, expected_grads = plain(MODELS[name])
-    model = PolicyModel(build(MODELS[name], policy_model.ATTENTION)).train()
+    model = PolicyModel(build(MODELS[name], policy_model.ATTENTION)).train().to(device)
     if checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     logprobs, entropies = torch.empty_like(expected_logprobs), torch.empty_like(expected_entropies)
     rows = pack(groups(), row_tokens)
     for row in rows:
         index = torch.from_numpy(row.token_index).long()
-        got, entropy, features = model(row, TEMPERATURE)
+        got, entropy, features = (one.cpu() for one in model(row, TEMPERATURE))
         ((got - 0.3 * entropy) * weights(len(logprobs))[index]).sum().backward()
         logprobs[index], entropies[index] = got.detach(), entropy.detach()
         assert features.shape == (len(row.segments), 64)
@@ -85,7 +87,7 @@ def test_packed_rows_equal_single_sequences(name, dense, row_tokens, checkpointi
     grads = {parameter_name: p.grad for parameter_name, p in model.model.named_parameters()}
     assert grads.keys() == expected_grads.keys()
     for parameter_name, expected in expected_grads.items():
-        error = (grads[parameter_name] - expected).norm() / expected.norm()
+        error = (grads[parameter_name].cpu() - expected).norm() / expected.norm()
         assert error < 1e-5, f"{parameter_name}: relative error {error}"
 
 

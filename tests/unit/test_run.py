@@ -21,7 +21,7 @@ class DiskLearner:
         self.full = full
 
     def save(self, folder):
-        (folder / "weights").write_text("half")
+        (folder / "weights").write_text("half" if self.full else "weights")
         if self.full:
             raise OSError(28, "No space left on device", str(folder))
 
@@ -113,13 +113,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
         assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
 
 
-def test_a_checkpoint_is_not_begun_where_it_does_not_fit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("learner", [DiskLearner(), DiskLearner(full=True)])
+def test_a_disk_without_room_is_told_from_other_failures(tmp_path, monkeypatch, learner):
+    """It is full from the start, or others fill it while the checkpoint is written."""
     with Run(config(tmp_path)) as run:
         run.save(Cursor(1), DiskLearner())
         usage = shutil.disk_usage(tmp_path)
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3))
+        free = iter([usage.free, 0] if learner.full else [0])
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
         with pytest.raises(NoRoom, match="0 MiB of room"):
-            run.save(Cursor(2), DiskLearner())
+            run.save(Cursor(2), learner)
         assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
 
 
