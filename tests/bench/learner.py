@@ -1,7 +1,7 @@
 """Time and memory of one gradient pass over a group: shared prompts against padding and against plain packing.
 
-`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH] [--device cuda]`. For K
-responses of R tokens to one prompt of P, forward and backward of the same model on the same tokens:
+`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH] [--device cuda]`. For
+K responses of R tokens to one prompt of P, forward and backward of the same model on the same tokens:
 
 * padded: the K sequences of P + R as a batch, as many at once as --padded-batch, log-softmax over the vocabulary;
 * packed: each sequence whole, several in a row, without padding, through our model;
