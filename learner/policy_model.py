@@ -8,14 +8,16 @@ those of the Hugging Face model; values equal those of running each prompt + res
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
@@ -68,6 +70,7 @@ class PolicyModel(nn.Module):
             position_ids=torch.tensor(row.position_ids, device=device)[None],
             use_cache=False,
             segments=row.segments,
+            blocks=block_mask(row.segments, device) if device.type == "cuda" else None,
         ).last_hidden_state[0]
         losses = torch.tensor(row.loss_positions, device=device)
         targets = torch.tensor(row.target_ids, device=device, dtype=torch.int64)
@@ -98,7 +101,7 @@ class _TokenLogProbs(torch.autograd.Function):
         normaliser, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for part in _spans(0, len(targets), CHUNK):
             products = F.linear(hidden[part], weight)
-            for rows in _spans(part.start, part.stop, BLOCK):
+            for rows in _spans(part.start, part.stop, _at_once(hidden)):
                 logits = _logits(products[rows.start - part.start : rows.stop - part.start], temperature)
                 every = torch.log_softmax(logits, dim=-1)
                 logprobs[rows] = every.gather(1, targets[rows, None])[:, 0]
@@ -117,7 +120,7 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_weight: Tensor | None = None
         for part in _spans(0, len(targets), CHUNK):
             products = F.linear(hidden[part], weight)
-            for rows in _spans(part.start, part.stop, BLOCK):
+            for rows in _spans(part.start, part.stop, _at_once(hidden)):
                 place = slice(rows.start - part.start, rows.stop - part.start)
                 grad = _logits(products[place], ctx.temperature).sub_(normaliser[rows, None])
                 of_target, of_entropy = grad_logprobs[rows, None] / ctx.temperature, None
@@ -132,6 +135,10 @@ class _TokenLogProbs(torch.autograd.Function):
             of_part = products.T @ hidden[part]
             grad_weight = of_part if grad_weight is None else grad_weight.float().add_(of_part)
         return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def _at_once(hidden: Tensor) -> int:
+    return BLOCK if hidden.device.type == "cpu" else CHUNK
 
 
 def _logits(products: Tensor, temperature: float) -> Tensor:
@@ -154,12 +161,20 @@ def segment_attention(
     scaling: float | None = None,
     *,
     segments: Sequence[Segment],
+    blocks: BlockMask | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention of a packed row: causal in each prompt; each branch sees its prompt but the last token, and itself.
 
-    query: [1, H, T, D]; key, value: [1, G, T, D] with H a multiple of G. Returns [1, T, H, D].
+    query: [1, H, T, D]; key, value: [1, G, T, D] with H a multiple of G; blocks: the same as a mask, for a GPU. Returns
+    [1, T, H, D].
     """
+    if blocks is not None and not dropout:
+        attention = _compiled() if query.is_cuda else flex_attention
+        options = {"BACKEND": "TRITON"}  # what it would choose for a short row cannot be compiled for every length
+        return attention(
+            query, key, value, block_mask=blocks, scale=scaling, enable_gqa=True, kernel_options=options
+        ).transpose(1, 2), None
     lengths = [length for segment in segments for length in (segment.prompt, sum(segment.branches))]
     # split has a backward pass of one concatenation; slicing would pad every slice's gradient to the row.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
@@ -177,6 +192,28 @@ def segment_attention(
             else:
                 outputs += _one_by_one(own, before, spans, scaling, dropout)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def block_mask(segments: Sequence[Segment], device: torch.device) -> BlockMask:
+    """What each token of a row sees, for FlexAttention: one kernel for the row, that leaves out blocks nobody sees."""
+    branch, prompt, sees = [], [], []  # of each token: its branch, the prompt it is a shared part of, the one it sees
+    for number, segment in enumerate(segments):
+        for length in (segment.prompt, *segment.branches):
+            branch += [branch[-1] + 1 if branch else 0] * length
+        rest = sum(segment.branches)
+        prompt += [number] * (segment.prompt - 1) + [-1] * (1 + rest)
+        sees += [number] * (segment.prompt + rest)
+    branch, prompt, sees = torch.tensor([branch, prompt, sees], device=device)
+
+    def visible(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & ((branch[key] == branch[query]) | (prompt[key] == sees[query]))
+
+    return create_block_mask(visible, None, None, len(branch), len(branch), device=device)
+
+
+@functools.cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=True)  # rows differ in length
 
 
 def _one_by_one(

@@ -91,6 +91,21 @@ def test_packed_rows_equal_single_sequences(device, name, dense, row_tokens, che
         assert error < 1e-5, f"{parameter_name}: relative error {error}"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("row_tokens", [200, 32])
+def test_the_blocks_for_a_gpu_let_each_token_see_the_same(row_tokens):
+    """A CPU has the forward pass of this attention only; where there is a GPU, the test above has its backward pass."""
+    decoder = PolicyModel(build(MODELS["llama"], policy_model.ATTENTION)).model.get_decoder()
+    for row in pack(groups(), row_tokens):
+        ids, positions = torch.tensor(row.input_ids)[None], torch.tensor(row.position_ids)[None]
+        blocks = policy_model.block_mask(row.segments, ids.device)
+        expected, got = (
+            decoder(ids, position_ids=positions, use_cache=False, segments=row.segments, blocks=one).last_hidden_state
+            for one in (None, blocks)
+        )
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_features_are_of_the_prompts_alone_and_carry_no_gradient():
     model = PolicyModel(build(MODELS["llama"], policy_model.ATTENTION))
     alone = [model(pack([group], 200)[0])[2][0] for group in groups()]
