@@ -1,7 +1,8 @@
-"""Time and memory of one gradient pass over a group: shared prompts against padding and against plain packing.
+"""Time and memory of one gradient pass over groups: shared prompts against padding and against plain packing.
 
-`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH] [--device cuda]`. For
-K responses of R tokens to one prompt of P, forward and backward of the same model on the same tokens:
+`python tests/bench/learner.py [--json] [--shapes 512,64,8 1024,128,8 2048,128,16] [--model PATH]`. For K responses of R
+tokens to a prompt of P, forward and backward of the same model on the same tokens (on a GPU, which more of them keep
+busy: `--device cuda --groups 4 --row-tokens 8192`):
 
 * padded: the K sequences of P + R as a batch, as many at once as --padded-batch, log-softmax over the vocabulary;
 * packed: each sequence whole, several in a row, without padding, through our model;
@@ -14,6 +15,7 @@ CPU, what torch allocated on a GPU.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
@@ -37,16 +39,16 @@ from learner.policy_model import PolicyModel
 PATHS = ("padded", "packed", "shared")
 
 
-def make_group(prompt: int, response: int, actions: int) -> Group:
-    rng = np.random.default_rng(0)
+def make_group(seed: int, prompt: int, response: int, actions: int) -> Group:
+    rng = np.random.default_rng(seed)
     ids = [rng.integers(0, 40_000, length).astype(np.int32) for length in [prompt, *[response] * actions]]
     return Group(ids[0], tuple(ids[1:]))
 
 
-def padded(model: PreTrainedModel, group: Group, at_once: int) -> np.ndarray:
+def padded(model: PreTrainedModel, groups: list[Group], at_once: int) -> np.ndarray:
     """The plain way; gradients of the mean log-prob are accumulated."""
     found = []
-    for start in range(0, len(group.responses), at_once):
+    for group, start in itertools.product(groups, range(0, len(groups[0].responses), at_once)):
         responses = np.stack(group.responses[start : start + at_once])
         ids = np.concatenate([np.repeat(group.prompt_ids[None], len(responses), 0), responses], 1)
         logits = model(torch.tensor(ids, dtype=torch.int64, device=model.device), use_cache=False).logits
@@ -71,15 +73,16 @@ def rows(model: PolicyModel, groups: list[Group], row_tokens: int) -> np.ndarray
 def measure(path: str, folder: Path, shape: tuple[int, int, int], args: argparse.Namespace, answer) -> None:
     """Sends (seconds, MiB, log-probs) of the faster of two passes; the peak memory is that of the process."""
     torch.set_num_threads(args.threads)
-    dtype, group, on_gpu = getattr(torch, args.dtype), make_group(*shape), args.device == "cuda"
-    alone = [Group(group.prompt_ids, (response,)) for response in group.responses]
+    dtype, on_gpu = getattr(torch, args.dtype), args.device == "cuda"
+    groups = [make_group(seed, *shape) for seed in range(args.groups)]
+    alone = [Group(group.prompt_ids, (response,)) for group in groups for response in group.responses]
     row_tokens = max(args.row_tokens, shape[0] + shape[1])
     load = AutoModelForCausalLM.from_pretrained if path == "padded" else PolicyModel.load
     model = load(folder, dtype=dtype).to(args.device)
     run = {
-        "padded": lambda: padded(model, group, args.padded_batch),
+        "padded": lambda: padded(model, groups, args.padded_batch),
         "packed": lambda: rows(model, alone, row_tokens),
-        "shared": lambda: rows(model, [group], row_tokens),
+        "shared": lambda: rows(model, groups, row_tokens),
     }[path]
     times = []
     for _ in range(args.repeats):
@@ -96,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--shapes", nargs="+", default=["512,64,8", "1024,128,8", "2048,128,16"], help="P,R,K …")
+    parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--row-tokens", type=int, default=4096, help="of a row: what a group takes, or prompts repeat")
@@ -124,7 +128,7 @@ def main() -> None:
         found.append(row)
         print(row, file=sys.stderr, flush=True)
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
-    table = Table(title=f"forward + backward, {args.dtype}, {device}")
+    table = Table(title=f"forward + backward, {args.groups} × (P, R, K), {args.dtype}, {device}")
     for title in ("P, R, K", *(f"{p} s (MiB)" for p in PATHS), "× padded", "× packed", "mean gap"):
         table.add_column(title, justify="right")
     for row in found:
@@ -134,7 +138,7 @@ def main() -> None:
         )
     Console(width=120).print(table)
     if args.json:
-        print(json.dumps({"dtype": args.dtype, "device": device, "rows": found}))
+        print(json.dumps({"groups": args.groups, "dtype": args.dtype, "device": device, "rows": found}))
 
 
 if __name__ == "__main__":
