@@ -111,6 +111,8 @@ def ours(cfg: Config, folder: Path, states: Sequence[State], steps: int) -> dict
             spent = (waited - asked, trained - waited, time.monotonic() - trained)
             parts = {name: parts[name] + one / steps for name, one in zip(parts, spent, strict=True)}
         seconds = time.monotonic() - began
+        ray.get(stream.close.remote())
+        actors.finish()
         done = steps * cfg.rl.states * ACTIONS
         return parts | {"per_s": done / seconds, "step_seconds": seconds / steps, "tokens": sum(tokens) / len(tokens)}
     finally:
