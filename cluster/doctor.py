@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learner.config import Config, ConfigError, load
+from learner.config import Config
+from learner.config_load import ConfigError, load
 
 if TYPE_CHECKING:
     from learner.preflight import Finding

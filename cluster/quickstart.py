@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.head import Head, HeadError
-from learner.config import ConfigError, load
+from learner.config_load import ConfigError, load
 from learner.progress import follow
 
 if TYPE_CHECKING:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from learner.config import Config
+from learner.config import Config
 
 
 def impossible(cfg: Config) -> str | None:

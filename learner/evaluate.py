@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learner.config import Config, ConfigError, load
+from learner.config import Config
+from learner.config_load import ConfigError, load
 
 if TYPE_CHECKING:
     from actors.agents import Agent

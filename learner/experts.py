@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from learner.config import ConfigError, load
+from learner.config_load import ConfigError, load
 
 
 def main(arguments: list[str]) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from learner.config import Config, ConfigError, load
+from learner.config import Config
+from learner.config_load import ConfigError, load
 
 if TYPE_CHECKING:
     from learner.training import Training

@@ -25,8 +25,8 @@ from omegaconf import OmegaConf
 
 from learner import browser, charts, compare, costs, evaluation, status
 from learner.action_text import visible
-from learner.config import ConfigError
-from learner.config import load as load_config
+from learner.config_load import ConfigError
+from learner.config_load import load as load_config
 from learner.report_data import RunData, load
 
 TEMPLATES = Path(__file__).parent / "templates"

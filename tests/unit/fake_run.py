@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outcome, Task, Transition
 from learner import transitions
-from learner.config import load
+from learner.config_load import load
 from learner.evaluation import Evaluation
 from learner.journal import Journal, step_metrics
 from learner.progress import Progress

@@ -10,7 +10,7 @@ from actors.attempts import STRIDE, Answer, Tree, Trial, greedy, straight
 from actors.endpoint import EndpointError
 from envs.prompt import PromptError
 from envs.records import Direction, Durations, Outcome, State, StepResult
-from learner.config import load
+from learner.config_load import load
 from tests.openai_server import serving
 from tests.unit.test_expert import script_of, task_of
 

@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
-from learner.config import CONFIGS, ConfigError, fields, load
+from learner.config import CONFIGS, fields
+from learner.config_load import ConfigError, load
 
 
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path):

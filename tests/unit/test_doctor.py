@@ -14,7 +14,7 @@ from cluster.checks.nodes import About
 from cluster.checks.sandboxes import Trial
 from envs.loader import BUILTIN, load
 from learner import preflight
-from learner.config import load as configure
+from learner.config_load import load as configure
 from learner.preflight import Model, Node, Verdict
 
 KEPT, GB = Trial(1.0, (), ()), 10**9

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from actors.agents import ENDPOINT, EXPERT, POLICY, RANDOM, Agent
 from learner import trials
-from learner.config import ConfigError, load
+from learner.config_load import ConfigError, load
 from learner.evaluate import listed, main, read
 from learner.evaluation import EvaluationError
 

@@ -16,7 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
-from learner.config import Config, load
+from learner.config import Config
+from learner.config_load import load
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "cluster" / "kuberay"
