@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -164,12 +163,8 @@ def test_prices_of_the_command_line_stand_in_for_those_of_the_run(finished, tmp_
     assert "report.cpu_hour=free: expected float" in capsys.readouterr().err
 
 
-def test_ten_thousand_transitions_are_written_in_seconds(tmp_path):
-    run_dir = make(tmp_path / "long", steps=20, actions=125)
-    write_report(tmp_path / "long")  # the first plots of a process load fonts
-    started = time.process_time()
-    file = write_report(run_dir)
-    assert time.process_time() - started < 3
+def test_ten_thousand_transitions_make_a_small_file(tmp_path):
+    file = write_report(make(tmp_path / "long", steps=20, actions=125))
     assert "10\u202f000 transitions" in " ".join(file.read_text().split(" "))
     assert file.stat().st_size < 4e6
 
