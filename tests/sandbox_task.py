@@ -32,3 +32,16 @@ def execute(pool: SandboxPool, task: Task, script: str, limits: Limits | None = 
     with pool.acquire(task) as sandbox:
         restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
         return sandbox.run([task.script], limits or task.limits)
+
+
+def runner_of(workspace: Path) -> int:
+    """Host's process id of the PID 1 that has `workspace` mounted."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            mounted = str(workspace.parent.name) in (entry / "mountinfo").read_text()
+            inner = (entry / "status").read_text().split("NSpid:")[1].split("\n")[0].split()
+        except OSError:
+            continue
+        if mounted and inner[-1] == "1" and len(inner) > 1:
+            return int(entry.name)
+    raise LookupError(f"no runner has {workspace} mounted")

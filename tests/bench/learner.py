@@ -71,7 +71,7 @@ def rows(model: PolicyModel, groups: list[Group], row_tokens: int) -> np.ndarray
 
 
 def measure(path: str, folder: Path, shape: tuple[int, int, int], args: argparse.Namespace, answer) -> None:
-    """Sends (seconds, MiB, log-probs) of the faster of two passes; the peak memory is that of the process."""
+    """Sends (seconds of the fastest pass, peak MiB, log-probs)."""
     torch.set_num_threads(args.threads)
     dtype, on_gpu = getattr(torch, args.dtype), args.device == "cuda"
     groups = [make_group(seed, *shape) for seed in range(args.groups)]
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--shapes", nargs="+", default=["512,64,8", "1024,128,8", "2048,128,16"], help="P,R,K …")
-    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--groups", type=int, default=1, help="of each shape in one pass")
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--row-tokens", type=int, default=4096, help="of a row: what a group takes, or prompts repeat")

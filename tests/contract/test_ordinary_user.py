@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
-SUITES = ("tests/contract/test_sandbox.py", "tests/contract/test_attacks.py")
+SUITES = [f"tests/contract/test_{name}.py" for name in ("sandbox", "sandbox_limits", "attacks")]
 MINUTES = 10
 OPENED = """
 mount --bind "$0" "$2"
