@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.sandbox_task import make_task
 
 
 @pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
-def pool(request: pytest.FixtureRequest):
+def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
     os.environ["LEAKED_KEY"] = "secret"
     try:
         opened = SandboxPool(request.param, warm=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,16 +34,6 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
         frozenset({"train.csv", "data/part.csv"}), "accuracy", Direction.MAXIMIZE, "held_in",
         Limits(seconds=2, memory_mb=300, disk_mb=32), 1.0, 0.5,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
-def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
-    try:
-        opened = SandboxPool(request.param, warm=2)
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the {request.param} sandbox is not to be had: {reason}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 
 from cluster.head import Head
 from cluster.quickstart import connect
-from envs.sandbox import SandboxFailure, SandboxPool
 from tests.sandbox_task import execute, make_task
 
 REACH = """
@@ -28,16 +27,6 @@ for path in {paths!r}:
 print([name for name in os.environ if "RAY" in name or "KUBERNETES" in name or "TOKEN" in name])
 print("tried")
 """
-
-
-@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
-def pool(request: pytest.FixtureRequest):
-    try:
-        opened = SandboxPool(request.param)
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the {request.param} sandbox is not to be had: {reason}")
-    yield opened
-    opened.close()
 
 
 @contextlib.contextmanager
