@@ -1,14 +1,15 @@
-"""Packs prompt groups into rows in which a prompt shared by K responses is computed once.
+"""Packs prompt groups into rows in which what several sequences begin with is computed once.
 
-A group is laid out as `[prompt | branch 1 | … | branch K]`. A branch starts with the prompt's last token again, at its
-position P−1, followed by the response without its last token, so that every branch token predicts one response token.
-Several groups lie side by side in a row. Invariants: a branch sees the prompt except its last token (which the branch
-repeats) and its own earlier tokens, nothing else; every response token is a loss position of exactly one row; nothing
-is truncated.
+A group is laid out as `[prompt | branch 1 | … | branch K]`; a branch is a response without its last token. Several
+groups lie in a row, and what their prompts begin with alike is there once: prompts of one task differ late. So a row is
+a tree, depth first: `[common | rest of prompt 1 | its branches | rest of prompt 2 | its branches]`. Invariants: a token
+sees its ancestors in the tree and the earlier tokens of its own part, nothing else; every response token is predicted
+at exactly one loss position of one row; nothing is truncated.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,35 +71,38 @@ def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Ex
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one group lies in its row: lengths of the prompt and of each branch, in row order."""
+    """Part of a prompt and the branches that continue it: lengths in row order."""
 
     prompt: int
     branches: tuple[int, ...]
+    parent: int = -1
+    """Index of the segment whose prompt this one continues; -1: it begins a prompt."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One packed sequence of T tokens with N loss positions."""
+    """One packed sequence of T tokens with N loss positions, that predict the responses to S prompts."""
 
     input_ids: np.ndarray
     """int32 [T]."""
     position_ids: np.ndarray
     """int32 [T]."""
     segments: tuple[Segment, ...]
-    """The groups in row order; their lengths add up to T."""
+    """A tree, depth first; their lengths add up to T."""
     loss_positions: np.ndarray
-    """int32 [N]: row positions whose output predicts a response token."""
+    """int32 [N]: row positions whose output predicts a response token; that of a prompt's end predicts several."""
     target_ids: np.ndarray
-    """int32 [N]: the predicted tokens."""
+    """int32 [N]: the predicted tokens, response by response."""
     token_index: np.ndarray
     """int32 [N]: index of each target in the batch's responses laid end to end, groups and members in given order."""
+    responses: tuple[int, ...]
+    """Lengths of the responses; they add up to N."""
     groups: tuple[int, ...]
-    """The number of each segment's group in the batch."""
-
-    @property
-    def segment_index(self) -> np.ndarray:
-        """int64 [N]: the segment of each loss position."""
-        return np.repeat(np.arange(len(self.segments)), [sum(segment.branches) for segment in self.segments])
+    """The number of each prompt's group in the batch."""
+    prompt_ends: np.ndarray
+    """int32 [S]: row position of each prompt's last token."""
+    prompt_index: np.ndarray
+    """int64 [N]: the prompt of each loss position."""
 
 
 @dataclass(frozen=True)
@@ -112,23 +116,28 @@ class _Piece:
 
     @property
     def size(self) -> int:
-        return len(self.prompt_ids) + sum(len(response) for response in self.responses)
+        return len(self.prompt_ids) + sum(len(response) - 1 for response in self.responses)
 
 
 def pack(groups: Sequence[Group], row_tokens: int) -> list[Row]:
-    """Rows of at most `row_tokens` tokens that hold all `groups` (first fit, largest first; deterministic).
+    """Rows of at most `row_tokens` tokens that hold all `groups`; deterministic.
 
-    A group that does not fit one row is split over several, each repeating the prompt.
+    Largest first, each where it has most in common with what is there, of those with room. A group that does not fit
+    one row is split over several, each repeating the prompt.
     Raises BatchingError for an empty prompt or response, or a prompt with one response longer than a row.
     """
     bins: list[list[_Piece]] = []
+    tokens: list[int] = []
     for piece in sorted(_pieces(groups, row_tokens), key=lambda piece: -piece.size):
-        room = (held for held in bins if sum(other.size for other in held) + piece.size <= row_tokens)
-        held = next(room, None)
-        if held is None:
-            bins.append([piece])
+        common = [max(_common(piece.prompt_ids, other.prompt_ids) for other in held) for held in bins]
+        room = [place for place in range(len(bins)) if tokens[place] + piece.size - common[place] <= row_tokens]
+        if room:
+            place = max(room, key=common.__getitem__)
+            bins[place].append(piece)
+            tokens[place] += piece.size - common[place]
         else:
-            held.append(piece)
+            bins.append([piece])
+            tokens.append(piece.size)
     return [_row(held) for held in bins]
 
 
@@ -160,45 +169,74 @@ def _pieces(groups: Sequence[Group], row_tokens: int) -> list[_Piece]:
         for member, response in enumerate(group.responses):
             if not len(response):
                 raise BatchingError(f"group {index}, response {member} is empty")
-            if prompt + len(response) > row_tokens:
+            if prompt + len(response) - 1 > row_tokens:
                 raise BatchingError(
                     f"group {index}, response {member}: a prompt of {prompt} and a response of {len(response)} tokens "
                     f"do not fit a row of {row_tokens}; raise learner.row_tokens or lower model.context"
                 )
-            if used + len(response) > row_tokens:
+            if used + len(response) - 1 > row_tokens:
                 pieces.append(_Piece(index, group.prompt_ids, tuple(responses), tuple(offsets)))
                 responses, offsets, used = [], [], prompt
             responses.append(response)
             offsets.append(offset)
-            used += len(response)
+            used += len(response) - 1
             offset += len(response)
         if responses:
             pieces.append(_Piece(index, group.prompt_ids, tuple(responses), tuple(offsets)))
     return pieces
 
 
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens both begin with."""
+    shorter = min(len(one), len(other))
+    differ = one[:shorter] != other[:shorter]
+    return int(differ.argmax()) if differ.any() else shorter
+
+
 def _row(pieces: Sequence[_Piece]) -> Row:
     ids, positions, losses, targets, index = [], [], [], [], []
+    segments: list[Segment] = []
+    groups, prompt_ends, prompt_index = [], [], []
     start = 0
-    for piece in pieces:
-        prompt = len(piece.prompt_ids)
-        ids.append(piece.prompt_ids)
-        positions.append(np.arange(prompt))
-        start += prompt
-        for response, offset in zip(piece.responses, piece.offsets, strict=True):
-            length = len(response)
-            ids += [piece.prompt_ids[-1:], response[:-1]]
-            positions.append(prompt - 1 + np.arange(length))
-            losses.append(start + np.arange(length))
-            targets.append(response)
-            index.append(offset + np.arange(length))
-            start += length
+
+    def add(tokens: np.ndarray, first: int) -> np.ndarray:
+        """Append tokens, the first at that position of its sequence; returns their places in the row."""
+        nonlocal start
+        ids.append(tokens)
+        positions.append(first + np.arange(len(tokens)))
+        start += len(tokens)
+        return np.arange(start - len(tokens), start)
+
+    def grow(pieces: Sequence[_Piece], depth: int, parent: int) -> None:
+        """Lay out pieces, sorted by prompt, whose first `depth` tokens are those of `parent` and its ancestors."""
+        for _, alike in itertools.groupby(pieces, key=lambda piece: piece.prompt_ids[depth]):
+            same = list(alike)
+            end = _common(same[0].prompt_ids, same[-1].prompt_ids)
+            last = add(same[0].prompt_ids[depth:end], depth)[-1:]
+            here = [piece for piece in same if len(piece.prompt_ids) == end]
+            branches = []
+            for piece in here:
+                for response, offset in zip(piece.responses, piece.offsets, strict=True):
+                    losses.append(np.concatenate([last, add(response[:-1], end)]))
+                    targets.append(response)
+                    index.append(offset + np.arange(len(response)))
+                    branches.append(len(response) - 1)
+                    prompt_index.append(np.full(len(response), len(groups)))
+                groups.append(piece.group)
+                prompt_ends.append(last)
+            segments.append(Segment(end - depth, tuple(filter(None, branches)), parent))
+            grow(same[len(here) :], end, len(segments) - 1)
+
+    grow(sorted(pieces, key=lambda piece: piece.prompt_ids.tolist()), 0, -1)
     return Row(
         input_ids=np.concatenate(ids).astype(np.int32),
         position_ids=np.concatenate(positions).astype(np.int32),
-        segments=tuple(Segment(len(p.prompt_ids), tuple(len(r) for r in p.responses)) for p in pieces),
+        segments=tuple(segments),
         loss_positions=np.concatenate(losses).astype(np.int32),
         target_ids=np.concatenate(targets).astype(np.int32),
         token_index=np.concatenate(index).astype(np.int32),
-        groups=tuple(piece.group for piece in pieces),
+        responses=tuple(map(len, targets)),
+        groups=tuple(groups),
+        prompt_ends=np.concatenate(prompt_ends).astype(np.int32),
+        prompt_index=np.concatenate(prompt_index),
     )

@@ -1,9 +1,9 @@
 """A Hugging Face causal LM that maps a packed row to the log-probs of its response tokens.
 
-Two parts differ from the stock model. Attention follows the row's segments (prompt, then independent branches), so
-that its cost is that of the visible pairs only. The output head returns log-probs and entropies chunk by chunk and
-recomputes them in the backward pass, so that [tokens × vocabulary] is never held. Invariants: parameter names are
-those of the Hugging Face model; values equal those of running each prompt + response on its own.
+Two parts differ from the stock model. Attention follows the row's segments (a tree of prompts and their independent
+branches), so that its cost is that of the visible pairs only. The output head returns log-probs and entropies chunk by
+chunk and recomputes them in the backward pass, so that [tokens × vocabulary] is never held. Invariants: parameter names
+are those of the Hugging Face model; values equal those of running each prompt + response on its own.
 """
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ class PolicyModel(nn.Module):
         losses = torch.tensor(row.loss_positions, device=device)
         targets = torch.tensor(row.target_ids, device=device, dtype=torch.int64)
         logprobs, entropy = self.model.get_output_embeddings()(hidden.index_select(0, losses), targets, temperature)
-        starts = itertools.accumulate((s.prompt + sum(s.branches) for s in row.segments[:-1]), initial=0)
-        last = [start + segment.prompt - 1 for start, segment in zip(starts, row.segments, strict=True)]
+        last = torch.tensor(row.prompt_ends, device=device)
         return logprobs, entropy, F.normalize(hidden.detach()[last].float(), dim=-1)
 
 
@@ -164,7 +163,7 @@ def segment_attention(
     blocks: BlockMask | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention of a packed row: causal in each prompt; each branch sees its prompt but the last token, and itself.
+    """Attention of a packed row: causal in each part of a prompt and in each branch, which see their ancestors whole.
 
     query: [1, H, T, D]; key, value: [1, G, T, D] with H a multiple of G; blocks: the same as a mask, for a GPU. Returns
     [1, T, H, D].
@@ -178,37 +177,44 @@ def segment_attention(
     lengths = [length for segment in segments for length in (segment.prompt, sum(segment.branches))]
     # split has a backward pass of one concatenation; slicing would pad every slice's gradient to the row.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = []
+    nothing = tuple(tensor[:, :, :0] for tensor in (key, value))
+    outputs, seen = [], []  # seen: keys and values of each segment's prompt and of those before it
     for segment in segments:
         prompt, branches = next(parts), next(parts)
+        before = seen[segment.parent] if segment.parent >= 0 else nothing
+        seen.append(tuple(torch.cat(pair, dim=2) for pair in zip(before, prompt[1:], strict=True)))
         for own, shared, spans, most in (
-            (prompt, 0, (segment.prompt,), DENSE_PROMPT),
-            (branches, segment.prompt - 1, segment.branches, DENSE),
+            (prompt, before, (segment.prompt,), DENSE_PROMPT),
+            (branches, seen[-1], segment.branches, DENSE),
         ):
-            before = prompt[1][:, :, :shared], prompt[2][:, :, :shared]
-            scores = query.shape[1] * len(spans) * max(spans) * (shared + max(spans))
+            if not spans:
+                continue
+            scores = query.shape[1] * len(spans) * max(spans) * (shared[0].shape[2] + max(spans))
             if query.device.type == "cpu" and scores <= most and not dropout:
-                outputs.append(_dense(own, before, spans, scaling))
+                outputs.append(_dense(own, shared, spans, scaling))
             else:
-                outputs += _one_by_one(own, before, spans, scaling, dropout)
+                outputs += _one_by_one(own, shared, spans, scaling, dropout)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
 def block_mask(segments: Sequence[Segment], device: torch.device) -> BlockMask:
     """What each token of a row sees, for FlexAttention: one kernel for the row, that leaves out blocks nobody sees."""
-    branch, prompt, sees = [], [], []  # of each token: its branch, the prompt it is a shared part of, the one it sees
-    for number, segment in enumerate(segments):
-        for length in (segment.prompt, *segment.branches):
-            branch += [branch[-1] + 1 if branch else 0] * length
-        rest = sum(segment.branches)
-        prompt += [number] * (segment.prompt - 1) + [-1] * (1 + rest)
-        sees += [number] * (segment.prompt + rest)
-    branch, prompt, sees = torch.tensor([branch, prompt, sees], device=device)
+    own = [segment.prompt + sum(segment.branches) for segment in segments]
+    ends = list(itertools.accumulate(own))  # of each segment with those that continue it, which follow it
+    for index in reversed(range(len(segments))):
+        if (parent := segments[index].parent) >= 0:
+            ends[parent] = max(ends[parent], ends[index])
+    until = []  # of each token, the row position up to which it is seen
+    for segment, end in zip(segments, ends, strict=True):
+        until += [end] * segment.prompt
+        for length in segment.branches:
+            until += [len(until) + length] * length
+    until = torch.tensor(until, device=device)
 
     def visible(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & ((branch[key] == branch[query]) | (prompt[key] == sees[query]))
+        return (key <= query) & (query < until[key])
 
-    return create_block_mask(visible, None, None, len(branch), len(branch), device=device)
+    return create_block_mask(visible, None, None, len(until), len(until), device=device)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ class PolicySums:
     worst: tuple[tuple[float, int, float], ...] = ()
     """(gap, `Row.token_index`, the learner's log-prob), largest gap first; of current tokens where there are any."""
     values: tuple[tuple[int, float], ...] = ()
-    """(`Row.groups`, V(s)) of each segment, where there is a value head."""
+    """(`Row.groups`, V(s)) of each prompt, where there is a value head."""
     responses: tuple[tuple[int, float, float], ...] = ()
     """(`Row.token_index` of its first token, mean ratio, part of the loss) of each response."""
 
@@ -82,7 +82,7 @@ def row_loss(
 ) -> tuple[Tensor, PolicySums]:
     """The loss of a row, with gradient, and its figures.
 
-    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its segments, float32 [S], for ppo;
+    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its prompts, float32 [S], for ppo;
     proximal, reference: float32 [N] log-probs.
     """
 
@@ -92,7 +92,7 @@ def row_loss(
     behaviour, advantages, weights, current = map(tensor, (row.behaviour, row.advantages, row.weights, row.current))
     of_value = torch.zeros((), device=logprobs.device)
     if values is not None:
-        baseline = values[tensor(row.row.segment_index)]
+        baseline = values[tensor(row.row.prompt_index)]
         of_value = losses.value_loss(baseline, advantages, weights)
         advantages = advantages - baseline.detach()
     tokens = losses.Tokens(
@@ -132,8 +132,7 @@ def row_loss(
 
 
 def _of_responses(row: Row, result: losses.PolicyLoss) -> tuple[tuple[int, float, float], ...]:
-    """`PolicySums.responses` of a row: the loss positions of a response lie together."""
-    lengths = [length for segment in row.segments for length in segment.branches]
-    starts = np.cumsum([0, *lengths[:-1]])
+    """`PolicySums.responses` of a row."""
+    starts = np.cumsum([0, *row.responses[:-1]])
     ratios, parts = (np.add.reduceat(values.cpu().numpy(), starts) for values in (result.ratios, result.parts))
-    return tuple(zip(row.token_index[starts].tolist(), (ratios / lengths).tolist(), parts.tolist(), strict=True))
+    return tuple(zip(row.token_index[starts].tolist(), (ratios / row.responses).tolist(), parts.tolist(), strict=True))

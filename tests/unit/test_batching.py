@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from learner.batching import BatchingError, Example, Group, Segment, by_prompt, pack, shard, shuffled
+from learner.batching import BatchingError, Example, Group, Row, Segment, by_prompt, pack, shard, shuffled
 
 
 def ids(*values: int) -> np.ndarray:
@@ -22,37 +23,82 @@ def group(rng: np.random.Generator, prompt: int, *responses: int) -> Group:
 
 
 def test_layout_of_one_group():
-    [row] = pack([Group(ids(1, 2, 3), (ids(4, 5), ids(6)))], row_tokens=6)
-    assert row.input_ids.tolist() == [1, 2, 3, 3, 4, 3]
+    [row] = pack([Group(ids(1, 2, 3), (ids(4, 5, 6), ids(7)))], row_tokens=5)
+    assert row.input_ids.tolist() == [1, 2, 3, 4, 5]
+    assert row.position_ids.tolist() == [0, 1, 2, 3, 4]
+    assert row.segments == (Segment(3, (2,)),)
+    assert row.loss_positions.tolist() == [2, 3, 4, 2]
+    assert row.target_ids.tolist() == [4, 5, 6, 7]
+    assert row.token_index.tolist() == [0, 1, 2, 3]
+    assert row.responses == (3, 1)
+
+
+def test_what_prompts_begin_with_alike_is_there_once():
+    [row] = pack(
+        [Group(ids(1, 2, 3), (ids(4, 5),)), Group(ids(1, 2), (ids(6, 7),)), Group(ids(1, 2, 8), (ids(9),))], 10
+    )
+    assert row.input_ids.tolist() == [1, 2, 6, 3, 4, 8]
     assert row.position_ids.tolist() == [0, 1, 2, 2, 3, 2]
-    assert row.segments == (Segment(3, (2, 1)),)
-    assert row.loss_positions.tolist() == [3, 4, 5]
-    assert row.target_ids.tolist() == [4, 5, 6]
-    assert row.token_index.tolist() == [0, 1, 2]
+    assert row.segments == (Segment(2, (1,)), Segment(1, (1,), 0), Segment(1, (), 0))
+    assert row.loss_positions.tolist() == [1, 2, 3, 4, 5]
+    assert row.token_index.tolist() == [2, 3, 0, 1, 4]
+    assert (row.groups, row.prompt_ends.tolist()) == ((1, 0, 2), [1, 3, 5])
+    assert row.prompt_index.tolist() == [0, 0, 1, 1, 2]
 
 
-def test_every_response_token_is_trained_exactly_once_within_the_budget():
+def sequences(row: Row) -> dict[tuple[int, ...], int]:
+    """The tokens that each response's last loss position sees, itself included, with its target: how often."""
+    parts, paths, start = [], [], 0
+    for segment in row.segments:
+        above = paths[segment.parent] if segment.parent >= 0 else []
+        for length, path in ((segment.prompt, above), *((length, None) for length in segment.branches)):
+            place = list(range(start, start + length))
+            parts.append((paths[-1] if path is None else path) + place)
+            if path is not None:
+                paths.append(parts[-1])
+            start += length
+    seen = {part[-1]: part for part in parts}
+    assert start == len(row.input_ids)
+    ends = np.cumsum(row.responses) - 1
+    found = [(*row.input_ids[seen[row.loss_positions[end]]].tolist(), int(row.target_ids[end])) for end in ends]
+    for part in parts:
+        assert row.position_ids[part].tolist() == list(range(len(part)))
+    return Counter(found)
+
+
+@pytest.mark.parametrize("alphabet", [2, 99])
+def test_every_response_token_is_trained_exactly_once_within_the_budget(alphabet):
     rng = np.random.default_rng(0)
     groups = [group(rng, int(prompt), *rng.integers(1, 12, 5)) for prompt in rng.integers(1, 20, 12)]
+    groups = [Group(g.prompt_ids % alphabet, g.responses) for g in groups]  # of two tokens, prompts begin alike
     responses = np.concatenate([response for g in groups for response in g.responses])
     rows = pack(groups, row_tokens=40)
     index = np.concatenate([row.token_index for row in rows])
     targets = np.concatenate([row.target_ids for row in rows])
     assert sorted(index) == list(range(len(responses)))
     assert (targets == responses[index]).all()
-    for row in rows:
-        assert len(row.input_ids) == sum(segment.prompt + sum(segment.branches) for segment in row.segments) <= 40
+    assert max(len(row.input_ids) for row in rows) <= 40
+    assert sum(map(sequences, rows), Counter()) == Counter(
+        (*g.prompt_ids.tolist(), *response.tolist()) for g in groups for response in g.responses
+    )
+
+
+def test_groups_lie_where_they_have_most_in_common():
+    prompts = [ids(*start, n) for n in range(3) for start in ((1,) * 9, (2,) * 9)]
+    rows = pack([Group(prompt, (ids(5, 5, 5),)) for prompt in prompts], row_tokens=18)
+    assert [sorted(row.groups) for row in rows] == [[0, 2, 4], [1, 3, 5]]
+    assert [len(row.input_ids) for row in rows] == [9 + 3 * 3] * 2
 
 
 def test_a_large_group_is_split_and_repeats_its_prompt():
-    rows = pack([Group(ids(1, 2, 3, 4), (ids(5, 6, 7),) * 4)], row_tokens=10)
-    assert [row.segments for row in rows] == [(Segment(4, (3, 3)),)] * 2
+    rows = pack([Group(ids(1, 2, 3, 4), (ids(5, 6, 7),) * 4)], row_tokens=8)
+    assert [row.segments for row in rows] == [(Segment(4, (2, 2)),)] * 2
     assert [row.token_index.tolist() for row in rows] == [list(range(6)), list(range(6, 12))]
 
 
 def test_small_groups_share_a_row():
     rng = np.random.default_rng(0)
-    assert len(pack([group(rng, 4, 3, 3) for _ in range(4)], row_tokens=20)) == 2
+    assert len(pack([group(rng, 4, 4, 4) for _ in range(4)], row_tokens=20)) == 2
 
 
 @pytest.mark.parametrize(
@@ -60,7 +106,7 @@ def test_small_groups_share_a_row():
     [
         (Group(ids(1, 2), (ids(1), ids())), "group 1, response 1 is empty"),
         (Group(ids(), (ids(1),)), "group 1 has an empty prompt"),
-        (Group(ids(*range(9)), (ids(1, 2),)), "9 and a response of 2 tokens do not fit a row of 10.*row_tokens"),
+        (Group(ids(*range(9)), (ids(1, 2, 3),)), "9 and a response of 3 tokens do not fit a row of 10.*row_tokens"),
     ],
 )
 def test_what_no_row_can_hold_is_refused(bad, message):
@@ -74,7 +120,7 @@ def test_shards_are_balanced_and_equally_many():
     shards = shard(rows, 2)
     assert sorted(index for part in shards for index in part if index is not None) == [0, 1, 2, 3, 4]
     assert {len(part) for part in shards} == {3}
-    assert [sum(len(rows[i].input_ids) for i in part if i is not None) for part in shards] == [93, 82]
+    assert [sum(len(rows[i].input_ids) for i in part if i is not None) for part in shards] == [90, 80]
 
 
 def test_examples_of_one_prompt_share_a_group():

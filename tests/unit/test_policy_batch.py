@@ -50,7 +50,7 @@ def test_arrays_line_up_with_the_targets(row_tokens):
         assert part.weights.tolist() == pytest.approx([1 / batch.tokens] * len(targets))
         assert part.emphasis.tolist() == [1] * len(targets)
         assert [batch.members[i].group_id for i in _member_of(batch, part.row.token_index)] == [
-            batch.groups[part.row.groups[segment]][0][0] for segment in part.row.segment_index
+            batch.groups[part.row.groups[prompt]][0][0] for prompt in part.row.prompt_index
         ]
         assert part.advantages.tolist() == pytest.approx([batch.advantages[of_token[token].id] for token in targets])
         assert part.current.tolist() == [token not in first for token in targets]
@@ -62,7 +62,7 @@ def test_a_group_of_whole_episodes_has_a_place_for_each_of_its_prompts():
     batch = policy_batch.build([episodes], VERSION, row_tokens=100)
     assert batch.groups == [["a0", "a2"], ["a0/1", "a2/1"]]
     (part,) = batch.rows
-    assert sorted((s.prompt, s.branches) for s in part.row.segments) == [(2, (2, 1)), (3, (2, 1))]
+    assert sorted((s.prompt, s.branches) for s in part.row.segments) == [(2, (1,)), (3, (1,))]
     assert batch.advantages == pytest.approx({"a0": -1, "a0/1": -1, "a2": 1, "a2/1": 1}, abs=1e-5)
     assert part.advantages.tolist() == pytest.approx([-1, -1, 1] * 2, abs=1e-5)
 

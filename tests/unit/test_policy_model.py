@@ -29,13 +29,15 @@ def build(config, attention: str):
 
 
 def groups() -> list[Group]:
+    """The second prompt begins the first, which begins as the third does; the fourth is apart."""
     rng = np.random.default_rng(0)
+    common = rng.integers(0, 199, 9)
     return [
         Group(
-            rng.integers(0, 199, prompt).astype(np.int32),
+            np.concatenate([common[:shared], rng.integers(0, 199, own)]).astype(np.int32),
             tuple(rng.integers(0, 199, length).astype(np.int32) for length in lengths),
         )
-        for prompt, lengths in ((11, (7, 1, 9)), (1, (5, 2)), (23, (3, 4, 8)))
+        for shared, own, lengths in ((9, 2, (7, 1, 9)), (9, 0, (5, 2)), (6, 17, (3, 4, 8)), (0, 1, (4, 6)))
     ]
 
 
@@ -80,7 +82,7 @@ def test_packed_rows_equal_single_sequences(device, name, dense, row_tokens, che
         got, entropy, features = (one.cpu() for one in model(row, TEMPERATURE))
         ((got - 0.3 * entropy) * weights(len(logprobs))[index]).sum().backward()
         logprobs[index], entropies[index] = got.detach(), entropy.detach()
-        assert features.shape == (len(row.segments), 64)
+        assert features.shape == (len(row.groups), 64)
     assert (len(rows) == 1) == (row_tokens == 200)
     torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropies, expected_entropies, rtol=1e-5, atol=1e-5)
