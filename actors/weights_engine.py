@@ -2,9 +2,9 @@
 
 They are no part of Ray, so the actor fetches the buckets and leaves them in a memory file that the workers map; the
 tensors are loaded layer by layer, as vLLM's NCCL backend does, which takes what the learner broadcasts. Importing this
-module (named by `worker_extension_cls`) registers the backend. Invariants: `verify_weights` runs before an update
-begins, so damaged bytes never reach the model; the engine's processes do not outlive their actor, however and whenever
-that ends.
+module (named by `worker_extension_cls`) registers the backend and allows the kernels of `engine_kernels`. Invariants:
+`verify_weights` runs before an update begins, so damaged bytes never reach the model; the engine's processes do not
+outlive their actor, however and whenever that ends.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferInitInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 
+from actors import engine_kernels
 from actors.weights import TensorMeta, checksum, unpack
 
 BACKEND = "object_store"
@@ -130,3 +131,4 @@ def _mapped(path: str, size: int) -> np.ndarray:
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, ActorWeightTransferEngine)
+engine_kernels.allow()

@@ -1,10 +1,11 @@
 """Transitions per second of the whole loop, against TRL's `GRPOTrainer` on the same machine.
 
-`python tests/bench/against_trl.py [--json] [--groups 4] [--trl-steps 1] [--steps 10]`. The same model (SmolLM2-135M),
+`python tests/bench/against_trl.py [--json] [--groups 8] [--trl-steps 1] [--steps 10]`. The same model (SmolLM2-135M),
 the same prompts (480 tokens), K = 8 actions of at most 64 tokens, `--groups` prompts per optimiser step, and the same
 experiment for each action, whatever the model wrote: the unchanged script of the task `wine`. TRL generates, runs them
 as plain processes and trains, in turn; it gets an environment of its own, made once in the user's cache. Ours is one
-actor, one learner rank and the stream, as in `learner/main.py`, with the cache of experiments off.
+actor, one learner rank and the stream, as in `learner/main.py`, with the cache of experiments off. The prompts are of
+states of one task that differ in what was observed: they begin alike, which is computed once.
 """
 
 from __future__ import annotations
@@ -83,11 +84,11 @@ def prompts(chat: Chat, task: Any, count: int) -> list[State]:
     return found
 
 
-def ours(cfg: Config, folder: Path, states: Sequence[State], steps: int) -> dict[str, float]:
+def ours(cfg: Config, folder: Path, states: Sequence[State], steps: int) -> dict[str, Any]:
     actors = ActorPool(cfg, [load("wine")], str(folder), cfg.run.dir, 0, print, list, kind=SameExperiment)
     learner = Learner(cfg, folder)
     try:
-        actors.started()
+        (about,) = actors.started().values()
         actors.set_baselines({name: result.score_after for name, result in actors.first("baselines").items()})
         snapshot = actors.first("explore", "wine", 0, []).moves[0].state.snapshot
         pool = StatePool([dataclasses.replace(state, snapshot=snapshot) for state in states], 0)
@@ -114,7 +115,10 @@ def ours(cfg: Config, folder: Path, states: Sequence[State], steps: int) -> dict
         ray.get(stream.close.remote())
         actors.finish()
         done = steps * cfg.rl.states * ACTIONS
-        return parts | {"per_s": done / seconds, "step_seconds": seconds / steps, "tokens": sum(tokens) / len(tokens)}
+        return parts | {
+            "per_s": done / seconds, "step_seconds": seconds / steps, "tokens": sum(tokens) / len(tokens),
+            "sandbox": about["sandbox"],
+        }  # fmt: skip
     finally:
         actors.close()
         learner.close()
@@ -155,7 +159,7 @@ def _environment() -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--groups", type=int, default=4, help="prompts per optimiser step, of both")
+    parser.add_argument("--groups", type=int, default=8, help="prompts per optimiser step, of both")
     parser.add_argument("--steps", type=int, default=10, help="of ours that are measured")
     parser.add_argument("--trl-steps", type=int, default=1, help="of TRL's that are measured")
     args = parser.parse_args()
@@ -163,7 +167,7 @@ def main() -> None:
     cfg = OmegaConf.structured(Config)
     cfg.model.response, cfg.rl.states, cfg.rl.actions, cfg.rl.learning_rate = RESPONSE, args.groups, ACTIONS, 1e-6
     cfg.sandbox.cache, cfg.learner.cpus, cfg.actors.cpus = False, float(os.cpu_count()), 1.0  # the cores are shared
-    cfg.learner.row_tokens = 4096  # about as many at once as TRL's batches of 8 have
+    cfg.learner.row_tokens = 8192  # all prompts of a step
     chat, task = Chat(str(folder), cfg.model.context, RESPONSE), load("wine")
     states = prompts(chat, task, args.groups)
     files = {task.script: (task.env_dir / task.script).read_text()}
@@ -183,7 +187,7 @@ def main() -> None:
         table.add_column(head, justify="left" if head in ("", "of a step") else "right")
     shares = ", ".join(f"{name} {mine[name]:.1f} s" for name in ("wait", "train", "publish"))
     for name, row, of in (
-        ("ours", mine, shares), ("TRL", theirs, f"experiments {theirs['experiment_seconds']:.1f} s")
+        (f"ours, {mine['sandbox']}", mine, shares), ("TRL", theirs, f"experiments {theirs['experiment_seconds']:.1f} s")
     ):  # fmt: skip
         table.add_row(name, f"{row['per_s']:.3f}", f"{row['step_seconds']:.1f}", f"{row['tokens']:.0f}", of)
     Console(width=110).print(table)

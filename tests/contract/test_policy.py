@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from actors import engine_kernels
 from actors.policy import Policy, PolicyDead, PolicyError, Sample
 from actors.weights import Bucket, pack
 from learner.config import Config
@@ -101,6 +102,18 @@ def test_logprobs_are_of_the_distribution_that_was_sampled(runner, sample, tiny_
     assert drawn.version_spans == ((3, 0, len(drawn.response_ids)),)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     np.testing.assert_allclose(drawn.logprobs, expected_logprobs(model, drawn), atol=1e-4)
+
+
+@pytest.mark.parametrize("operation", engine_kernels.OPERATIONS, ids=lambda one: one.name)
+def test_norms_on_a_cpu_are_vllms_kernels_and_equal_its_plain_ones(operation):
+    engine_kernels.allow()
+    arguments = operation.generate_inputs(num_tokens=5, hidden_size=64, dtype=torch.bfloat16)
+    copies = [one.clone() if isinstance(one, torch.Tensor) else one for one in arguments]
+    with operation.set_priority([*engine_kernels.PRIORITY[operation.name], "native"]):
+        assert operation.dispatch(*arguments).provider == "vllm_c"
+        got = operation(*arguments)
+    expected = operation.impls["native"].impl_fn(*copies)
+    torch.testing.assert_close(got, expected, **operation.get_tolerance(torch.bfloat16))
 
 
 def test_a_seed_gives_the_same_response_alone_and_among_others(runner, sample):
