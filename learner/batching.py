@@ -1,8 +1,8 @@
 """Packs prompt groups into rows in which what several sequences begin with is computed once.
 
 A group is laid out as `[prompt | branch 1 | … | branch K]`; a branch is a response without its last token. Several
-groups lie in a row, and what their prompts begin with alike is there once: prompts of one task differ late. So a row is
-a tree, depth first: `[common | rest of prompt 1 | its branches | rest of prompt 2 | its branches]`. Invariants: a token
+groups lie in a row, and what their prompts begin with alike, as those of one task do, is there once. So a row is a
+tree, depth first: `[common | rest of prompt 1 | its branches | rest of prompt 2 | its branches]`. Invariants: a token
 sees its ancestors in the tree and the earlier tokens of its own part, nothing else; every response token is predicted
 at exactly one loss position of one row; nothing is truncated.
 """

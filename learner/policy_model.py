@@ -228,11 +228,16 @@ def _one_by_one(
     """Arguments as for `_dense`; yields [1, H, R, D] of each branch."""
     shared = before[0].shape[2]
     for query, *rest in zip(*(tensor.split(lengths, dim=2) for tensor in own), strict=True):
-        mask = _visible(query.shape[2], shared, query.device) if shared else None
         key, value = (torch.cat(pair, dim=2) for pair in zip(before, rest, strict=True))
-        yield F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
+        if (
+            causal := shared < query.shape[2]
+        ):  # queries that nobody asks cost less than a mask does, which skips nothing
+            query = F.pad(query, (0, 0, shared, 0))
+        mask = None if causal else _visible(query.shape[2], shared, query.device)
+        seen = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scaling, enable_gqa=True
         )
+        yield seen[:, :, shared:] if causal else seen
 
 
 def _visible(length: int, shared: int, device: torch.device) -> Tensor:
