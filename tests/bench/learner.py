@@ -15,6 +15,7 @@ CPU, what torch allocated on a GPU.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -33,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from actors.model import resolve
 from learner import batching
-from learner.batching import Group
+from learner.batching import Group, Row
 from learner.policy_model import PolicyModel
 
 PATHS = ("padded", "packed", "shared")
@@ -60,8 +61,32 @@ def padded(model: PreTrainedModel, groups: list[Group], at_once: int) -> np.ndar
     return np.concatenate(found)
 
 
-def rows(model: PolicyModel, groups: list[Group], row_tokens: int) -> np.ndarray:
-    packed = batching.pack(groups, row_tokens)
+def side_by_side(groups: list[Group], row_tokens: int) -> list[Row]:
+    """Plain packing: as `batching.pack`, but nothing is shared between groups."""
+    packed: list[Row] = []
+    done = 0
+    for group in groups:
+        (row,) = batching.pack([group], row_tokens)
+        row = dataclasses.replace(row, token_index=row.token_index + done)
+        done += len(row.token_index)
+        if packed and len(packed[-1].input_ids) + len(row.input_ids) <= row_tokens:
+            packed[-1] = _beside(packed[-1], row)
+        else:
+            packed.append(row)
+    return packed
+
+
+def _beside(one: Row, other: Row) -> Row:
+    start = len(one.input_ids)
+    shifted = dataclasses.replace(
+        other, loss_positions=other.loss_positions + start, prompt_ends=other.prompt_ends + start,
+        prompt_index=other.prompt_index + len(one.groups),
+    )  # fmt: skip
+    pairs = ((getattr(one, field.name), getattr(shifted, field.name)) for field in dataclasses.fields(Row))
+    return Row(*(a + b if isinstance(a, tuple) else np.concatenate([a, b]) for a, b in pairs))
+
+
+def rows(model: PolicyModel, packed: list[Row]) -> np.ndarray:
     found = np.zeros(sum(len(row.token_index) for row in packed), np.float32)
     for row in packed:
         logprobs, _, _ = model(row)
@@ -81,8 +106,8 @@ def measure(path: str, folder: Path, shape: tuple[int, int, int], args: argparse
     model = load(folder, dtype=dtype).to(args.device)
     run = {
         "padded": lambda: padded(model, groups, args.padded_batch),
-        "packed": lambda: rows(model, alone, row_tokens),
-        "shared": lambda: rows(model, groups, row_tokens),
+        "packed": lambda: rows(model, side_by_side(alone, row_tokens)),
+        "shared": lambda: rows(model, batching.pack(groups, row_tokens)),
     }[path]
     times = []
     for _ in range(args.repeats):
