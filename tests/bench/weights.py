@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9, help="of which the median counts")
     args = parser.parse_args()
     folder = resolve(args.model)
     cfg = OmegaConf.structured(Config)
