@@ -177,20 +177,19 @@ def segment_attention(
     lengths = [length for segment in segments for length in (segment.prompt, sum(segment.branches))]
     # split has a backward pass of one concatenation; slicing would pad every slice's gradient to the row.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    nothing = tuple(tensor[:, :, :0] for tensor in (key, value))
-    outputs, seen = [], []  # seen: keys and values of each segment's prompt and of those before it
-    for segment in segments:
+    outputs = []
+    seen = {-1: (key[:, :, :0], value[:, :, :0])}  # by segment: keys and values of its prompt and of those before it
+    for index, segment in enumerate(segments):
         prompt, branches = next(parts), next(parts)
-        before = seen[segment.parent] if segment.parent >= 0 else nothing
-        seen.append(tuple(torch.cat(pair, dim=2) for pair in zip(before, prompt[1:], strict=True)))
+        before = seen[segment.parent]
+        seen[index] = tuple(torch.cat(pair, dim=2) for pair in zip(before, prompt[1:], strict=True))
         for own, shared, spans, most in (
             (prompt, before, (segment.prompt,), DENSE_PROMPT),
-            (branches, seen[-1], segment.branches, DENSE),
+            (branches, seen[index], segment.branches, DENSE),
         ):
-            if not spans:
-                continue
-            scores = query.shape[1] * len(spans) * max(spans) * (shared[0].shape[2] + max(spans))
-            if query.device.type == "cpu" and scores <= most and not dropout:
+            longest = max(spans, default=0)
+            scores = query.shape[1] * len(spans) * longest * (shared[0].shape[2] + longest)
+            if query.device.type == "cpu" and 0 < scores <= most and not dropout:
                 outputs.append(_dense(own, shared, spans, scaling))
             else:
                 outputs += _one_by_one(own, shared, spans, scaling, dropout)
@@ -229,9 +228,8 @@ def _one_by_one(
     shared = before[0].shape[2]
     for query, *rest in zip(*(tensor.split(lengths, dim=2) for tensor in own), strict=True):
         key, value = (torch.cat(pair, dim=2) for pair in zip(before, rest, strict=True))
-        if (
-            causal := shared < query.shape[2]
-        ):  # queries that nobody asks cost less than a mask does, which skips nothing
+        causal = shared < query.shape[2]
+        if causal:  # queries that nobody asks cost less than a mask, under which no block is left out
             query = F.pad(query, (0, 0, shared, 0))
         mask = None if causal else _visible(query.shape[2], shared, query.device)
         seen = F.scaled_dot_product_attention(
@@ -246,12 +244,12 @@ def _visible(length: int, shared: int, device: torch.device) -> Tensor:
 
 
 def _dense(own: Sequence[Tensor], before: Sequence[Tensor], lengths: Sequence[int], scaling: float | None) -> Tensor:
-    """Attention of a segment's branches, or of a prompt as a branch of nothing, as two products of matrices: on a CPU
-    torch's own takes over twice as long.
+    """Attention of a segment's branches, or of its prompt as the only branch of what comes before it, as two products of
+    matrices: on a CPU torch's own takes over twice as long.
 
     own: query [1, H, B, D], key and value [1, G, B, D] of the branches, B = sum(lengths); before: key and value
-    [1, G, S, D] of their prompt. Shorter branches are padded at their end, which no token before it sees. Returns
-    [1, H, B, D].
+    [1, G, S, D] of what all of them see. Shorter branches are padded at their end, which no token before it sees.
+    Returns [1, H, B, D].
     """
 
     def padded(tensor: Tensor) -> Tensor:

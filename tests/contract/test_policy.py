@@ -104,9 +104,9 @@ def test_logprobs_are_of_the_distribution_that_was_sampled(runner, sample, tiny_
 
 
 def test_norms_on_a_cpu_are_vllms_kernels_and_equal_its_plain_ones():
-    from actors import engine_kernels  # vLLM, which collecting the tests need not load
+    # vLLM, which collecting the tests need not load; the second is what its workers import, which allows the kernels.
+    from actors import engine_kernels, weights_engine  # noqa: F401
 
-    engine_kernels.allow()
     for operation in engine_kernels.OPERATIONS:
         arguments = operation.generate_inputs(num_tokens=5, hidden_size=64, dtype=torch.bfloat16)
         copies = [one.clone() if isinstance(one, torch.Tensor) else one for one in arguments]
