@@ -244,8 +244,8 @@ def _visible(length: int, shared: int, device: torch.device) -> Tensor:
 
 
 def _dense(own: Sequence[Tensor], before: Sequence[Tensor], lengths: Sequence[int], scaling: float | None) -> Tensor:
-    """Attention of a segment's branches, or of its prompt as the only branch of what comes before it, as two products of
-    matrices: on a CPU torch's own takes over twice as long.
+    """Attention of a segment's branches, or of its prompt as the only branch of what comes before it, as two products
+    of matrices: on a CPU torch's own takes over twice as long.
 
     own: query [1, H, B, D], key and value [1, G, B, D] of the branches, B = sum(lengths); before: key and value
     [1, G, S, D] of what all of them see. Shorter branches are padded at their end, which no token before it sees.
