@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.endpoint import Ask
 from actors.explorer import Explorer
-from actors.policy import Policy, PolicyDead
-from actors.weights import Bucket, restore
+from actors.policy.endpoint import Ask
+from actors.policy.policy import Policy, PolicyDead
+from actors.policy.weights import Bucket, restore
 from envs.actions import FinalAnswer
 from envs.environment import usage
 from envs.prompt import PromptError

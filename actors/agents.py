@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from actors import attempts, edits, expert, operators
+from actors import attempts
 from actors.actor import Actor
 from actors.attempts import Answer, Attempt, Propose, Trial, Tried
-from actors.endpoint import Endpoint, Reply
+from actors.expert import builtin as expert
+from actors.expert import edits, operators
+from actors.expert.llm import LanguageModelExpert
+from actors.expert.script import Script, Unreadable
 from actors.explorer import Explorer
-from actors.llm_expert import LanguageModelExpert
-from actors.script import Script, Unreadable
+from actors.policy.endpoint import Endpoint, Reply
 from envs.environment import usage
 from envs.records import State, StepResult, Task
 from reward import Terms, reward

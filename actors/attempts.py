@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from actors.endpoint import EndpointError
+from actors.policy.endpoint import EndpointError
 from envs.prompt import PromptError
 from envs.records import Direction, Durations, Origin, Outcome, State, StepResult
 

@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 
-from actors import ideas as idea_pool
-from actors.chat import Chat
-from actors.endpoint import Ask, Endpoint, EndpointError
-from actors.expert import BuiltinExpert, Expert, last_that_ran
+from actors.expert import ideas as idea_pool
+from actors.expert.builtin import BuiltinExpert, Expert, last_that_ran
+from actors.expert.llm import LanguageModelExpert
+from actors.expert.operators import Idea
+from actors.expert.trajectory import Move, Trajectory, ending
 from actors.hosts import HostedRunner, local_runner
-from actors.llm_expert import LanguageModelExpert
-from actors.operators import Idea
-from actors.trajectory import Move, Trajectory, ending
+from actors.policy.chat import Chat
+from actors.policy.endpoint import Ask, Endpoint, EndpointError
 from envs.actions import FinalAnswer
 from envs.admission import Capacity, node_capacity
 from envs.editor import EndpointEditor

@@ -16,8 +16,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from actors.metrics import MeteredRunner, Metrics
-from actors.placement import on_node
+from actors.runtime.metrics import MeteredRunner, Metrics
+from actors.runtime.placement import on_node
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Experiment, Task

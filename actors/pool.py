@@ -17,9 +17,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from actors.actor import Actor
 from actors.explorer import Explorer
 from actors.hosts import Hosts
-from actors.placement import on_node
-from actors.policy import PolicyDead
-from actors.remote import place
+from actors.policy.policy import PolicyDead
+from actors.runtime.placement import on_node
+from actors.runtime.remote import place
 from envs.records import Task
 
 

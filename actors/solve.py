@@ -22,16 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from actors.endpoint import EndpointError
-from actors.model import ModelError, resolve
-from actors.solve_agents import EndpointAgent, PolicyAgent, newest_checkpoint
-from actors.solve_view import View
-from actors.solver import solve
-from actors.user_script import PrintedScoreRunner, as_task
+from actors.policy.endpoint import EndpointError
+from actors.policy.model import ModelError, resolve
+from actors.solving.agents import EndpointAgent, PolicyAgent, newest_checkpoint
+from actors.solving.solver import solve
+from actors.solving.user_script import PrintedScoreRunner, as_task
+from actors.solving.view import View
 from envs.admission import AdmissionError, node_capacity
+from envs.benchmarks.loader import TaskError, load
 from envs.environment import Environment
 from envs.experiments import SandboxRunner
-from envs.loader import TaskError, load
 from envs.prompt import PromptError
 from envs.records import Task
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -197,7 +197,7 @@ def _agent(settings: Settings, environment: Environment, console: Console) -> En
 
 def _engine_failures() -> tuple[type[Exception], ...]:
     """Errors of the engine, if one was started."""
-    policy = sys.modules.get("actors.policy")
+    policy = sys.modules.get("actors.policy.policy")
     return (policy.PolicyError,) if policy else ()
 
 

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learner.config import Config
-from learner.config_load import ConfigError, load
+from learner.config.load import ConfigError, load
+from learner.config.schema import Config
 
 if TYPE_CHECKING:
-    from learner.preflight import Finding
+    from learner.run.preflight import Finding
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 def diagnose(cfg: Config, as_json: bool) -> int:
     """Make all checks and show them; the exit code."""
     from cluster.checks.examination import examine
-    from learner.preflight import Verdict
+    from learner.run.preflight import Verdict
 
     began = last = time.monotonic()
     told = []
@@ -65,7 +65,7 @@ def diagnose(cfg: Config, as_json: bool) -> int:
 
 
 def show(finding: Finding, seconds: float) -> None:
-    from learner.preflight import Verdict
+    from learner.run.preflight import Verdict
 
     verdict = "FAILED" if finding.verdict is Verdict.FAILED else finding.verdict
     print(f"{verdict:7} {finding.check:16} {finding.found} ({seconds:.1f} s)", flush=True)

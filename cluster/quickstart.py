@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.head import Head, HeadError
-from learner.config_load import ConfigError, load
-from learner.progress import follow
+from learner.config.load import ConfigError, load
+from learner.run.progress import follow
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from learner.config_load import ConfigError, load
+from learner.config.load import ConfigError, load
 from learner.main import fail, main
 
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.job_submission import JobSubmissionClient
 from ray.util import list_named_actors
 
-from learner.scaling import CONTROL
+from learner.stream.scaling import CONTROL
 
 SECONDS = 30.0
 

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.admission import node_capacity
+from envs.benchmarks.loader import TaskError, about, builtin_tasks, load
 from envs.check import problems
 from envs.environment import Environment, readable, usage
 from envs.experiments import SandboxRunner
-from envs.loader import TaskError, about, builtin_tasks, load
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import SnapshotStore

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from envs.loader import TaskError
+from envs.benchmarks.loader import TaskError
 from envs.records import Task
 
 SUBMISSION = "submission.csv"

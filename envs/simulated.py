@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from envs.admission import Admission, Capacity
+from envs.benchmarks.loader import TaskError
 from envs.experiment_cache import content_key, read_record
-from envs.loader import TaskError
 from envs.records import Experiment, Origin, Task
 from envs.store import Store
 

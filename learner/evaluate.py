@@ -1,7 +1,7 @@
 """Evaluate agents on tasks: `python learner/evaluate.py AGENT … key=value …` (`--help` says what an agent is).
 
 They are tried as single steps from fixed states and as whole episodes, beside baselines, with the same seeds and budget
-(learner/scores.py defines the figures). Invariant: no agent has the name of another.
+(learner/evaluation/scores.py defines the figures). Invariant: no agent has the name of another.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learner.config import Config
-from learner.config_load import ConfigError, load
+from learner.config.load import ConfigError, load
+from learner.config.schema import Config
 
 if TYPE_CHECKING:
     from actors.agents import Agent
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    from learner import trials  # heavy imports, kept out of --help
+    from learner.evaluation import trials  # heavy imports, kept out of --help
     from learner.training import FAILURES
 
     try:

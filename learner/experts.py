@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from learner.config_load import ConfigError, load
+from learner.config.load import ConfigError, load
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    from learner.exploration import run  # heavy imports, kept out of --help
+    from learner.recipe.exploration import run  # heavy imports, kept out of --help
     from learner.training import FAILURES
 
     try:

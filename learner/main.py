@@ -1,7 +1,7 @@
 """Train a language model to improve ML scripts: `python learner/main.py key=value …` (`--help` lists every key).
 
 The whole algorithm is `train` below. Actors and learner work at the same time: while this loop trains on one batch,
-the actors sample and run the experiments of the next (learner/stream.py bounds how far they may run ahead).
+the actors sample and run the experiments of the next (learner/stream/stream.py bounds how far they may run ahead).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from learner.config import Config
-from learner.config_load import ConfigError, load
+from learner.config.load import ConfigError, load
+from learner.config.schema import Config
 
 if TYPE_CHECKING:
     from learner.training import Training

@@ -1,190 +1,14 @@
-"""The report of a run: `python learner/report.py RUN` writes `RUN/report.html`, one file that needs nothing else.
-
-With several runs it writes their comparison, `compare.html` beside the first run. Both are made from what the run
-folders hold, so a run that stopped early has a report too. Invariants: what a policy or an experiment wrote is only
-ever text on the page (escaped by the template or packed as data, and no script but the page's own may run); the page
-refers to nothing outside itself.
-"""
+"""Write the report of a run, or the comparison of several: `python learner/report.py RUN [RUN …]`."""
 
 from __future__ import annotations
 
 import argparse
-import base64
-import dataclasses
-import hashlib
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import numpy as np
-from markupsafe import Markup
-from omegaconf import OmegaConf
-
-from learner import browser, charts, compare, costs, evaluation, status
-from learner.action_text import visible
-from learner.config_load import ConfigError
-from learner.config_load import load as load_config
-from learner.report_data import RunData, load
-
-TEMPLATES = Path(__file__).parent / "templates"
-SHOWN = 50_000
-"""Most transitions on the page, about 300 bytes each: of a longer run the newest steps, and others evenly spread."""
-
-
-def write_report(run_dir: Path, output: Path | None = None, prices: Mapping[str, Any] | None = None) -> Path:
-    """Write the report of a run and return its path.
-
-    output: by default `<run_dir>/report.html`; prices: in place of those of the run's configuration.
-
-    Raises:
-        ReportError: the folder holds no run, or a damaged file.
-    """
-    return _write(output or Path(run_dir) / "report.html", render(_load(run_dir, prices)))
-
-
-def write_comparison(
-    run_dirs: Sequence[Path], output: Path | None = None, prices: Mapping[str, Any] | None = None
-) -> Path:
-    """Write the comparison of runs and return its path, by default `compare.html` beside the first run.
-
-    Raises:
-        ReportError: a folder holds no run, or a damaged file.
-    """
-    runs = compare.named([_load(run_dir, prices) for run_dir in run_dirs])
-    file = output or next(iter(runs.values())).dir.parent / "compare.html"
-    return _write(file, _environment().get_template("compare.html").render(**compare.page(runs), **_page()))
-
-
-def render(run: RunData) -> str:
-    """The page of one run."""
-    steps = sorted({row["step"] for row in run.moves})
-    kept = browser.choose(steps, max(1, SHOWN * len(steps) // max(1, len(run.moves))))
-    index, blocks = browser.build(run, kept)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            run=run,
-            config_text=OmegaConf.to_yaml(run.config),
-            splits=evaluation.SPLITS,
-            arrows={str(direction): arrow for direction, arrow in evaluation.ARROWS.items()},
-            plots=[(title, note, Markup(svg)) for title, note, svg in _plots(run) if svg],
-            bars=Markup(charts.evaluation_bars(run.results) or ""),
-            agents=list(_agents(run.agents)) if run.agents else [],
-            costs=costs.of_run(run),
-            held_in={task["task"] for task in run.results["tasks"] if task["split"] == "held_in"},
-            index=Markup(index),
-            blocks={step: Markup(block) for step, block in blocks.items()},
-            kept=sum(row["step"] in blocks for row in run.moves),
-            colours=json.dumps({**charts.OUTCOME_COLOURS, **charts.PART_COLOURS}),
-            **_page((TEMPLATES / "report.js").read_text()),
-        )
-    )
-
-
-def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
-    """(title, note, SVG or None) of each plot over learner steps."""
-    rows = run.rows
-    yield "Reward", "mean over transitions; thin lines: each task", charts.reward(rows)
-    yield "Outcomes", "share of transitions", charts.outcomes(rows)
-    yield "Valid actions", "edits that ran to a graded score, or no edit", charts.valid_rate(rows)
-    yield "Throughput", "response tokens per second of wall-clock time", charts.figure(rows, "tokens_per_s")
-    yield (
-        "Time of a learner step",
-        "what the learner was doing",
-        charts.seconds("learner", rows, ["wait", "train", "publish"], total="seconds"),
-    )
-    yield (
-        "Time of a transition",
-        "mean seconds in each part of it",
-        charts.seconds("transition", rows, browser.DURATIONS),
-    )
-    yield "Staleness", "weight versions between a transition's oldest token and its training", charts.staleness(rows)
-    yield (
-        "Log-prob gap",
-        "mean |difference| between engine and learner on the same tokens",
-        charts.logprob_gap(rows, run.config.get("rl", {}).get("gap_warn")),
-    )
-    yield "Entropy", "of the policy, mean over response tokens", charts.figure(rows, "entropy")
-    yield "Gradient norm", "before clipping", charts.figure(rows, "grad_norm")
-
-
-def _agents(found: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[str, dict[str, Any]]]]:
-    """(title, note, {split: {agent: figures}}) of each setting in which the run's policy was tried beside others."""
-    asked = found["settings"]
-    titles = {
-        "step": ("Single steps", f"from fixed states, {asked['attempts']} attempts from each"),
-        "episode": ("Episodes", f"of at most {asked['steps']} actions, {asked['attempts']} on each task"),
-    }
-    for setting, (title, note) in titles.items():
-        splits = {
-            evaluation.SPLITS[split]: {name: of[setting] for name, of in agents.items() if setting in of}
-            for split, agents in found["splits"].items()
-        }
-        if any(splits.values()):
-            yield title, note, splits
-
-
-def _load(run_dir: Path, prices: Mapping[str, Any] | None) -> RunData:
-    run = load(run_dir)
-    return dataclasses.replace(run, config={**run.config, "report": {**run.prices, **(prices or {})}})
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,  # Markup is the page's own
-    )
-    environment.filters |= {
-        "number": evaluation.number,
-        "percent": evaluation.percent,
-        "signed": _signed,
-        "gain": _gain,
-        "money": _money,
-        "duration": status.duration,
-        "count": lambda n: f"{n:,.0f}".replace(",", "\u202f"),
-    }
-    return environment
-
-
-def _page(script: str = "") -> dict[str, Any]:
-    """What `page.html` needs: the style, the only script that may run, and the hash that allows it."""
-    return {
-        "style": Markup((TEMPLATES / "report.css").read_text()),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-
-
-def _write(file: Path, html: str) -> Path:
-    partial = file.with_suffix(".partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(file)
-    return file
-
-
-def _gain(share: float | None) -> str:
-    return "–" if share is None else f"{share:+.1%}".replace("-", "\u2212")
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}".replace("-", "\u2212")
-
-
-def _money(value: float | None) -> str:
-    """Two digits behind the point, or two that count where it is less than one."""
-    if value is None:
-        return "–"
-    if value >= 1 or value == 0:
-        return f"{value:,.2f}".replace(",", "\u202f")
-    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
+from learner.config.load import ConfigError, load
+from learner.reporting.report import write_comparison, write_report
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -201,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     if not runs:
         parser.error("name the folder of a run, as runs/quickstart")
     try:
-        given = load_config(settings)
+        given = load(settings)
         prices = {name: given.report[name] for name in (one.split("=")[0].split(".")[1] for one in settings)}
         if len(runs) == 1:
             print(write_report(runs[0], found.output, prices))

@@ -19,34 +19,37 @@ from omegaconf import OmegaConf
 from ray.exceptions import GetTimeoutError, RayActorError
 from transformers import AutoTokenizer
 
-from actors.endpoint import EndpointError
-from actors.ideas import IdeaError
-from actors.model import ModelError, resolve
-from actors.policy import PolicyError
+from actors.expert.ideas import IdeaError
+from actors.policy.endpoint import EndpointError
+from actors.policy.model import ModelError, resolve
+from actors.policy.policy import PolicyError
 from actors.pool import ActorError, ActorPool
-from actors.remote import place
+from actors.runtime.remote import place
 from envs.admission import AdmissionError
-from envs.loader import TaskError
+from envs.benchmarks.loader import TaskError
 from envs.prompt import PromptError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
-from learner import evaluation, exploration, finetuning, preflight, report, selection, trackers, transitions, warmstart
-from learner.batching import BatchingError, Example
-from learner.config import Config
-from learner.engine import Learner, LearnerError
-from learner.exploration import ExplorationError
-from learner.journal import Journal, step_metrics
-from learner.preflight import PreflightError
-from learner.preparation import connect, load_tasks, measure
-from learner.progress import Progress
-from learner.run import NoRoom, Run, RunError
-from learner.scaling import Scaler
-from learner.states import StatePool, StatePoolError
-from learner.stream import Cursor, Stream, StreamError, unpack
-from learner.trackers import TrackerError
-from learner.trajectories import TrajectoryError
-from learner.watch import Watch
+from learner.algorithm.batching import BatchingError, Example
+from learner.config.schema import Config
+from learner.evaluation import evaluation
+from learner.ranks.handle import Learner, LearnerError
+from learner.recipe import exploration, finetuning, selection, warmstart
+from learner.recipe.exploration import ExplorationError
+from learner.recipe.trajectories import TrajectoryError
+from learner.reporting import report
+from learner.run import preflight, trackers, transitions
+from learner.run.folder import NoRoom, Run, RunError
+from learner.run.journal import Journal, step_metrics
+from learner.run.preflight import PreflightError
+from learner.run.preparation import connect, load_tasks, measure
+from learner.run.progress import Progress
+from learner.run.trackers import TrackerError
+from learner.run.watch import Watch
+from learner.stream.scaling import Scaler
+from learner.stream.states import StatePool, StatePoolError
+from learner.stream.stream import Cursor, Stream, StreamError, unpack
 
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,

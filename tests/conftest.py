@@ -14,7 +14,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    from actors.model import BUILTIN, resolve
+    from actors.policy.model import BUILTIN, resolve
 
     folder = tmp_path_factory.mktemp("tiny-model")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from actors.weights_engine import WorkerExtension as Real
+from actors.policy.weights_engine import WorkerExtension as Real
 
 
 class Communicator:
@@ -38,8 +38,8 @@ def install() -> None:
     import torch
     from vllm.distributed.weight_transfer import nccl_engine
 
-    from actors import policy
-    from learner import broadcast
+    from actors.policy import policy
+    from learner.ranks import broadcast
 
     torch.cuda.current_stream = lambda: None
     broadcast.PACKED = False  # packing copies on CUDA streams

@@ -28,13 +28,13 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 
 from actors.pool import ActorPool
-from actors.remote import place
+from actors.runtime.remote import place
 from cluster.scale import ScaleError, scale
 from envs.records import State
-from learner.config import Config
-from learner.scaling import Scaler
-from learner.states import StatePool
-from learner.stream import Cursor, Stream
+from learner.config.schema import Config
+from learner.stream.scaling import Scaler
+from learner.stream.states import StatePool
+from learner.stream.stream import Cursor, Stream
 
 STATES, SECONDS = 4, 90.0
 MOST = 4

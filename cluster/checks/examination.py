@@ -16,15 +16,15 @@ from pathlib import Path
 
 import ray
 
-from actors.model import ModelError, resolve
+from actors.policy.model import ModelError, resolve
 from cluster.checks import nodes as of_nodes
 from cluster.checks import sandboxes
 from cluster.checks.nodes import SANDBOX_SECONDS, About, NodeError, Probes
-from envs.loader import TaskError, load
+from envs.benchmarks.loader import TaskError, load
 from envs.records import Task
-from learner import preflight
-from learner.config import Config
-from learner.preflight import Finding, Model, Verdict
+from learner.config.schema import Config
+from learner.run import preflight
+from learner.run.preflight import Finding, Model, Verdict
 
 CONNECT_SECONDS = 10.0
 REHEARSED = ("engine", "experiment", "weights", "log-probs")

@@ -25,9 +25,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checks import sandboxes
 from envs.sandbox import SandboxFailure
-from learner import preflight
-from learner.config import Config
-from learner.preflight import Finding, Model, Verdict, gb
+from learner.config.schema import Config
+from learner.run import preflight
+from learner.run.preflight import Finding, Model, Verdict, gb
 
 LOCK = preflight.ROOT / "requirements-cpu.txt"
 SKEW_SECONDS = 2.0

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from actors.pool import ActorPool
 from envs.records import Outcome, Task, Transition
-from learner.config import Config
-from learner.engine import Learner
-from learner.preflight import Finding, Verdict
+from learner.config.schema import Config
+from learner.ranks.handle import Learner
+from learner.run.preflight import Finding, Verdict
 
 BUCKET_BYTES = 64 << 20
 RESPONSES = 4

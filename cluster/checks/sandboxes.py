@@ -18,7 +18,7 @@ from pathlib import Path
 from envs.records import Direction, Limits, Task
 from envs.sandbox import RunResult, SandboxPool
 from envs.workspace import restore
-from learner.preflight import Finding, Verdict
+from learner.run.preflight import Finding, Verdict
 
 BACKENDS = ("docker", "gvisor", "process")
 LIMITS = Limits(seconds=10, memory_mb=300, disk_mb=32, processes=24)

@@ -32,15 +32,15 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from actors.actor import Actor
-from actors.chat import Chat
-from actors.model import resolve
+from actors.policy.chat import Chat
+from actors.policy.model import resolve
 from actors.pool import ActorPool
-from envs.loader import load
+from envs.benchmarks.loader import load
 from envs.records import State, Step, StepResult, Task
-from learner.config import Config
-from learner.engine import Learner
-from learner.states import StatePool
-from learner.stream import Cursor, Stream, unpack
+from learner.config.schema import Config
+from learner.ranks.handle import Learner
+from learner.stream.states import StatePool
+from learner.stream.stream import Cursor, Stream, unpack
 from learner.training import BUCKET_BYTES
 from reward import Reward
 

@@ -26,8 +26,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from envs.records import State
-from learner.states import StatePool
-from learner.stream import Cursor, Stream
+from learner.stream.states import StatePool
+from learner.stream.stream import Cursor, Stream
 
 SCALE = 0.01
 """Seconds of this bench per second of the work it stands for."""

@@ -32,10 +32,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from actors.model import resolve
-from learner import batching
-from learner.batching import Group, Row
-from learner.policy_model import PolicyModel
+from actors.policy.model import resolve
+from learner.algorithm import batching
+from learner.algorithm.batching import Group, Row
+from learner.model.policy_model import PolicyModel
 
 PATHS = ("padded", "packed", "shared")
 

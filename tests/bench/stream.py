@@ -31,8 +31,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from envs.records import Outcome, State, Transition
-from learner.states import StatePool
-from learner.stream import Cursor, Stream, unpack
+from learner.stream.states import StatePool
+from learner.stream.stream import Cursor, Stream, unpack
 
 PROMPT, RESPONSE = 1372, 128
 STATES, STALENESS = 32, 8

@@ -27,11 +27,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from actors import policy as policy_module
-from actors.model import resolve
-from actors.policy import Policy
-from learner.config import Config
-from learner.engine import Learner
+from actors.policy import policy as policy_module
+from actors.policy.model import resolve
+from actors.policy.policy import Policy
+from learner.config.schema import Config
+from learner.ranks.handle import Learner
 from learner.training import BUCKET_BYTES
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from actors.weights_engine import ObjectStoreUpdate, WorkerExtension, renew_heads
+from actors.policy.weights_engine import ObjectStoreUpdate, WorkerExtension, renew_heads
 
 
 class Floor(WorkerExtension):

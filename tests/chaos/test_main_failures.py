@@ -52,7 +52,7 @@ def test_a_folder_that_is_no_model_is_named(run_dir):
 
 
 def test_a_task_whose_script_fails_is_named_with_its_log(run_dir, tiny_model):
-    from envs.loader import BUILTIN
+    from envs.benchmarks.loader import BUILTIN
 
     task = run_dir / "broken"
     shutil.copytree(BUILTIN / "wine", task)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from learner import transitions
+from learner.run import transitions
 from tests.chaos.network import Network, missing
 from tests.main_job import MARK, ROOT, leftovers, output, wait_until
 

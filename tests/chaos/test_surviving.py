@@ -1,9 +1,9 @@
 """One run that loses everything it can lose, one thing after another, and ends as if nothing had happened.
 
-An actor is killed at work and another idle (tests/contract/test_pool.py has the one that takes new weights), an engine
-is killed, an actor stopped, a learner rank killed, the container engine killed and started again, the checkpoints' disk
-filled, and at last the driver itself killed, whose run is resumed. Each time the run has to go on, and in the end every
-group that was started was trained exactly once.
+An actor is killed at work and another idle (tests/contract/actors/test_pool.py has the one that takes new weights), an
+engine is killed, an actor stopped, a learner rank killed, the container engine killed and started again, the
+checkpoints' disk filled, and at last the driver itself killed, whose run is resumed. Each time the run has to go on,
+and in the end every group that was started was trained exactly once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from learner import transitions
+from learner.run import transitions
 from tests.main_job import MARK, leftovers, output, start, wait_until
 from tests.private_engine import PrivateEngine, private_engine
 

@@ -14,7 +14,7 @@ import pytest
 
 from envs.records import Outcome
 from envs.workspace import SnapshotStore
-from learner import trajectories
+from learner.recipe import trajectories
 from tests.main_job import MARK, ROOT, engine_answers, leftovers, output, wait_until
 
 WANTED = {"experts.trajectories": 150, "experts.steps": 3, "experts.mistakes": 0.3}

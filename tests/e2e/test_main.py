@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner import transitions
+from learner.run import transitions
 from tests.main_job import leftovers, output, start, wait_until
 
 STEPS, STATES, ACTIONS, ATTEMPTS = 5, 2, 4, 4

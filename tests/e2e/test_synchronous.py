@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from learner import transitions
+from learner.run import transitions
 from tests.main_job import output, start, wait_until
 
 pytestmark = pytest.mark.long

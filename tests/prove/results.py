@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from learner import charts, journal
-from learner.evaluation import SPLITS, STAGES, number, percent
+from learner.evaluation.evaluation import STAGES
+from learner.figures.text import SPLITS, number, percent
+from learner.reporting import charts
+from learner.run import journal
 from tests.prove.stages import ABLATIONS, EVALUATION, MAIN
 
 

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outcome, Task, Transition
-from learner import transitions
-from learner.config_load import load
-from learner.evaluation import Evaluation
-from learner.journal import Journal, step_metrics
-from learner.progress import Progress
+from learner.config.load import load
+from learner.evaluation.evaluation import Evaluation
+from learner.run import transitions
+from learner.run.journal import Journal, step_metrics
+from learner.run.progress import Progress
 
 EDIT = """Thought: a boosted model fits this table better than a stump
 Action: Edit

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from envs.records import Outcome, State, Transition
-from learner.checkpoints import WEIGHTS_ONLY, data_only
-from learner.stream import StreamError, unpack
+from learner.ranks.checkpoints import WEIGHTS_ONLY, data_only
+from learner.stream.stream import StreamError, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("actors", "cluster", "envs", "learner", "reward")
 UNPICKLERS = {"pickle.load", "pickle.loads", "cloudpickle.loads", "pandas.read_pickle", "pd.read_pickle", "joblib.load",
               "dill.loads", "marshal.loads", "yaml.load", "yaml.unsafe_load", "torch.load"}  # fmt: skip
-COPIES_ITS_OWN = {("actors/remote.py", "pickle.loads")}
+COPIES_ITS_OWN = {("actors/runtime/remote.py", "pickle.loads")}
 """What it reads it has just written, in the same process."""
 
 

@@ -1,0 +1,134 @@
+"""vLLM's side of weight transfer; lives in the engine's worker processes.
+
+They are no part of Ray, so the actor fetches the buckets and leaves them in a memory file that the workers map; the
+tensors are loaded layer by layer, as vLLM's NCCL backend does, which takes what the learner broadcasts. Importing this
+module (named by `worker_extension_cls`) registers the backend and allows the kernels of `engine_kernels`. Invariants:
+`verify_weights` runs before an update begins, so damaged bytes never reach the model; the engine's processes do not
+outlive their actor, however and whenever that ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferInitInfo
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+from actors.policy import kernels as engine_kernels
+from actors.policy.weights import TensorMeta, checksum, unpack
+
+BACKEND = "object_store"
+ACTOR_PID = "MLAGENT_ACTOR_PID"
+"""Environment variable: process id of the actor whose engine this is."""
+
+
+@dataclass
+class ObjectStoreUpdate:
+    """All buckets of a version."""
+
+    path: str
+    """Memory file that holds their bytes."""
+    file_bytes: int
+    buckets: list[tuple[int, int, str, list[list[Any]]]]
+    """First byte in the file, end, checksum (empty: it is not checked), and of each tensor (name, dtype, shape, offset
+    in the bucket)."""
+
+    def data(self) -> Iterator[np.ndarray]:
+        """uint8 [bytes] of each bucket, not copied."""
+        file = _mapped(self.path, self.file_bytes)
+        return (file[start:end] for start, end, *_ in self.buckets)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor), not copied."""
+        for data, (*_, described) in zip(self.data(), self.buckets, strict=True):
+            meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in described]
+            yield from unpack(meta, torch.from_numpy(data))
+
+
+class ActorWeightTransferEngine(NCCLWeightTransferEngine):
+    """Loads buckets from a memory file of the same machine, and what is broadcast once it has joined a group."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        end_with(int(os.environ[ACTOR_PID]))
+
+    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        self.shutdown()  # the group of actors that was before
+        super().init_transfer_engine(init_info)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class then synchronises an accelerator, which a CPU engine does not have.
+        if "path" in update_info:
+            tensors = ObjectStoreUpdate(**update_info).tensors()
+            self.model.load_weights((name, tensor.to(self.device)) for name, tensor in tensors)
+        else:
+            self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def finish_weight_update(self) -> None:
+        super().finish_weight_update()
+        renew_heads(self.model)
+
+
+def renew_heads(model: torch.nn.Module) -> None:
+    """Have heads that are tied to the embeddings serve their new weights: they receive no tensor of their own, so that
+    vLLM's reload passes them over, and on the CPU go on with the copy that was packed of the old."""
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its worker, called by `collective_rpc`."""
+
+    def verify_weights(self, update_info: dict[str, Any]) -> str | None:
+        """What is wrong with a bucket; None if the bytes of all are those that were packed."""
+        update = ObjectStoreUpdate(**update_info)
+        for number, (data, (_, _, wanted, _)) in enumerate(zip(update.data(), update.buckets, strict=True)):
+            if (found := checksum(data)) != wanted:
+                return f"bucket {number}: its checksum is {found[:12]}…, not {wanted[:12]}…"
+        return None
+
+
+def end_with(actor_pid: int) -> None:
+    """End the engine's processes as soon as the actor's process has ended.
+
+    Raises:
+        RuntimeError: it has already.
+    """
+    actor = os.pidfd_open(actor_pid)
+    parent = os.getppid()
+    if select.select([actor], [], [], 0)[0]:
+        raise RuntimeError(f"the actor (process {actor_pid}) ended while its engine started")
+    engine = [os.getpid()] if parent == actor_pid else [parent, os.getpid()]
+
+    def watch() -> None:
+        select.select([actor], [], [])
+        for pid in engine:
+            os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@functools.lru_cache(maxsize=1)
+def _mapped(path: str, size: int) -> np.ndarray:
+    """uint8 [size] of a file that the actor fills anew for each version: mapping it again would fault every page again.
+
+    Writable only so that torch takes it.
+    """
+    return np.memmap(path, dtype=np.uint8, mode="r+", shape=(size,))
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, ActorWeightTransferEngine)
+engine_kernels.allow()

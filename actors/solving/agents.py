@@ -1,0 +1,68 @@
+"""Who proposes in `actors/solve.py`: a checkpoint that is served here, or a model behind an endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+from actors.expert.llm import LanguageModelExpert
+from actors.policy.endpoint import Endpoint
+from envs.environment import Environment
+from envs.records import State, Task
+
+CHECKPOINTS = "runs/*/checkpoints/step_*/hf"
+
+
+class EndpointAgent:
+    """A model behind an OpenAI-compatible endpoint, asked as the experts that are language models are."""
+
+    def __init__(self, model: Any, environment: Environment):
+        ask = Endpoint(model.endpoint, model.path, model.key_variable, model.temperature, model.response)
+        self._expert = LanguageModelExpert(ask, model.path, model.context - model.response)
+        self._environment = environment
+
+    async def start(self) -> None:
+        pass
+
+    async def propose(self, task: Task, state: State, seed: int) -> str:
+        """Raises EndpointError, PromptError."""
+        files, rng = self._environment.files(state), random.Random(seed)
+        return await asyncio.to_thread(self._expert.propose, task, state, files, None, (), rng)
+
+    def close(self) -> None:
+        pass
+
+
+class PolicyAgent:
+    """A checkpoint or hub model, served by vLLM and asked as in training."""
+
+    def __init__(self, settings: Any, model_dir: Path, environment: Environment):
+        from actors.policy.chat import (
+            Chat,
+        )  # these import vLLM and transformers, which a model behind an endpoint does not need
+        from actors.policy.policy import Policy
+
+        model = settings.model
+        self._model, self._environment = model, environment
+        self._chat = Chat(str(model_dir), model.context, model.response)
+        self._policy = Policy("solve", str(model_dir), settings, 0)
+
+    async def start(self) -> None:
+        """Raises PolicyError."""
+        await self._policy.start()
+
+    async def propose(self, task: Task, state: State, seed: int) -> str:
+        """Raises PolicyDead, PromptError."""
+        ids, model = self._chat.prompt(task, state, self._environment.files(state)), self._model
+        sample = await self._policy.sample(ids, seed, model.temperature, model.response, self._chat.end_token)
+        return sample.text
+
+    def close(self) -> None:
+        self._policy.close()
+
+
+def newest_checkpoint() -> Path | None:
+    """Of the runs in this folder."""
+    return max(Path().glob(CHECKPOINTS), key=lambda folder: folder.stat().st_mtime, default=None)

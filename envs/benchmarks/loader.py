@@ -1,0 +1,187 @@
+"""Loads a task folder in MLAgentBench's format, preparing a copy of it once.
+
+    NAME/env/train.py, task_descriptor.txt       what the agent sees, with the data that prepare.py adds
+    NAME/scripts/research_problem.txt, eval.py   eval.get_score(submission_folder) -> float
+    NAME/scripts/prepare.py                      optional; run once in scripts/, writes data to ../env, answers here
+    NAME/scripts/read_only_files.txt             optional; globs of files in env/ that the agent may not change
+    NAME/task.yaml, or NAME.yaml beside NAME/    ours: metric, direction, … (envs.benchmarks.task_file)
+
+Invariants: the given folder is never written to; a prepared copy is complete or absent, named by the content it was
+made from, and made once however many processes ask; answers stay in scripts/, which no sandbox sees.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from envs import splits
+from envs.benchmarks import mlebench, task_cache, task_file
+from envs.benchmarks.fidelity import subsample
+from envs.benchmarks.task_cache import made_once
+from envs.benchmarks.task_file import TaskError, TaskFile
+from envs.records import Task
+
+BUILTIN = Path(__file__).parents[1] / "tasks"
+
+
+def builtin_tasks() -> list[str]:
+    """Names of the tasks that come with the project."""
+    return sorted(folder.name for folder in BUILTIN.iterdir() if (folder / "task.yaml").exists())
+
+
+def about(name_or_folder: str | Path) -> TaskFile:
+    """What task.yaml states of the task of that name or folder; nothing is prepared.
+
+    Raises:
+        TaskError: there is no such task, or its task.yaml is missing or wrong.
+    """
+    return task_file.read(_find(name_or_folder))
+
+
+def load(name_or_folder: str | Path) -> Task:
+    """The prepared task of that name or folder; `NAME@0.1` is the task at a fidelity of 0.1, a task of its own.
+
+    Raises:
+        TaskError: there is no such task, a file is missing or wrong, or prepare.py fails.
+    """
+    asked, fidelity = _fidelity(str(name_or_folder))
+    source = _find(asked)
+    stated = task_file.read(source)
+    for needed in (f"env/{stated.script}", "scripts/research_problem.txt", "scripts/eval.py"):
+        if not (source / needed).is_file():
+            raise TaskError(f"{source / needed} is missing: envs/README.md shows the format of a task folder")
+    prepared = source if mlebench.is_one(asked) else _prepare(source)
+    if fidelity < 1:
+        prepared = _reduce(prepared, source, stated.rows, fidelity)
+    env = prepared / "env"
+    present = [str(path.relative_to(env)) for path in env.rglob("*") if path.is_file()]
+    protected = prepared / "scripts" / "read_only_files.txt"
+    globs = [line.strip() for line in _text(protected).splitlines()] if protected.exists() else []
+    _text(env / stated.script)  # prompts show it, so it must be text, and prepare.py must have left it there
+    name = asked.removeprefix(mlebench.PREFIX) if mlebench.is_one(asked) else source.name
+    return Task(
+        id=name if fidelity == 1 else f"{name}@{fidelity:g}",
+        problem=_text(prepared / "scripts" / "research_problem.txt").strip(),
+        env_dir=env,
+        private_dir=prepared / "scripts",
+        script=stated.script,
+        read_only=frozenset(name for name in present if name != stated.script or _matches(name, globs)),
+        metric=stated.metric,
+        direction=stated.direction,
+        split=stated.split,
+        limits=stated.limits,
+        m_best=stated.best,
+        actions=stated.actions,
+        digest=prepared.name,
+        rows=tuple(stated.rows),
+        medals=tuple(stated.medals.items()),
+        fidelity=fidelity,
+    )
+
+
+def _fidelity(asked: str) -> tuple[str, float]:
+    """Name and fidelity of `NAME` or `NAME@FIDELITY`."""
+    name, at, share = asked.rpartition("@")
+    if not at or Path(asked).is_dir():
+        return asked, 1.0
+    try:
+        fidelity = float(share)
+    except ValueError as error:
+        raise TaskError(f"{asked}: after @ comes a fidelity such as 0.1, not {share!r}") from error
+    if not 0 < fidelity <= 1:
+        raise TaskError(f"{asked}: the fidelity must be above 0 and at most 1")
+    return name, fidelity
+
+
+def _find(name_or_folder: str | Path) -> Path:
+    """The folder of that task; a competition of MLE-bench is made into one first."""
+    name = str(name_or_folder)
+    if mlebench.is_one(name):
+        return mlebench.task_folder(name)
+    if name in builtin_tasks():
+        return BUILTIN / name
+    if name and Path(name).is_dir():
+        return Path(name).resolve()
+    near = difflib.get_close_matches(name, builtin_tasks(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise TaskError(f"there is no task {name!r}: {hint}Give a folder or one of {', '.join(builtin_tasks())}")
+
+
+def _prepare(source: Path) -> Path:
+    """The prepared copy of `source` in the cache."""
+
+    def make(partial: Path) -> None:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
+        if (partial / "scripts" / "prepare.py").exists():
+            _run_prepare(source, partial / "scripts")
+        for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+    try:
+        return made_once(f"{source.name}-{_content_hash(source)}", make)
+    except OSError as error:
+        raise TaskError(f"task {source.name}: a file of {source} cannot be read: {error}") from error
+
+
+def _reduce(prepared: Path, source: Path, rows: list[str], fidelity: float) -> Path:
+    """The prepared task with a share of its rows; files that stay as they are take no more room."""
+
+    def make(partial: Path) -> None:
+        shutil.copytree(prepared, partial, copy_function=os.link)
+        for name in rows:
+            file = partial / "env" / name
+            shutil.copy2(prepared / "env" / name, f"{file}.own")
+            os.replace(f"{file}.own", file)
+            try:
+                subsample(file, fidelity)
+            except (ValueError, OSError) as error:
+                raise TaskError(f"{source / 'task.yaml'}: rows: {name}: {error}") from error
+
+    if not rows:
+        raise TaskError(f"{source / 'task.yaml'} names no files as `rows`: without them there is no lower fidelity")
+    if missing := [name for name in rows if not (prepared / "env" / name).is_file()]:
+        raise TaskError(f"{source / 'task.yaml'}: rows: there is no file env/{missing[0]} once the task is prepared")
+    return made_once(f"{prepared.name}@{fidelity:g}", make)
+
+
+def _content_hash(source: Path) -> str:
+    """Hash of a folder's files, and of the module that prepare.py scripts split data with."""
+    digest = hashlib.sha256(Path(splits.__file__).read_bytes())
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _run_prepare(source: Path, scripts: Path) -> None:
+    """Run prepare.py in the copy, able to import `envs.splits`."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    script = source / "scripts" / "prepare.py"
+    try:
+        done = subprocess.run(
+            [sys.executable, "prepare.py"], cwd=scripts, env=environment, capture_output=True, text=True,
+            errors="replace", timeout=task_cache.DEADLINE, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TaskError(f"{script} ran longer than {task_cache.DEADLINE:.0f} s") from error
+    if done.returncode:
+        raise TaskError(f"{script} failed; correct it:\n{(done.stdout + done.stderr)[-2000:].strip()}")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file} is not a readable text file (UTF-8): {error}") from error
+
+
+def _matches(name: str, globs: list[str]) -> bool:
+    return any(fnmatch.fnmatch(name, glob.removeprefix("./")) for glob in globs)

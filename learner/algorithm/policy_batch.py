@@ -1,0 +1,114 @@
+"""Turns groups of transitions into the rows of one policy step.
+
+Invariants: infrastructure failures, and groups from which the algorithm learns nothing, appear in no row; every array
+of a row lines up with its loss positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.records import Outcome, Transition
+from learner.algorithm import batching
+from learner.algorithm.advantages import advantages, duration_emphasis, token_weights
+from learner.algorithm.batching import Group, Row
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """A row with what its N loss positions are trained on; float32 [N] unless said otherwise."""
+
+    row: Row
+    behaviour: np.ndarray
+    """Log-probs under the policy that sampled."""
+    advantages: np.ndarray
+    """For ppo the rewards: the rank takes V(s) off."""
+    emphasis: np.ndarray
+    """Factor on the advantage: the action's duration over the batch's mean, or 1."""
+    weights: np.ndarray
+    """Of each token in the loss."""
+    current: np.ndarray
+    """bool [N]: sampled under the very weights that are trained."""
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """What one policy step trains on."""
+
+    rows: list[PolicyRow]
+    members: list[Transition]
+    """Those in the rows, in the order of `Row.token_index`."""
+    groups: list[list[str]]
+    """Ids of the transitions of each group in the rows (`Row.groups` counts these): those of one prompt."""
+    tokens: int
+    """Response tokens of all but the infrastructure failures: those whose weights add up to one. Those of equal groups
+    count, since their gradient is zero, not absent."""
+    advantages: dict[str, float]
+    """By transition id, the emphasis left out; none for infrastructure failures."""
+    equal_groups: int
+    masked: int
+
+
+def build(
+    groups: Sequence[Sequence[Transition]],
+    version: int,
+    row_tokens: int,
+    algorithm: str = "grpo",
+    aggregation: str = "token",
+    duration_weight: bool = False,
+) -> PolicyBatch:
+    """The batch of `groups` (what rewards are compared within), at weight version `version`.
+
+    Raises BatchingError where a transition does not fit a row of `row_tokens`.
+    """
+    members = [transition for group in groups for transition in group]
+    number = [index for index, group in enumerate(groups) for _ in group]
+    valid = [transition.outcome is not Outcome.INFRA_FAILURE for transition in members]
+    lengths = [len(t.response_ids) for t in members]
+    found = advantages(algorithm, [t.reward for t in members], number, valid)
+    seconds = [t.generate_seconds + t.durations.execute for t in members]
+    emphasis = duration_emphasis(seconds, valid) if duration_weight else np.ones(len(members))
+    weights = token_weights(aggregation, lengths, valid)
+    together: dict[tuple[int, bytes], list[int]] = {}
+    for index in np.flatnonzero(found.informative).tolist():  # a group of whole episodes has many prompts
+        together.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
+    kept = [index for same in together.values() for index in same]
+
+    def per_token(values: Sequence[float]) -> np.ndarray:
+        return np.repeat(np.asarray(values, np.float32)[kept], np.asarray(lengths)[kept])
+
+    chosen = [members[index] for index in kept]
+    if chosen:
+        behaviour = np.concatenate([t.behaviour_logprobs for t in chosen]).astype(np.float32)
+        current = np.concatenate([_sampled_under(t, version) for t in chosen])
+    per_member = [per_token(values) for values in (found.values, emphasis, weights)]
+    prompts = [[members[index] for index in same] for same in together.values()]
+    rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in prompts], row_tokens)
+    return PolicyBatch(
+        rows=[
+            PolicyRow(
+                row,
+                behaviour[row.token_index],
+                *(values[row.token_index] for values in per_member),
+                current[row.token_index],
+            )
+            for row in rows
+        ],
+        members=chosen,
+        groups=[[t.id for t in same] for same in prompts],
+        tokens=sum(length for length, ok in zip(lengths, valid, strict=True) if ok),
+        advantages={t.id: value for t, value, ok in zip(members, found.values.tolist(), valid, strict=True) if ok},
+        equal_groups=found.equal_groups,
+        masked=valid.count(False),
+    )
+
+
+def _sampled_under(transition: Transition, version: int) -> np.ndarray:
+    """bool [R]: response tokens sampled under weight version `version`."""
+    current = np.zeros(len(transition.response_ids), bool)
+    for sampled, start, end in transition.version_spans:
+        current[start:end] = sampled == version
+    return current

@@ -1,0 +1,138 @@
+"""The policy loss of one packed row with the figures it adds to the step's metrics; pure functions.
+
+Invariant: figures of rows, of ranks and of any split of a batch combine to those of the whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.algorithm import losses
+from learner.algorithm.batching import Row
+from learner.algorithm.policy_batch import PolicyRow
+
+WORST = 8
+"""Tokens of the largest log-prob gap that are reported."""
+
+
+@dataclass(frozen=True)
+class PolicySums:
+    """What is added to the metrics of a policy step; sums over tokens unless said otherwise."""
+
+    loss: float = 0.0
+    value_loss: float = 0.0
+    ratio: float = 0.0
+    clipped: float = 0.0
+    entropy: float = 0.0
+    kl: float = 0.0
+    importance_max: float = 0.0
+    gap: float = 0.0
+    gap_max: float = 0.0
+    gap_current: float = 0.0
+    gap_current_max: float = 0.0
+    current: int = 0
+    """Tokens sampled under the current weights."""
+    grad_norm: float = 0.0
+    """Norm over all ranks, before clipping."""
+    worst: tuple[tuple[float, int, float], ...] = ()
+    """(gap, `Row.token_index`, the learner's log-prob), largest gap first; of current tokens where there are any."""
+    values: tuple[tuple[int, float], ...] = ()
+    """(`Row.groups`, V(s)) of each prompt, where there is a value head."""
+    responses: tuple[tuple[int, float, float], ...] = ()
+    """(`Row.token_index` of its first token, mean ratio, part of the loss) of each response."""
+
+
+_MAXIMA = frozenset({"importance_max", "gap_max", "gap_current_max", "grad_norm"})
+
+
+def combine(parts: Sequence[PolicySums]) -> PolicySums:
+    """Sums added, lists joined, maxima taken; the gradient norm is the same on every rank."""
+
+    def together(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        if name in _MAXIMA:
+            return max(values)
+        if name == "worst":
+            return tuple(sorted((one for value in values for one in value), reverse=True)[:WORST])
+        return sum(values, start=()) if name in ("values", "responses") else sum(values)
+
+    return PolicySums(**{field.name: together(field.name) for field in dataclasses.fields(PolicySums)})
+
+
+def objective(rl: Any) -> losses.Objective:
+    """The objective that the `rl` section of the configuration asks for."""
+    return losses.Objective(rl.clip, rl.dual_clip, rl.kl, rl.entropy, rl.correction, rl.correction_cap)
+
+
+def row_loss(
+    row: PolicyRow,
+    logprobs: Tensor,
+    entropy: Tensor,
+    values: Tensor | None,
+    proximal: Tensor,
+    reference: Tensor | None,
+    aim: losses.Objective,
+) -> tuple[Tensor, PolicySums]:
+    """The loss of a row, with gradient, and its figures.
+
+    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its prompts, float32 [S], for ppo;
+    proximal, reference: float32 [N] log-probs.
+    """
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.tensor(array, device=logprobs.device)
+
+    behaviour, advantages, weights, current = map(tensor, (row.behaviour, row.advantages, row.weights, row.current))
+    of_value = torch.zeros((), device=logprobs.device)
+    if values is not None:
+        baseline = values[tensor(row.row.prompt_index)]
+        of_value = losses.value_loss(baseline, advantages, weights)
+        advantages = advantages - baseline.detach()
+    tokens = losses.Tokens(
+        behaviour=behaviour,
+        proximal=proximal,
+        reference=reference,
+        advantages=advantages * tensor(row.emphasis),
+        weights=weights,
+        current=current,
+    )
+    result = losses.policy_loss(logprobs, entropy, tokens, aim)
+    gap = losses.logprob_gap(logprobs, behaviour)
+    shown = torch.where(current, gap, -1.0) if current.any() else gap
+    largest = shown.topk(min(WORST, len(shown)))
+    sums = PolicySums(
+        loss=result.loss.item(),
+        value_loss=of_value.item(),
+        ratio=result.ratios.sum().item(),
+        clipped=result.clipped_sum.item(),
+        entropy=entropy.sum().item(),
+        kl=result.kl_sum.item(),
+        importance_max=result.importance_max.item(),
+        gap=gap.sum().item(),
+        gap_max=gap.max().item(),
+        gap_current=(gap * current).sum().item(),
+        gap_current_max=(gap * current).max().item(),
+        current=int(current.sum()),
+        worst=tuple(
+            (size, int(row.row.token_index[place]), logprobs[place].item())
+            for size, place in zip(largest.values.tolist(), largest.indices.tolist(), strict=True)
+            if size >= 0
+        ),
+        values=() if values is None else tuple(zip(row.row.groups, values.tolist(), strict=True)),
+        responses=_of_responses(row.row, result),
+    )
+    return result.loss + of_value, sums
+
+
+def _of_responses(row: Row, result: losses.PolicyLoss) -> tuple[tuple[int, float, float], ...]:
+    """`PolicySums.responses` of a row."""
+    starts = np.cumsum([0, *row.responses[:-1]])
+    ratios, parts = (np.add.reduceat(values.cpu().numpy(), starts) for values in (result.ratios, result.parts))
+    return tuple(zip(row.token_index[starts].tolist(), (ratios / row.responses).tolist(), parts.tolist(), strict=True))

@@ -1,0 +1,45 @@
+"""Prints every configuration key with its help, default, type and choices, grouped by section."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from learner.config.schema import CONFIGS, Config, fields, type_name
+
+USAGE = """\
+usage: python learner/main.py [config=NAME|PATH] [key=value ...]
+
+A value comes from the last of: the default (below, in brackets), the config file, the command line.
+"""
+
+
+def show() -> None:
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(Text(USAGE))
+    console.print(Text(f"config names: {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}\n"))
+    about = {part.name: part.metadata["help"] for part in dataclasses.fields(Config)}
+    table = Table.grid(padding=(0, 2))
+    for section, keys in itertools.groupby(fields(), lambda found: found[0].partition(".")[0]):
+        table.add_row(Text(section, "bold"), "", Text(about[section], "bold"))
+        for name, item, kind in keys:
+            help = Text.assemble(_help(item), (f" [{_default(item)}]", "green"))
+            table.add_row(Text(f"  {name}", "cyan"), Text(type_name(kind)), help)
+        table.add_row()
+    console.print(table)
+
+
+def _default(item: dataclasses.Field) -> str:
+    value = item.default if item.default is not dataclasses.MISSING else item.default_factory()
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value) or '""'
+
+
+def _help(item: dataclasses.Field) -> str:
+    choices = item.metadata["choices"]
+    return item.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")

@@ -1,0 +1,121 @@
+"""Reads a command line into a configuration that can be run: `load`.
+
+Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments.
+Invariants: an unknown key, a wrong type or an impossible combination raises `ConfigError`, naming the key, before
+anything is started; nothing heavy is imported, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from omegaconf import ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from learner.config.rules import impossible
+from learner.config.schema import CONFIGS, Config, fields, type_name
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and what to do."""
+
+
+def load(arguments: Sequence[str]) -> Config:
+    """The configuration of a command line, read-only; `--help` prints every key instead and exits.
+
+    Raises:
+        ConfigError: an argument, key, value or combination of values cannot be used.
+    """
+    if {"-h", "--help"} & set(arguments):
+        from learner.config.help import show  # rich is not needed otherwise
+
+        show()
+        sys.exit(0)
+    cfg = OmegaConf.structured(Config)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument}: arguments are config=NAME|PATH or key=value; --help lists the keys")
+        if name == "config":
+            for inner, setting in _flatten(_read(value)):
+                _set(cfg, inner, setting, f"{value}: ")
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name != "config":
+            _set(cfg, name, value)
+    if reason := impossible(cfg):
+        raise ConfigError(reason)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The content of the config file of that name or path."""
+    file = CONFIGS / f"{name}.yaml"
+    if not file.is_file():
+        file = Path(name)
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"config={name}: there is no such file, and no config of that name; known are {known}")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a config file: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} is not a config file: its top level must be sections, such as `rl:`")
+    return tree
+
+
+def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield prefix.rstrip("."), tree
+        return
+    for name, value in tree.items():
+        yield from _flatten(value, f"{prefix}{name}.")
+
+
+def _set(cfg: Config, name: str, value: Any, where: str = "") -> None:
+    """Set a key from a YAML value or from the text of an argument."""
+    known = {name: (item, kind) for name, item, kind in fields()}
+    if name not in known:
+        last = f".{name.rpartition('.')[2]}"
+        near = [key for key in known if key.endswith(last) or key.startswith(f"{name}.")][:3]
+        near = near or difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+        raise ConfigError(f"{where}unknown key {name}: {hint}")
+    item, kind = known[name]
+    if get_args(kind) and isinstance(value, str):
+        value = _parse_list(value)
+    if kind is int and isinstance(value, float):
+        value = str(value)  # OmegaConf would cut off the fraction
+    try:
+        OmegaConf.update(cfg, name, value)
+    except OmegaConfBaseException as error:
+        example = ", such as [a,b]" if get_args(kind) else ""
+        raise ConfigError(f"{where}{name}={value}: expected {type_name(kind)}{example}") from error
+    _check_value(f"{where}{name}", OmegaConf.select(cfg, name), item)
+
+
+def _parse_list(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
+    rules = item.metadata
+    wrong = [one for one in (value if isinstance(value, ListConfig) else [value]) if one not in rules["choices"]]
+    if rules["choices"] and wrong:
+        raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not (value > 0 if rules["positive"] else value >= 0):
+            raise ConfigError(f"{name}={value} must be {'above' if rules['positive'] else 'at least'} 0")
+        if not value <= rules["maximum"]:
+            raise ConfigError(f"{name}={value} must be at most {rules['maximum']}")

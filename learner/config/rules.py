@@ -1,0 +1,81 @@
+"""What is valid key by key and cannot work together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from learner.config.schema import Config
+
+
+def impossible(cfg: Config) -> str | None:
+    """Why this configuration cannot be run, naming the keys; None if it can."""
+    model, tasks, rl, rows = cfg.model, cfg.tasks, cfg.rl, cfg.learner.row_tokens
+    names = [*tasks.held_in, *tasks.held_out]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if unknown := sorted(set(cfg.run.track) - {"wandb", "mlflow", "trackio"}):
+        return f"run.track={','.join(unknown)}: trackers are wandb, mlflow and trackio"
+    if cfg.sandbox.hosts and cfg.run.mode == "serial":
+        return "sandbox.hosts are Ray actors, which run.mode=serial has not: leave one out"
+    if not cfg.run.name or Path(cfg.run.name).name != cfg.run.name:
+        return f"run.name={cfg.run.name} must be a plain folder name"
+    if _in_job_folder() and not Path(cfg.run.dir).is_absolute():
+        return (
+            f"run.dir={cfg.run.dir} is relative, and the working directory of a Ray job is deleted when it ends: "
+            "give an absolute folder that all nodes share"
+        )
+    if not model.path:
+        return "model.path is empty"
+    if model.response >= model.context:
+        return f"model.response={model.response} must be below model.context={model.context}: it is a part of it"
+    if rows < model.context:
+        return f"learner.row_tokens={rows} must be at least model.context={model.context}: a row holds a whole example"
+    if not tasks.held_in:
+        return "tasks.held_in is empty: there is nothing to train on"
+    if twice:
+        return f"tasks.held_in and tasks.held_out name {', '.join(twice)} twice"
+    if cfg.run.mode == "serial" and (cfg.learner.ranks > 1 or max(cfg.actors.count, cfg.actors.max) > 1):
+        return "run.mode=serial is one process: learner.ranks, actors.count and actors.max must be 1 (or actors.max 0)"
+    if cfg.sandbox.backend == "simulated" and not cfg.sandbox.recorded:
+        return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
+    if cfg.sandbox.hosts and not (cfg.sandbox.cpus and cfg.sandbox.memory_gb):
+        return f"sandbox.hosts={cfg.sandbox.hosts} needs sandbox.cpus and sandbox.memory_gb: what one host offers"
+    for name in ("learner", "actors", "sandbox"):
+        label = cfg[name].node
+        if label and not all(label.partition("=")):
+            return f"{name}.node={label} must be a Ray label KEY=VALUE, such as role={name}"
+    if cfg.editor.endpoint and not cfg.editor.model:
+        return "editor.endpoint needs editor.model: the name of a model that is served there"
+    experts = cfg.experts
+    if experts.kind == "llm" and not experts.model:
+        return "experts.kind=llm needs experts.model: the name of a model at experts.endpoint, a folder or a hub id"
+    if experts.response >= experts.context:
+        return (
+            f"experts.response={experts.response} must be below experts.context={experts.context}: it is a part of it"
+        )
+    if experts.embeddings.startswith(("http://", "https://")) and not experts.embedding_model:
+        return "experts.embeddings is an endpoint and needs experts.embedding_model: the name of a model there"
+    if rl.actions < 2 and rl.algorithm != "ppo":
+        return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
+    if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:
+        return "rl.curriculum needs tasks.held_in of both kinds, such as [wine@0.1,wine]"
+    if 0 < rl.dual_clip <= 1:
+        return f"rl.dual_clip={rl.dual_clip} must be above 1, or 0 for none"
+    if cfg.learner.offload == "optimizer" and not cfg.learner.zero_stage:
+        return "learner.offload=optimizer needs learner.zero_stage of 1 or more"
+    if cfg.learner.offload == "all" and cfg.learner.zero_stage < 3:
+        return "learner.offload=all needs learner.zero_stage=3"
+    most = max(cfg.actors.max, cfg.actors.count)
+    if not cfg.actors.min <= cfg.actors.count <= most or 0 < cfg.actors.max < cfg.actors.count:
+        return f"actors.min={cfg.actors.min} ≤ actors.count={cfg.actors.count} ≤ actors.max={cfg.actors.max} must hold"
+    if cfg.learner.transfer == "nccl" and not (cfg.learner.gpus and cfg.actors.gpus and cfg.run.mode == "ray"):
+        return "learner.transfer=nccl needs GPUs for learner and actors: learner.gpus, actors.gpus and run.mode=ray"
+    if cfg.learner.transfer == "nccl" and cfg.learner.full_every > 1:
+        return "learner.transfer=nccl always sends full weights: learner.full_every must be 1"
+    if rl.gap_stop <= rl.gap_warn:
+        return f"rl.gap_stop={rl.gap_stop} must be above rl.gap_warn={rl.gap_warn}"
+    return None
+
+
+def _in_job_folder() -> bool:
+    """Whether this is a Ray job that runs in Ray's own copy of the working directory."""
+    return "runtime_resources" in Path.cwd().parts

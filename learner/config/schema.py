@@ -1,0 +1,307 @@
+"""The configuration: every key with its type, default and line of help, section by section.
+
+It is free of torch, vllm, deepspeed and ray, and so is all that `learner.config.load` needs to read one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+CONFIGS = Path(__file__).parent / "presets"
+
+
+def key(default: Any, help: str, choices: Sequence[str] = (), positive: bool = False, maximum: float = math.inf) -> Any:
+    """A config field with its line of help; `choices` closes the set of values.
+
+    A number is at least 0, or above 0 where it is `positive`, and at most `maximum`.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "positive": positive, "maximum": maximum}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(kind: type, help: str) -> Any:
+    return dataclasses.field(default_factory=kind, metadata={"help": help})
+
+
+@dataclass
+class RunConfig:
+    name: str = key("run", "Name of the run; its results go to <run.dir>/<run.name>.")
+    dir: str = key("runs", "Folder of all runs; absolute (and shared by the nodes) when submitted as a Ray job.")
+    mode: str = key(
+        "ray",
+        "Learner and actors as processes of a Ray cluster, or all in this process, for a debugger.",
+        ["ray", "serial"],
+    )
+    seed: int = key(0, "Seed of state draws, sampling, experts and initialisation.")
+    resume: bool = key(False, "Continue an interrupted run of this name from its last checkpoint.")
+    track: list[str] = key([], "Report steps to wandb, mlflow or trackio as well; TensorBoard files are always there.")
+
+
+@dataclass
+class ModelConfig:
+    path: str = key("builtin:smollm2-135m", "Model folder, hub id, or builtin:smollm2-135m (needs no model hub).")
+    dtype: str = key("bfloat16", "Compute type of engine and learner.", ["bfloat16", "float32"])
+    context: int = key(1536, "Tokens of prompt and response together.", positive=True)
+    response: int = key(128, "Most tokens of one response.", positive=True)
+
+
+@dataclass
+class TasksConfig:
+    held_in: list[str] = key(["wine", "wine_alcohol", "diabetes", "digits"], "Tasks trained on: names or folders.")
+    held_out: list[str] = key(["breast_cancer", "iris_petal"], "Tasks only evaluated: names or folders.")
+
+
+@dataclass
+class SandboxConfig:
+    hosts: int = key(0, "Ray actors that run the experiments of all actors, on nodes of their own; 0: each its own.")
+    node: str = key("", "Ray label KEY=VALUE of the nodes that sandbox.hosts run on; empty: any node.")
+    backend: str = key(
+        "auto",
+        "Where experiments run: auto takes the strongest that works; simulated answers from recorded ones.",
+        ["auto", "docker", "gvisor", "process", "simulated"],
+    )
+    cpus: float = key(
+        0.0, "Cores that the experiments of one actor (or host) share; 0: the node's, split over its actors."
+    )
+    memory_gb: float = key(0.0, "GiB that they share; 0: half of the node's, split over its actors.")
+    gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
+    warm: int = key(12, "Idle sandboxes kept started on one actor, of all tasks (150 MiB each).", positive=True)
+    patience: float = key(120.0, "Seconds to wait for a container engine that has worked before and does not answer.")
+    image: str = key("", "Docker image of the experiments; empty builds the project's own.")
+    packages: str = key(
+        "base", "What experiments find: numpy, pandas, scikit-learn; torch: PyTorch too.", ["base", "torch"]
+    )
+    cache: bool = key(True, "Run identical experiments once.")
+    cache_path: str = key("", "Folder or fsspec URL of the experiment cache; empty: experiments/ in the run's folder.")
+    snapshots: str = key("", "Folder or fsspec URL of the states' workspaces; empty: snapshots/ in the run's folder.")
+    recorded: str = key("", "simulated: an experiment cache to answer from, such as runs/NAME/experiments.")
+    speed: float = key(1.0, "simulated: seconds waited per second of the recorded experiment.")
+
+
+@dataclass
+class EditorConfig:
+    endpoint: str = key(
+        "", "OpenAI-compatible URL of the model behind actions like `Edit Script (AI)`; empty: the policy itself."
+    )
+    model: str = key("", "Name of the model at editor.endpoint.")
+    key_variable: str = key("OPENAI_API_KEY", "Environment variable of the actors that holds the endpoint's key.")
+
+
+@dataclass
+class RewardConfig:
+    version: str = key(
+        "v1", "Published reward: v1 (2025, sigmoid) or v2 (2026, linear with -1 for errors).", ["v1", "v2"]
+    )
+    steepness: float = key(
+        100.0, "v1: factor on gain/range inside the sigmoid (100 in the paper; lower saturates later).", positive=True
+    )
+    milestones: float = key(
+        0.0, "Share of the way from failure to neutral that a failing script earns by how far it got.", maximum=1
+    )
+    time: float = key(0.0, "Taken off for an experiment that takes its whole time limit (a share for less).")
+    memory: float = key(0.0, "Taken off for an experiment that takes its whole memory limit (a share for less).")
+
+
+@dataclass
+class ExpertConfig:
+    kind: str = key(
+        "builtin", "Who explores: a library of operators on scripts, or a language model.", ["builtin", "llm"]
+    )
+    endpoint: str = key("", "llm: OpenAI-compatible URL; empty: actors of our own serve experts.model.")
+    model: str = key("", "llm: name of the model at experts.endpoint; without one, a model folder or hub id.")
+    key_variable: str = key("OPENAI_API_KEY", "Environment variable of the actors that holds the endpoint's key.")
+    temperature: float = key(1.0, "llm: sampling temperature.", positive=True)
+    response: int = key(1024, "llm: most tokens of one answer.", positive=True)
+    context: int = key(8192, "llm: most tokens of one question and its answer.", positive=True)
+    candidates: int = key(100, "Ideas of a task from which the pool is chosen.", positive=True)
+    ideas: int = key(10, "Ideas in the pool of a task: those that differ most.", positive=True)
+    embeddings: str = key(
+        "tfidf", "How ideas are compared: tfidf, a sentence-transformers model, or an endpoint's URL."
+    )
+    embedding_model: str = key("", "Name of the model at the endpoint of experts.embeddings.")
+    trajectories: int = key(12, "Trajectories per held-in task.", positive=True)
+    steps: int = key(5, "Actions per trajectory.", positive=True)
+    mistakes: float = key(
+        0.1, "builtin: share of actions that are broken on purpose, so that error states enter the pool.", maximum=1
+    )
+    states: int = key(100, "Most states of a task in the state pool, of all kinds equally.", positive=True)
+    path: str = key("", "Folder of a run whose trajectories are used; empty: the expert makes new ones.")
+
+
+@dataclass
+class SftConfig:
+    epochs: int = key(1, "Passes over the selected expert actions; 0 skips fine-tuning.")
+    learning_rate: float = key(1e-4, "Peak learning rate (linear warm-up, cosine decay).", positive=True)
+    batch: int = key(8, "Examples per optimiser step.", positive=True)
+    best: float = key(1.0, "Share of the improvements of a task that may be imitated, the largest first.", maximum=1)
+    examples: int = key(0, "Most examples of a task, those that differ most; 0: all that are worth imitating.")
+    held_out: float = key(0.05, "Share of the examples that is kept back to measure the loss.", maximum=0.5)
+    checkpoint_every: int = key(100, "Optimiser steps after which an interrupted fine-tuning can go on.", positive=True)
+
+
+@dataclass
+class RlConfig:
+    steps: int = key(10, "Learner steps.")
+    states: int = key(4, "States (groups) per learner step.", positive=True)
+    actions: int = key(16, "Actions K sampled per state.", positive=True)
+    algorithm: str = key(
+        "grpo",
+        "Baseline of a reward: its group's mean, over its deviation (grpo); the others' mean (rloo); V(s) (ppo).",
+        ["grpo", "rloo", "ppo"],
+    )
+    episode_steps: int = key(
+        1,
+        "Actions of a sample: one from a state of the pool, or a whole episode whose actions share its reward.",
+        positive=True,
+    )
+    epochs: int = key(1, "Optimiser steps on each batch of groups.", positive=True)
+    learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)
+    value_learning_rate: float = key(1e-2, "Learning rate of ppo's value head.", positive=True)
+    clip: float = key(0.2, "PPO clip range of the ratio to the old policy.", positive=True)
+    dual_clip: float = key(0.0, "Bound of the ratio where the advantage is negative, above 1; 0: none.")
+    correction: str = key(
+        "none",
+        "Stale tokens: the behaviour policy is the old one (none), or decoupled from it (decoupled, truncated).",
+        ["none", "decoupled", "truncated"],
+    )
+    correction_cap: float = key(2.0, "truncated: largest weight of a stale token.", positive=True)
+    kl: float = key(0.0, "Weight of the divergence from the fine-tuned policy; above 0 each rank holds a copy of it.")
+    entropy: float = key(0.0, "Weight of the entropy bonus.")
+    aggregation: str = key(
+        "token", "Whether every token of a batch weighs the same, or every response.", ["token", "sequence"]
+    )
+    duration_weight: bool = key(False, "Weight each action by its duration over the batch's mean (arXiv 2509.01684).")
+    sampling: str = key(
+        "balanced",
+        "Draw states uniformly, every task equally often, or by how much their rewards still vary.",
+        ["uniform", "balanced", "progress"],
+    )
+    curriculum: float = key(
+        0.0, "Share of the steps that begin with short experiments: tasks.held_in such as NAME@0.1.", maximum=1
+    )
+    grow_pool: bool = key(False, "Add the states that improved a script to the state pool.")
+    max_staleness: int = key(1, "Most versions between sampling and training; 0 is synchronous and reproducible.")
+    temperature: float = key(1.0, "Sampling temperature of training and evaluation.", positive=True)
+    gap_warn: float = key(
+        0.05, "Mean |log-prob gap| between engine and learner above which the run warns.", positive=True
+    )
+    gap_stop: float = key(0.5, "Mean |log-prob gap| above which the run stops.", positive=True)
+
+
+@dataclass
+class LearnerConfig:
+    ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).", positive=True)
+    gpus: float = key(0.0, "GPUs per rank; 0 trains on the CPU.")
+    cpus: float = key(1.0, "CPU cores per rank; a share of one rounds up to a thread.")
+    node: str = key("", "Ray label KEY=VALUE of the nodes that ranks run on; empty: any node.")
+    zero_stage: int = key(1, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
+    offload: str = key(
+        "none",
+        "What waits in the memory of the host: nothing, the optimiser's state, or all.",
+        ["none", "optimizer", "all"],
+    )
+    gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, more time.")
+    row_tokens: int = key(
+        2048,
+        "Most tokens of a packed row, at least model.context; a larger group takes several, which repeat its prompt.",
+        positive=True,
+    )
+    grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
+    transfer: str = key(
+        "object_store",
+        "How weights travel: through Ray's object store, or broadcast from GPU to GPU (nccl).",
+        ["object_store", "nccl"],
+    )
+    full_every: int = key(
+        1, "Publish full weights every so many versions, lossless differences between; 1: always full.", positive=True
+    )
+    check_every: int = key(
+        10, "Check the weights of every so many versions, packed, received and served, by checksums; 0: never."
+    )
+    restarts: int = key(3, "Times that the ranks may die and go on from the last checkpoint.")
+    deadline: float = key(1800.0, "Seconds that all ranks may take for one call.", positive=True)
+
+
+@dataclass
+class ActorsConfig:
+    count: int = key(1, "Actors, each one vLLM engine with its own sandboxes.", positive=True)
+    gpus: float = key(0.0, "GPUs per actor; 0 serves on the CPU.")
+    cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
+    node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")
+    sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
+    kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
+    min: int = key(1, "Fewest actors that are left when fewer are needed, or asked for.", positive=True)
+    max: int = key(0, "Most actors; above 0 their number follows the demand, 0: it stays actors.count.")
+    replacements: int = key(8, "Actors that may fail and be replaced before the run ends with an error.")
+    heartbeat: float = key(60.0, "Seconds without a sign of life after which an actor is replaced.", positive=True)
+    deadline: float = key(
+        300.0, "Seconds a request to an actor may take before the actor is called dead.", positive=True
+    )
+
+
+@dataclass
+class EvalConfig:
+    attempts: int = key(16, "Attempts per task and stage, or per state or task and agent.", positive=True)
+    seed: int = key(1234, "Seed of attempt i is seed + i at every stage and for every agent.")
+    states: int = key(4, "evaluate.py: fixed states per task from which single steps are tried; 0: none.")
+    steps: int = key(15, "evaluate.py: most actions of a whole episode (15 in the paper); 0: no episodes.")
+    baselines: list[str] = key(
+        ["random", "expert", "greedy"],
+        "evaluate.py: a random idea each time, the built-in expert, its ideas in an AIDE-style greedy search.",
+        ["random", "expert", "greedy"],
+    )
+    folder: str = key("runs/evaluation", "evaluate.py: folder of its results and cache, shared by the nodes.")
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = key(5, "Learner steps between checkpoints.", positive=True)
+    keep: int = key(
+        2, "Newest checkpoints kept, beside the one whose steps had the best reward (checkpoints/best).", positive=True
+    )
+
+
+@dataclass
+class ReportConfig:
+    gpu_hour: float = key(2.5, "Price of a GPU for an hour.")
+    cpu_hour: float = key(0.05, "Price of a CPU core for an hour.")
+    million_tokens: float = key(0.0, "Price of a million generated tokens, on top of the machines' time.")
+    currency: str = key("USD", "Currency of these prices.")
+
+
+@dataclass
+class Config:
+    run: RunConfig = section(RunConfig, "Where results go.")
+    model: ModelConfig = section(ModelConfig, "The policy.")
+    tasks: TasksConfig = section(TasksConfig, "What is learned and what is only evaluated.")
+    sandbox: SandboxConfig = section(SandboxConfig, "Where experiments run.")
+    editor: EditorConfig = section(EditorConfig, "The model that carries out MLAgentBench's `(AI)` actions.")
+    reward: RewardConfig = section(RewardConfig, "What an outcome is worth.")
+    experts: ExpertConfig = section(ExpertConfig, "The expert whose trajectories are the warm start.")
+    sft: SftConfig = section(SftConfig, "Exploration-enriched fine-tuning.")
+    rl: RlConfig = section(RlConfig, "Step-wise reinforcement learning.")
+    learner: LearnerConfig = section(LearnerConfig, "The DeepSpeed learner.")
+    actors: ActorsConfig = section(ActorsConfig, "The vLLM actors.")
+    evaluation: EvalConfig = section(EvalConfig, "Evaluation of each stage.")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "What a restart continues from.")
+    report: ReportConfig = section(ReportConfig, "Prices in the report, also of `python learner/report.py RUN`.")
+
+
+def fields() -> Iterator[tuple[str, dataclasses.Field, type]]:
+    """Every `section.key` with its dataclass field and its type."""
+    for part in dataclasses.fields(Config):
+        types = get_type_hints(part.default_factory)
+        for item in dataclasses.fields(part.default_factory):
+            yield f"{part.name}.{item.name}", item, types[item.name]
+
+
+def type_name(kind: type) -> str:
+    """`int`, `float`, `bool`, `str` or `list[str]`."""
+    return str(kind) if get_args(kind) else kind.__name__

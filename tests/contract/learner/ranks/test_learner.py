@@ -1,0 +1,379 @@
+"""The learner over Ray and DeepSpeed, with a tiny model: what every ZeRO stage and rank count must do.
+
+Ranks are on CPUs. Where there is a GPU, a learner of one rank is on it: what it does must equal what two CPUs do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from actors.policy.weights import Bucket, checksum, restore, unpack
+from envs.records import Outcome, Transition
+from learner.algorithm.batching import BatchingError, Example
+from learner.config.schema import Config
+from learner.ranks.handle import Learner, LearnerError
+from learner.recipe.finetuning import finetune
+
+VERSION = 3
+GPUS = 0.25 if torch.cuda.is_available() else 0.0
+"""Of a learner of one rank; several live at a time."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=199, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32", **keys: Any) -> Learner:
+    cfg = OmegaConf.structured(Config)
+    for name, value in keys.items():
+        OmegaConf.update(cfg, name.replace("__", "."), value)
+    cfg.model.dtype, cfg.rl.learning_rate, cfg.sft.learning_rate = dtype, 3e-3, 1e-2
+    cfg.sft.batch, cfg.sft.epochs = 4, 10
+    cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
+    cfg.learner.deadline, cfg.learner.gpus = 90, GPUS if ranks == 1 else 0.0
+    return Learner(cfg, model_dir)
+
+
+@pytest.fixture
+def start(model_dir):
+    learners = []
+
+    def starter(*args, **keys) -> Learner:
+        learners.append(build(model_dir, *args, **keys))
+        return learners[-1]
+
+    yield starter
+    for learner in learners:
+        learner.close()
+
+
+@pytest.fixture(scope="module")
+def shared(model_dir):
+    """One learner for the tests that do not mind what it trained on before."""
+    learner = build(model_dir, 1, 1, "bfloat16")
+    yield learner
+    learner.close()
+
+
+@pytest.fixture(scope="module")
+def one_rank(model_dir):
+    """Weights and metrics after one step on a single rank."""
+    learner = build(model_dir)
+    metrics = learner.train(batch(), VERSION)
+    yield weights(learner), metrics
+    learner.close()
+
+
+def transition(rng, group: int, member: int, prompt: np.ndarray, reward: float, **fields) -> Transition:
+    length = int(rng.integers(3, 12))
+    return Transition(
+        id=f"{group}.{member}", group_id=str(group), state_id="s", task_id="t", actor_id="a", prompt_ids=prompt,
+        response_ids=rng.integers(0, 199, length).astype(np.int32),
+        behaviour_logprobs=np.full(length, -5.3, np.float32), version_spans=((VERSION - 1, 0, 2), (VERSION, 2, length)),
+        text="", action="edit", outcome=fields.get("outcome", Outcome.EDITED), reward=reward, reward_parts={},
+        score_before=None, score_after=None, log_tail="",
+    )  # fmt: skip
+
+
+def batch(seed: int = 0, rewards=((0, 1, 2, 3), (1, 0, 0, 1), (2, 0, 1, 0), (5, 5, 5, 5))) -> list[list[Transition]]:
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, 199, 9).astype(np.int32) for _ in rewards]
+    return [
+        [transition(rng, i, j, prompts[i], float(reward)) for j, reward in enumerate(group)]
+        for i, group in enumerate(rewards)
+    ]
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    """What actors would receive."""
+    buckets = ray.get(learner.publish(bucket_bytes=20_000, version=1).buckets)
+    assert len(buckets) > 1
+    return {name: tensor for bucket in buckets for name, tensor in unpack(bucket.meta, torch.tensor(bucket.data))}
+
+
+def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float) -> None:
+    assert got.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_give_the_parameters_of_one(start, one_rank, stage):
+    """After one step at learning rate 1e-3 on three rows, so that one rank also runs a filler row.
+
+    Adam's first step turns the rounding of a gradient into up to 1e-5 of a weight.
+    """
+    learner = start(2, stage)
+    metrics = learner.train(batch(), VERSION)
+    expected_weights, expected = one_rank
+    assert_same(weights(learner), expected_weights, atol=2e-5)
+    for name in ("loss", "grad_norm", "ratio_mean", "entropy", "logprob_gap_mean", "logprob_gap_max", "train_tokens"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_metrics_of_a_step_and_what_it_leaves_out(shared):
+    groups = batch()
+    rng = np.random.default_rng(9)
+    failed = transition(rng, 0, 9, groups[0][0].prompt_ids, float("nan"), outcome=Outcome.INFRA_FAILURE)
+    metrics = shared.train([groups[0] + [failed], *groups[1:]], VERSION)
+    assert metrics["masked"] == 1
+    assert metrics["equal_groups"] == 1
+    assert metrics["train_tokens"] == sum(len(t.response_ids) for group in groups for t in group)
+    assert metrics["advantages"].keys() == {t.id for group in groups for t in group}
+    assert metrics["advantages"]["0.3"] > metrics["advantages"]["0.2"] > 0 == metrics["advantages"]["3.0"]
+    assert metrics["logprob_gap_on_current"] is True
+    assert 0 < metrics["logprob_gap_mean"] < metrics["logprob_gap_max"]
+    assert 0 < metrics["entropy"] < np.log(199)
+
+
+def test_each_transition_has_its_ratio_and_its_part_of_the_loss(start, model_dir):
+    """Sampled by the very policy that is trained, and 1.2 times as likely under it as when it was sampled."""
+    groups = batch()
+    members = {t.id: t for group in groups for t in group}
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    for t in members.values():
+        t.behaviour_logprobs[:] = logprobs(model, t)
+    members["1.3"].behaviour_logprobs[:] -= np.log(1.2)
+    found = start().train(groups, VERSION)
+    assert found["ratios"].keys() == found["losses"].keys() == {name for name in members if name[0] != "3"}
+    expected = {name: 1.2 if name == "1.3" else 1.0 for name in found["ratios"]}
+    assert found["ratios"] == pytest.approx(expected, abs=1e-3)
+    tokens = sum(len(t.response_ids) for t in members.values())
+    for name, loss in found["losses"].items():
+        share = len(members[name].response_ids) / tokens
+        assert loss == pytest.approx(-expected[name] * found["advantages"][name] * share, rel=1e-3), name
+    assert sum(found["losses"].values()) == pytest.approx(found["loss"], rel=1e-3)
+
+
+def logprobs(model, t: Transition) -> np.ndarray:
+    """Of a transition's response, float32 [R]."""
+    ids = torch.tensor(np.concatenate([t.prompt_ids, t.response_ids])).long()
+    with torch.no_grad():
+        scores = model(ids[None]).logits[0, len(t.prompt_ids) - 1 : -1].log_softmax(-1)
+    return scores.gather(1, ids[len(t.prompt_ids) :, None])[:, 0].numpy()
+
+
+def test_a_batch_without_signal_changes_nothing(shared):
+    before = weights(shared)
+    metrics = shared.train(batch(rewards=((1, 1), (0, 0))), VERSION)
+    assert metrics["equal_groups"] == 2
+    assert metrics["loss"] is None
+    assert_same(weights(shared), before, atol=0)
+
+
+def test_repeated_steps_raise_the_likelihood_of_what_was_rewarded(shared):
+    steps = [shared.train(batch(7), VERSION) for _ in range(8)]
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.05
+    assert steps[-1]["clip_fraction"] > 0
+
+
+def test_finetuning_learns_the_examples(shared):
+    rng = np.random.default_rng(0)
+    examples = [
+        Example(rng.integers(0, 199, 8).astype(np.int32), rng.integers(0, 199, 6).astype(np.int32)) for _ in range(6)
+    ]
+    steps = list(shared.finetune(examples))
+    assert [step["step"] for step in steps] == list(range(1, 16))
+    assert {step["total"] for step in steps} == {15}
+    assert steps[0]["loss"] == pytest.approx(np.log(199), rel=0.1)
+    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+
+
+class Watched:
+    """In the place of the progress view: ends the run as Ctrl-C does when it is told of a step for the n-th time."""
+
+    def __init__(self, steps: int):
+        self._left = steps
+
+    def advance(self, **_: Any) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+    def stage(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said = text
+
+
+def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path):
+    rng = np.random.default_rng(1)
+    examples = [
+        Example(rng.integers(0, 199, 8).astype(np.int32), rng.integers(0, 199, 6).astype(np.int32)) for _ in range(20)
+    ]
+    keys = {"sft__checkpoint_every": 2, "sft__held_out": 0.2}
+    found = []
+    for name, interrupted in (("once", False), ("again", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        learner = start(1, 3, "bfloat16", **keys)
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                finetune(learner.cfg, folder, learner, examples, Watched(5))
+            learner.close()
+            learner = start(1, 3, "bfloat16", **keys)
+        view = Watched(1000)
+        finetune(learner.cfg, folder, learner, examples, view)
+        rows = [json.loads(line) for line in (folder / "finetune.jsonl").read_text().splitlines()]
+        about = json.loads((folder / "finetune.json").read_text())
+        found.append((weights(learner), [(row["step"], row["loss"]) for row in rows], about))
+        learner.close()
+    (once, rows, about), (again, told, other) = found
+    assert_same(again, once, atol=0)
+    assert rows == told and [step for step, _ in rows] == list(range(1, 41))
+    assert about == other and about["held_out_examples"] == 4
+    assert about["loss_before"] == pytest.approx(np.log(199), rel=0.1) and about["loss_after"] > about["loss_before"]
+    assert "4 examples kept back" in view.said
+
+
+@pytest.mark.parametrize(("ranks", "stage", "algorithm"), [(1, 1, "ppo"), (2, 3, "grpo")])
+def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage, algorithm):
+    first = start(ranks, stage, "bfloat16", rl__algorithm=algorithm)
+    first.train(batch(0), VERSION)
+    first.save(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto").state_dict()
+    assert_same({name: saved[name] for name in weights(first)}, weights(first), atol=0)
+    assert (tmp_path / "hf/tokenizer.json").exists()
+    first.train(batch(1), VERSION)
+    expected = weights(first)
+    first.close()
+    resumed = start(ranks, stage, "bfloat16", rl__algorithm=algorithm)
+    resumed.load(tmp_path)
+    resumed.train(batch(1), VERSION)
+    assert_same(weights(resumed), expected, atol=0)
+
+
+ASKED = {
+    "ppo": {
+        "rl__algorithm": "ppo", "rl__epochs": 2, "rl__correction": "truncated", "rl__dual_clip": 3.0,
+        "rl__aggregation": "sequence",
+    },
+    "grpo": {"rl__kl": 0.1, "rl__entropy": 0.01, "rl__epochs": 2, "learner__gradient_checkpointing": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_every_objective_gives_the_same_parameters_sharded_over_two_ranks(start, model_dir, asked):
+    """ZeRO 3 on two ranks against one plain rank, after a step."""
+    found = []
+    for ranks, stage in ((1, 0), (2, 3)):
+        learner = start(ranks, stage, **ASKED[asked])
+        if asked == "grpo":
+            learner.hold_reference(model_dir)
+        first, second = learner.train(batch(), VERSION), learner.train(batch(), VERSION)
+        found.append((weights(learner), first, second))
+        learner.close()
+    (expected_weights, *expected), (got_weights, *got) = found
+    assert_same(got_weights, expected_weights, atol=2e-4)
+    for name in ("loss", "value_loss", "entropy", "kl", "importance_max", "clip_fraction"):
+        for step in (0, 1):
+            assert got[step][name] == pytest.approx(expected[step][name], rel=1e-2, abs=1e-6), name
+    if asked == "grpo":
+        assert 1e-5 < expected[0]["kl"] < expected[1]["kl"]
+    if asked == "ppo":
+        assert expected[0]["advantages"]["3.0"] == 5  # V starts at 0, and equal rewards teach too
+        assert expected[1]["advantages"]["3.0"] < 5
+        assert expected[1]["value_loss"] < expected[0]["value_loss"]
+
+
+@pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("all", 3)])
+def test_offload_changes_no_result(start, one_rank, offload, stage):
+    learner = start(1, stage, learner__offload=offload)
+    learner.train(batch(), VERSION)
+    assert_same(weights(learner), one_rank[0], atol=2e-5)
+
+
+def test_the_worst_tokens_are_those_of_the_largest_gap(shared):
+    groups = batch()
+    groups[1][2].behaviour_logprobs[2] = -30.0
+    groups[0][0].behaviour_logprobs[0] = -40.0  # sampled under older weights, where a gap is no error
+    worst = shared.train(groups, VERSION)["worst_tokens"]
+    assert (worst[0]["transition"], worst[0]["position"]) == ("1.2", 2)
+    assert worst[0]["token"] == groups[1][2].response_ids[2]
+    assert worst[0]["gap"] == pytest.approx(worst[0]["learner"] - worst[0]["engine"])
+    assert worst[0]["gap"] > 10 > worst[1]["gap"]
+
+
+def test_versions_travel_as_lossless_differences_between_full_ones(start):
+    learner = start(1, 1, "bfloat16", learner__full_every=3, learner__check_every=1)
+    learner.cfg.rl.learning_rate = 1e-6  # few weights move by as much as a unit in their last place
+    held: list[Bucket] = []
+    shares = []
+    for step in range(4):
+        published = learner.publish(20_000, step + 1)
+        received = ray.get(published.buckets)
+        held = [restore(one, old) for one, old in zip(received, held or [None] * len(received), strict=True)]
+        assert [checksum(one.data) for one in held] == [one.checksum for one in received]
+        shares.append(published.sent_bytes / published.full_bytes)
+        learner.train(batch(step), VERSION)
+    assert shares[0] == shares[2] == 1
+    assert 0 < shares[1] < 0.5 and 0 < shares[3] < 0.5
+    assert ray.get(learner.publish(20_000, 9, full=True).buckets)[0].data.nbytes == held[0].data.nbytes
+
+
+def test_errors_name_what_failed(start, tmp_path):
+    learner = start()
+    long = transition(np.random.default_rng(0), 0, 0, np.zeros(64, np.int32), 1.0)
+    with pytest.raises(BatchingError, match="do not fit a row of 64"):
+        learner.train([[long, *batch()[0]]], VERSION)
+    with pytest.raises(LearnerError, match=f"rank 0 failed in load: cannot read checkpoint {tmp_path / 'nothing'}"):
+        learner.load(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(LearnerError, match=f"rank 0 failed in save: cannot write checkpoint {tmp_path / 'file'}"):
+        learner.save(tmp_path / "file")
+    learner.cfg.learner.restarts = 0
+    ray.kill(learner._ranks[0])
+    with pytest.raises(LearnerError, match="rank 0 died in policy_step"):
+        learner.train(batch(), VERSION)
+
+
+def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_been(start, tmp_path):
+    """Between batches, one of which is not in the checkpoint: one of two ranks is killed, or cannot write its part of
+    another checkpoint while the other has entered the collective that comes after."""
+    (tmp_path / "bad/state/mp_rank_00_model_states.pt").mkdir(parents=True)
+    found, said = [], {"nothing": [], "killed": [], "not saved": []}
+    for what in said:
+        learner = start(2, 1, "bfloat16")
+        learner._say = said[what].append
+        learner.train(batch(0), VERSION)
+        learner.save(tmp_path / what)
+        learner.train(batch(1), VERSION)
+        if what == "killed":
+            ray.kill(learner._ranks[1])
+        if what == "not saved":
+            with pytest.raises(LearnerError, match="cannot write checkpoint"):
+                learner.save(tmp_path / "bad")
+        learner.train(batch(2), VERSION)
+        found.append(weights(learner))
+        learner.close()
+    assert_same(found[1], found[0], atol=0)
+    assert_same(found[2], found[0], atol=0)
+    assert said["nothing"] == []
+    assert ["rank 1 died in policy_step" in one for one in said["killed"]] == [True]
+    assert ["rank 0 failed in save" in one for one in said["not saved"]] == [True]

@@ -1,0 +1,64 @@
+"""The report in a real browser: it opens, filters and links, quickly and whatever a log holds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from learner.reporting.report import write_report
+from learner.run import transitions
+from tests.unit.fake_run import make
+from tests.unit.learner.reporting.test_report import HOSTILE, Page, make_hostile
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the report is not opened in a browser")
+
+
+def opened(file: Path, fragment: str = "") -> tuple[Page, float]:
+    """The page as it stands after its script has run, and the seconds that took, the browser's start included."""
+    command = [
+        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=10000",
+        f"--user-data-dir={file.parent / 'profile'}", "--dump-dom", f"file://{file}#{quote(fragment, safe='')}",
+    ]  # fmt: skip
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return Page(done.stdout), time.monotonic() - started
+
+
+def shown(page: Page, css_class: str) -> int:
+    return sum(css_class in a.get("class", "").split() for _, a in page.elements)
+
+
+def test_ten_thousand_transitions_render_in_under_three_seconds(tmp_path):
+    file = write_report(make(tmp_path / "long", steps=20, actions=125))
+    page, seconds = min((opened(file) for _ in range(3)), key=lambda found: found[1])
+    assert "1–50 of 10\u202f000" in page.text
+    assert shown(page, "t") == 50
+    assert {a.get("data-key") for a in page.of("select")} >= {"task", "outcome", "step", "actor"}
+    assert "script error (" in page.text and "actor-1 (" in page.text
+    assert seconds < 3
+
+
+def test_a_transition_is_opened_by_its_address(tmp_path):
+    run_dir = make(tmp_path / "run", steps=2)
+    rows = list(transitions.read(run_dir))
+    row = next(row for row in rows if row["action"] == "edit" and len(row["version_spans"]) == 2)
+    page, _ = opened(write_report(run_dir), row["id"])
+    assert len([a for a in page.of("details", "t") if "open" in a]) == 1
+    for text in ("HistGradientBoostingClassifier", "You improve a machine-learning script", f"{row['ratio']:.4f}"):
+        assert text in page.text
+    assert page.of("i", "add") and page.of("i", "del") and page.of("pre", "log versions")
+
+
+def test_hostile_text_does_not_run(tmp_path):
+    run_dir = make_hostile(make(tmp_path / "run", steps=2))
+    page, _ = opened(write_report(run_dir), HOSTILE.replace("\x1b[31m", "").replace("\u202e", "\\u202e"))
+    assert [a for a in page.of("details", "t") if "open" in a]  # it was unpacked, and made into elements
+    assert page.text.count('document.title="owned"') > 6
+    assert page.title == "run: training report"
+    assert not page.of("img") and len(page.scripts) == 1

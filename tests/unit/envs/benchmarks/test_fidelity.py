@@ -1,0 +1,62 @@
+"""A task on a share of its rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from envs.benchmarks.fidelity import FEWEST, subsample
+from envs.benchmarks.loader import TaskError, load
+
+
+def test_a_csv_keeps_a_share_of_its_rows_as_they_were_written(tmp_path):
+    file = tmp_path / "train.csv"
+    rows = [f'{i},"a, ""{i}""",0{i}.50,' for i in range(400)]
+    file.write_text("\n".join(["id,text,value,empty", *rows]) + "\n")
+    subsample(file, 0.1)
+    kept = file.read_text().splitlines()[1:]
+    assert len(kept) == 40 and set(kept) <= set(rows)
+    assert kept == sorted(kept, key=lambda row: int(row.split(",")[0])), "a series stays a series"
+
+
+def test_lines_and_arrays_keep_the_same_rows_each_time(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"i": {i}}}\n' for i in range(500)))
+        np.savez(tmp_path / f"{name}.npz", images=np.arange(500)[:, None] * np.ones((1, 4)), labels=np.arange(500))
+        subsample(tmp_path / f"{name}.jsonl", 0.2)
+        subsample(tmp_path / f"{name}.npz", 0.2)
+    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
+    with np.load(tmp_path / "one.npz") as archive:
+        assert (archive["images"][:, 0] == archive["labels"]).all() and len(archive["labels"]) == 100
+    assert len((tmp_path / "one.jsonl").read_text().splitlines()) == 100
+
+
+def test_a_small_file_keeps_enough_to_learn_from(tmp_path):
+    (tmp_path / "a.csv").write_text("x\n" + "1\n" * 100)
+    (tmp_path / "b.csv").write_text("x\n" + "1\n" * 10)
+    for name in "ab":
+        subsample(tmp_path / f"{name}.csv", 0.01)
+    assert len(pd.read_csv(tmp_path / "a.csv")) == FEWEST and len(pd.read_csv(tmp_path / "b.csv")) == 10
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"\.txt"):
+        subsample(tmp_path / "train.txt", 0.5)
+    np.savez(tmp_path / "odd.npz", a=np.zeros(3), b=np.zeros(4))
+    with pytest.raises(ValueError, match=r"odd\.npz.*'a': 3, 'b': 4"):
+        subsample(tmp_path / "odd.npz", 0.5)
+
+
+def test_a_task_at_a_lower_fidelity_differs_only_in_its_rows():
+    whole, tenth = load("digits"), load("digits@0.1")
+    assert (tenth.id, tenth.fidelity, whole.fidelity) == ("digits@0.1", 0.1, 1.0) and tenth.digest != whole.digest
+    rows = [len(pd.read_csv(task.env_dir / "train.csv")) for task in (whole, tenth)]
+    assert rows[1] == pytest.approx(0.1 * rows[0], abs=1)
+    for name in ("env/test.csv", "env/train.py", "scripts/eval.py"):
+        assert (whole.env_dir.parent / name).read_bytes() == (tenth.env_dir.parent / name).read_bytes()
+    assert load("digits@1") == whole and load("digits@0.1") == tenth
+
+
+@pytest.mark.parametrize("name", ["digits@2", "digits@0", "digits@fast", "no-such-task@0.1"])
+def test_a_fidelity_that_cannot_be_is_refused(name):
+    with pytest.raises(TaskError, match=name.split("@")[0]):
+        load(name)

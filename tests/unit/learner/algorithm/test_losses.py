@@ -1,0 +1,127 @@
+"""Losses against hand-computed values and finite differences; learning-rate schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from learner.algorithm.losses import Objective, Tokens, cross_entropy, policy_loss, value_loss
+from learner.algorithm.schedules import warmup_constant, warmup_cosine
+
+
+def tokens(behaviour, advantages, **fields) -> Tokens:
+    count = len(behaviour)
+    given = {
+        "behaviour": behaviour, "proximal": behaviour, "reference": None, "advantages": advantages,
+        "weights": torch.full((count,), 1 / count, dtype=behaviour.dtype),
+        "current": torch.zeros(count, dtype=torch.bool),
+    }  # fmt: skip
+    return Tokens(**{**given, **fields})
+
+
+def logs(*values: float) -> torch.Tensor:
+    return torch.log(torch.tensor(values))
+
+
+def test_ppo_clip_by_hand():
+    """Ratios 1, 1.5 and 0.5 with both signs of the advantage, clip 0.2."""
+    logprobs = logs(1.0, 1.5, 1.5, 0.5, 0.5).requires_grad_()
+    advantages = torch.tensor([2.0, 1.0, -1.0, 1.0, -1.0])
+    result = policy_loss(logprobs, torch.zeros(5), tokens(torch.zeros(5), advantages), Objective(clip=0.2))
+    result.loss.backward()
+    assert result.loss.item() == pytest.approx(-(2.0 + 1.2 - 1.5 + 0.5 - 0.8) / 5)
+    assert logprobs.grad.tolist() == pytest.approx([-0.4, 0.0, 0.3, -0.1, 0.0])
+    assert result.clipped_sum.item() == 2
+    assert result.ratios.sum().item() == pytest.approx(5.0)
+
+
+def test_dual_clip_bounds_what_an_unlikely_token_with_a_bad_reward_can_do():
+    logprobs = logs(50.0, 2.5, 50.0).requires_grad_()
+    advantages = torch.tensor([-1.0, -1.0, 1.0])
+    result = policy_loss(logprobs, torch.zeros(3), tokens(torch.zeros(3), advantages), Objective(dual_clip=3.0))
+    result.loss.backward()
+    assert result.loss.item() == pytest.approx((3.0 + 2.5 - 1.2) / 3)
+    assert logprobs.grad.tolist() == pytest.approx([0.0, 2.5 / 3, 0.0])
+
+
+@pytest.mark.parametrize(("correction", "importance"), [("decoupled", 4.0), ("truncated", 2.0)])
+def test_corrections_weight_stale_tokens_only_and_clip_around_the_proximal_policy(correction, importance):
+    """Proximal over behaviour is 4 for all; the ratio to the proximal policy is 1, 1 and 1.5; the first is current."""
+    behaviour, proximal = logs(0.1, 0.1, 0.1), logs(0.4, 0.4, 0.4)
+    logprobs = logs(0.4, 0.4, 0.6).requires_grad_()
+    known = tokens(behaviour, torch.ones(3), proximal=proximal, current=torch.tensor([True, False, False]))
+    result = policy_loss(logprobs, torch.zeros(3), known, Objective(correction=correction, cap=2.0))
+    result.loss.backward()
+    assert result.loss.item() == pytest.approx(-(1 + importance + importance * 1.2) / 3)
+    assert logprobs.grad.tolist() == pytest.approx([-1 / 3, -importance / 3, 0.0])
+    assert result.importance_max.item() == pytest.approx(importance)
+
+
+def test_kl_is_the_k3_estimate_and_entropy_is_rewarded():
+    logprobs, reference = logs(0.5, 0.25).requires_grad_(), logs(0.25, 0.25)
+    known = tokens(logprobs.detach(), torch.zeros(2), reference=reference)
+    entropy = torch.tensor([0.3, 0.5], requires_grad=True)
+    result = policy_loss(logprobs, entropy, known, Objective(kl=0.1, entropy=0.01))
+    result.loss.backward()
+    assert result.kl_sum.item() == pytest.approx(0.5 - math.log(0.5) - 1)
+    assert result.loss.item() == pytest.approx((0.1 * (0.5 - math.log(0.5) - 1) - 0.01 * 0.8) / 2)
+    assert logprobs.grad.tolist() == pytest.approx([0.1 * (1 - 0.5) / 2, 0.0])
+    assert entropy.grad.tolist() == pytest.approx([-0.005, -0.005])
+
+
+OBJECTIVES = {
+    "plain": Objective(),
+    "all": Objective(dual_clip=1.5, kl=0.3, entropy=0.2, correction="truncated", cap=1.1),
+    "decoupled": Objective(correction="decoupled"),
+}
+
+
+def random_tokens(count: int) -> tuple[Tokens, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    behaviour, proximal, reference, advantages, noise, entropy = (
+        torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(6)
+    )
+    known = tokens(
+        behaviour, advantages, proximal=behaviour + 0.2 * proximal, reference=behaviour + 0.3 * reference,
+        current=torch.arange(count) % 3 == 0, weights=torch.linspace(0.01, 0.1, count, dtype=torch.float64),
+    )  # fmt: skip
+    return known, (known.proximal + 0.3 * noise).requires_grad_(), entropy.requires_grad_()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_of_the_policy_loss_equal_finite_differences(name):
+    known, logprobs, entropy = random_tokens(24)
+    assert torch.autograd.gradcheck(
+        lambda *given: policy_loss(*given, known, OBJECTIVES[name]).loss, (logprobs, entropy), nondet_tol=0.0
+    )
+
+
+def test_gradients_of_value_and_supervised_loss_equal_finite_differences():
+    known, logprobs, values = random_tokens(12)
+    assert torch.autograd.gradcheck(lambda x: cross_entropy(x, 12), logprobs)
+    assert torch.autograd.gradcheck(lambda x: value_loss(x, known.advantages, known.weights), values)
+    assert value_loss(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), torch.tensor([0.5, 0.25])) == 1.5
+
+
+def test_losses_of_parts_add_up():
+    known, logprobs, entropy = random_tokens(6)
+    whole = policy_loss(logprobs, entropy, known, OBJECTIVES["all"]).loss.item()
+    parts = []
+    for part in (slice(0, 3), slice(3, 6)):
+        cut = Tokens(*(getattr(known, field.name)[part] for field in dataclasses.fields(Tokens)))
+        parts.append(policy_loss(logprobs[part], entropy[part], cut, OBJECTIVES["all"]).loss.item())
+    assert sum(parts) == pytest.approx(whole)
+
+
+def test_schedules():
+    rates = [warmup_cosine(step, 20, 1.0) for step in range(20)]
+    assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert rates[11] == pytest.approx(0.5)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[2:]))
+    assert 0 < rates[-1] < 0.01
+    assert warmup_cosine(0, 1, 1.0) == 1.0
+    assert [warmup_constant(step, 3.0) for step in range(4)] == pytest.approx([1.0, 2.0, 3.0, 3.0])

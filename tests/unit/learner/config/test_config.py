@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import ReadonlyConfigError
+
+from learner.config.load import ConfigError, load
+from learner.config.schema import CONFIGS, fields
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("rl: {steps: 7, states: 3}\ntasks: {held_in: [wine]}\n")
+    cfg = load(["rl.states=2", f"config={file}", "run.name=0123", "tasks.held_out=[a, /b/c]", "rl.clip=1e-1"])
+    assert (cfg.rl.steps, cfg.rl.states, cfg.rl.actions) == (7, 2, 16)
+    assert (cfg.tasks.held_in, cfg.tasks.held_out) == (["wine"], ["a", "/b/c"])
+    assert cfg.run.name == "0123"
+    assert cfg.rl.clip == 0.1
+
+
+def test_a_saved_configuration_loads_again_and_cannot_be_changed(tmp_path):
+    cfg = load(["config=quickstart", "run.seed=5", 'run.dir="a b"'])
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert load([f"config={tmp_path / 'config.yaml'}"]) == cfg
+    with pytest.raises(ReadonlyConfigError):
+        cfg.rl.steps = 1
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_config_of_the_project_is_valid(name):
+    load([f"config={name}"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("rl.setps=3", "unknown key rl.setps: did you mean rl.steps?"),
+        ("learning_rate=1", "sft.learning_rate or rl.learning_rate"),
+        ("rl=3", "rl.steps or"),
+        ("steps", "key=value"),
+        ("rl.steps=5.5", "rl.steps=5.5: expected int"),
+        ("rl.steps=", "rl.steps=: expected int"),
+        ("rl.steps=-1", "rl.steps=-1 must be at least 0"),
+        ("actors.count=0", "actors.count=0 must be above 0"),
+        ("rl.clip=nan", "rl.clip=nan must be above 0"),
+        ("learner.zero_stage=4", "learner.zero_stage=4 must be at most 3"),
+        ("run.resume=maybe", "run.resume=maybe: expected bool"),
+        ("sandbox.backend=podman", "choose one of auto, docker, gvisor, process, simulated"),
+        ("tasks.held_in=wine", "tasks.held_in=wine: expected list[str], such as [a,b]"),
+        ("tasks.held_in=[wine", "tasks.held_in=[wine: expected list[str]"),
+        ("tasks.held_in=[]", "tasks.held_in is empty"),
+        ("tasks.held_in=[breast_cancer]", "breast_cancer twice"),
+        ("config=quickstrat", "known are prove, quickstart, smoke"),
+        ("run.name=../x", "run.name=../x must be a plain folder name"),
+        ("model.path=", "model.path is empty"),
+        ("model.response=1536", "model.response=1536 must be below model.context=1536"),
+        ("learner.row_tokens=1000", "learner.row_tokens=1000 must be at least model.context=1536"),
+        ("rl.actions=1", "rl.actions=1 must be at least 2"),
+        ("rl.dual_clip=0.5", "rl.dual_clip=0.5 must be above 1"),
+        ("rl.curriculum=0.5", "rl.curriculum needs tasks.held_in of both kinds"),
+        ("learner.offload=all", "learner.offload=all needs learner.zero_stage=3"),
+        ("rl.gap_stop=0.01", "rl.gap_stop=0.01 must be above rl.gap_warn=0.05"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_name(argument, says):
+    with pytest.raises(ConfigError) as refused:
+        load([argument])
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("rl: {steps: 5.5}", "rl.steps=5.5: expected int"),
+        ("rl: {setps: 5}", "did you mean rl.steps?"),
+        ("run: {name: null}", "run.name=None: expected str"),
+        ("rl: {steps: [1]}", "rl.steps=[1]: expected int"),
+        ("- rl", "its top level must be sections"),
+        ("rl: {steps: 5", "is not a config file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path, content, says):
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        load([f"config={file}"])
+    assert says in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_a_ray_job_needs_an_absolute_folder_for_its_results(tmp_path, monkeypatch):
+    folder = tmp_path / "runtime_resources" / "working_dir_files"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"run\.dir=runs is relative"):
+        load([])
+    assert load(["run.dir=/shared/runs"]).run.dir == "/shared/runs"
+
+
+def test_help_shows_every_key_with_its_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        load(["rl.steps=2", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    for name, _, kind in fields():
+        assert (str(kind) if "list" in str(kind) else kind.__name__) in lines[name]
+    assert "[16]" in lines["rl.actions"]

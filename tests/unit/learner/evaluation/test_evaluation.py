@@ -1,0 +1,161 @@
+"""The evaluation's arithmetic, its file, and what a partial one looks like."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from envs.records import Direction, Limits, Origin, Outcome, Task, Transition
+from learner.evaluation.evaluation import Evaluation, EvaluationError, summarise, table
+from learner.figures.statistics import VALID, bootstrap_interval, distinct
+
+EMPTY = np.zeros(0, np.int32)
+
+
+def task(name: str, direction: Direction = Direction.MAXIMIZE, split: str = "held_in") -> Task:
+    return Task(
+        id=name,
+        problem="",
+        env_dir=Path(),
+        private_dir=Path(),
+        script="train.py",
+        read_only=frozenset(),
+        metric="mae" if direction is Direction.MINIMIZE else "accuracy",
+        direction=direction,
+        split=split,
+        limits=Limits(),
+        m_best=1.0,
+        m_init=0.5,
+    )
+
+
+def attempt(task_id: str, reward: float, outcome: Outcome = Outcome.EDITED, score: float | None = None) -> Transition:
+    return Transition(
+        id=f"{task_id}/{reward}",
+        group_id="g",
+        state_id="s",
+        task_id=task_id,
+        actor_id="a",
+        prompt_ids=EMPTY,
+        response_ids=EMPTY,
+        behaviour_logprobs=EMPTY,
+        version_spans=(),
+        text="",
+        action="edit",
+        outcome=outcome,
+        reward=reward,
+        reward_parts={},
+        score_before=0.5,
+        score_after=score,
+        log_tail="",
+    )
+
+
+def tasks() -> dict[str, Task]:
+    listed = [task("wine"), task("diabetes", Direction.MINIMIZE), task("linnerud", Direction.MINIMIZE, "held_out")]
+    return {t.id: t for t in listed}
+
+
+def stage_of(evaluation: dict, task_id: str, stage: str) -> dict:
+    return next(t for t in evaluation["tasks"] if t["task"] == task_id)["stages"][stage]
+
+
+def test_a_stage_counts_valid_attempts_and_leaves_infrastructure_failures_out():
+    attempts = [
+        attempt("wine", 0.9, score=0.8),
+        attempt("wine", 0.5, Outcome.NEUTRAL),
+        attempt("wine", 0.5, Outcome.TIMEOUT),
+        attempt("wine", 0.0, Outcome.INVALID),
+        attempt("wine", 1.0, Outcome.INFRA_FAILURE, score=99.0),
+    ]
+    found = stage_of(summarise([task("wine")], {"base": attempts}), "wine", "base")
+    assert (found["n"], found["infra_failures"]) == (4, 1)
+    assert found["mean_reward"] == pytest.approx(1.9 / 4) and found["valid_rate"] == 0.5
+    assert found["mean_score"] == found["best_score"] == 0.8
+
+
+def test_best_score_respects_direction_and_nothing_valid_is_null():
+    attempts = [attempt("diabetes", 0.5, score=s) for s in (60.0, 50.0)] + [attempt("linnerud", 0, Outcome.INVALID)]
+    evaluation = summarise(tasks().values(), {"sft": attempts})
+    assert stage_of(evaluation, "diabetes", "sft")["best_score"] == 50.0
+    nothing = stage_of(evaluation, "linnerud", "sft")
+    assert nothing["mean_reward"] == 0 and nothing["mean_score"] is None and nothing["best_score"] is None
+    assert stage_of(evaluation, "wine", "sft")["mean_reward"] is None  # not attempted
+
+
+def test_a_split_weighs_its_tasks_equally():
+    attempts = [attempt("wine", 1.0)] * 9 + [attempt("diabetes", 0.0)]
+    assert summarise(tasks().values(), {"rl": attempts})["splits"]["held_in"]["rl"]["mean_reward"] == 0.5
+
+
+def test_stages_outlive_a_restart_and_a_stage_done_again_is_replaced(tmp_path):
+    Evaluation(tmp_path, tasks()).add("base", [attempt("wine", 0.1)])
+    resumed = Evaluation(tmp_path, tasks())
+    resumed.add("rl", [attempt("wine", 0.9)])
+    resumed.add("sft", [attempt("wine", 0.3)])
+    resumed.add("sft", [attempt("wine", 0.5)])
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    stages = written["tasks"][0]["stages"]
+    assert {name: stage["mean_reward"] for name, stage in stages.items()} == {"base": 0.1, "sft": 0.5, "rl": 0.9}
+    assert list(stages) == list(written["splits"]["held_out"]) == ["base", "sft", "rl"]
+    assert set(written["tasks"][0]) >= {"task", "split", "metric", "direction", "m_init", "stages"}
+
+
+def test_a_stage_says_what_it_gained_over_the_one_before(tmp_path):
+    evaluation, rng = Evaluation(tmp_path, tasks()), np.random.default_rng(0)
+
+    def attempts(wine: float, diabetes: float) -> list[Transition]:
+        return [
+            attempt(name, mean + rng.normal(0, 0.1)) for name, mean in [("wine", wine), ("diabetes", diabetes)] * 50
+        ]
+
+    evaluation.add("sft", attempts(0.4, 0.2))
+    found = evaluation.add("rl", attempts(0.6, 0.2))["splits"]["held_in"]
+    low, high = found["rl"]["gain_ci"]
+    assert low < found["rl"]["gain"] < high and 0.05 < low < 0.1 < high < 0.15
+    assert "gain" not in found["sft"]
+    assert "gain" not in evaluation._result["splits"]["held_out"]["rl"], "nothing was attempted there"
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    intervals = [bootstrap_interval([rng.normal(0.4, 0.1, 40), rng.normal(0.6, 0.3, 40)]) for _ in range(100)]
+    covered = sum(low < 0.5 < high for low, high in intervals)
+    assert 87 <= covered < 100
+
+
+def test_the_table_shows_what_there_is():
+    evaluation = summarise(tasks().values(), {"base": [attempt("wine", 0.123, score=0.987)]})
+    console = Console(width=120, file=io.StringIO())
+    console.print(table(evaluation))
+    shown = console.file.getvalue()
+    assert "0.123" in shown and "0.987" in shown and "mae ↓" in shown and "accuracy ↑" in shown
+    assert "held-out mean" in shown and "sft" not in shown
+
+
+def test_simulated_experiments_are_refused_and_cached_ones_count(tmp_path):
+    evaluation = Evaluation(tmp_path, {"a": task("a")})
+    cached = dataclasses.replace(attempt("a", 0.7, score=0.8), origin=Origin.CACHE)
+    assert evaluation.add("base", [cached])["tasks"][0]["stages"]["base"]["mean_reward"] == 0.7
+    simulated = dataclasses.replace(cached, origin=Origin.SIMULATED)
+    with pytest.raises(EvaluationError, match="1 of 2 attempts were simulated"):
+        evaluation.add("sft", [cached, simulated])
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())["tasks"][0]["stages"]) == ["base"]
+
+
+def test_distinct_actions_are_counted_per_state():
+    attempts = [
+        dataclasses.replace(attempt("wine", 0.1, outcome), text=text, state_id=state)
+        for state, text, outcome in [
+            ("a", "ridge", Outcome.EDITED), ("a", "ridge ", Outcome.EDITED), ("a", "forest", Outcome.INVALID),
+            ("b", "ridge", Outcome.EDITED), ("b", "lasso", Outcome.EDITED), ("b", "svm", Outcome.NEUTRAL),
+        ]
+    ]  # fmt: skip
+    assert distinct(attempts) == 2.5 and distinct(attempts, VALID) == 2.0
+    assert distinct([]) is None
+    stages = summarise(tasks().values(), {"sft": attempts})["splits"]["held_in"]
+    assert (stages["sft"]["distinct_actions"], stages["sft"]["distinct_valid"]) == (2.5, 2.0)

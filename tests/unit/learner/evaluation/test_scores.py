@@ -1,0 +1,148 @@
+"""The figures of an evaluation, against values worked out by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from actors.attempts import EPISODE, STEP, Attempt, Tried
+from envs.records import Direction, Durations, Origin, Outcome
+from learner.evaluation import scoreboard, scores
+from tests.unit.learner.evaluation.test_evaluation import task
+
+ACCURACY = dataclasses.replace(task("wine"), m_init=0.5, m_best=0.9, medals=(("gold", 0.85), ("bronze", 0.7)))
+ERROR = dataclasses.replace(task("diabetes", Direction.MINIMIZE), m_init=50.0, m_best=40.0)
+TASKS = {"wine": ACCURACY, "diabetes": ERROR}
+
+
+def tried(score: float | None, outcome: Outcome = Outcome.EDITED, **fields) -> Tried:
+    known = {
+        "text": "", "action": "edit", "outcome": outcome, "score": score, "score_before": None, "score_after": score,
+        "reward": 0.5, "prompt_tokens": 100, "response_tokens": 20, "seconds": 2.0,
+        "durations": Durations(execute=3.0 if outcome in (Outcome.EDITED, Outcome.SCRIPT_ERROR) else 0.0),
+    }  # fmt: skip
+    return Tried(**(known | fields))
+
+
+def attempt(
+    task_id: str, *of: Tried, setting: str = EPISODE, start: float | None = None, failure: str = "", seed: int = 0
+) -> Attempt:
+    begin = TASKS[task_id].m_init if start is None else start
+    return Attempt("agent", setting, task_id, "s", seed, begin, of, failure)
+
+
+BROKEN = tried(None, Outcome.SCRIPT_ERROR, reward=0.0)
+
+
+def test_an_episode_counts_its_best_script_and_a_step_its_edit():
+    better_then_worse = (tried(0.6), tried(0.55))
+    assert scores.reached(attempt("wine", *better_then_worse), ACCURACY) == 0.6
+    assert scores.reached(attempt("wine", tried(0.4), BROKEN), ACCURACY) == 0.5
+    assert scores.reached(attempt("diabetes", tried(45.0), tried(48.0)), ERROR) == 45.0
+    assert scores.reached(attempt("wine", tried(0.4), setting=STEP), ACCURACY) == 0.4
+    assert scores.reached(attempt("wine", BROKEN, setting=STEP), ACCURACY) == 0.5
+    inspected = tried(0.5, Outcome.NEUTRAL, score_after=None)
+    assert scores.reached(attempt("wine", inspected, setting=STEP), ACCURACY) == 0.5
+
+
+def test_improvement_and_gap_are_relative_to_the_unchanged_script():
+    assert scores.improvement(attempt("wine", tried(0.6)), ACCURACY) == pytest.approx(0.2)
+    assert scores.gap_closed(attempt("wine", tried(0.6)), ACCURACY) == pytest.approx(0.25)
+    assert scores.improvement(attempt("diabetes", tried(45.0)), ERROR) == pytest.approx(0.1)
+    assert scores.gap_closed(attempt("diabetes", tried(45.0)), ERROR) == pytest.approx(0.5)
+    later = attempt("wine", tried(0.7), setting=STEP, start=0.6)
+    assert scores.improvement(later, ACCURACY) == pytest.approx(0.2)
+    assert scores.gap_closed(later, ACCURACY) == pytest.approx(0.25)
+    worse = attempt("diabetes", tried(60.0), setting=STEP)
+    assert (scores.improvement(worse, ERROR), scores.gap_closed(worse, ERROR)) == pytest.approx((-0.2, -1.0))
+    for best in (None, 0.5, 0.4):
+        assert scores.gap_closed(later, dataclasses.replace(ACCURACY, m_best=best)) is None
+    negative = dataclasses.replace(ACCURACY, m_init=-2.0)  # such as R²
+    assert scores.improvement(attempt("wine", tried(-1.0), start=-2.0), negative) == pytest.approx(0.5)
+    zero = dataclasses.replace(ACCURACY, m_init=0.0)
+    assert scores.improvement(attempt("wine", tried(0.3), start=0.0), zero) == pytest.approx(0.3)
+
+
+def test_medals_are_the_best_that_the_score_earns():
+    earned = [scores.medal(attempt("wine", tried(score)), ACCURACY) for score in (0.86, 0.7, 0.69)]
+    assert earned == ["gold", "bronze", None]
+    assert scores.medal(attempt("diabetes", tried(1.0)), ERROR) is None
+
+
+def test_figures_of_two_tasks_weigh_them_the_same():
+    found = scores.figures(
+        [
+            attempt("wine", tried(0.6), BROKEN),
+            attempt("wine", tried(0.5, origin=Origin.CACHE)),
+            attempt("wine", tried(0.9), failure="the node was lost"),
+            attempt("diabetes", tried(45.0), tried(45.0, Outcome.NEUTRAL, score_after=None)),
+        ],
+        TASKS,
+    )
+    assert (found["n"], found["cut"], found["actions"], found["experiments"], found["cached"]) == (3, 1, 5, 4, 1)
+    assert found["improvement"] == pytest.approx((0.1 + 0.1) / 2)  # wine: 0.2 and 0
+    assert found["best_improvement"] == pytest.approx((0.2 + 0.1) / 2)
+    assert found["gap"] == pytest.approx((0.125 + 0.5) / 2)
+    assert found["best_gap"] == pytest.approx((0.25 + 0.5) / 2)
+    assert found["valid_rate"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["reward"] == pytest.approx(((0.25 + 0.5) / 2 + 0.5) / 2)
+    assert found["medals"] == {"gold": 0, "bronze": 0}
+    assert (found["experiment_seconds"], found["generate_seconds"]) == (12.0, 10.0)
+    assert (found["prompt_tokens"], found["response_tokens"]) == (500, 100)
+    low, high = found["improvement_ci"]
+    assert low == pytest.approx(0.05) and high == pytest.approx(0.15)  # wine resampled: 0, 0.1 or 0.2
+
+
+def test_nothing_is_null():
+    found = scores.figures([attempt("wine", failure="the node was lost")], TASKS)
+    assert (found["n"], found["cut"]) == (0, 1)
+    for name in ("improvement", "improvement_ci", "best_improvement", "gap", "gap_ci", "valid_rate", "reward"):
+        assert found[name] is None
+
+
+def test_a_difference_is_of_the_trials_that_both_made():
+    """Attempts vary far more than the agents differ: by 0.02 of accuracy, 0.04 of m_init, give or take 0.01."""
+    rng = np.random.default_rng(0)
+    luck, gains = rng.uniform(0.5, 0.8, 30), rng.uniform(0.01, 0.03, 30)
+    theirs = [attempt("wine", tried(score), seed=i) for i, score in enumerate(luck)]
+    mine = [attempt("wine", tried(score), seed=i) for i, score in enumerate(luck + gains)]
+    alone = [attempt("wine", tried(0.99), seed=99), attempt("diabetes", tried(1.0))]
+    cut = [attempt("wine", tried(0.99), seed=0, failure="the node was lost")]
+    found = scores.difference([*mine[1:], *cut, *alone], theirs, TASKS)
+    apart = np.mean(gains[1:]) / 0.5
+    assert found["improvement"] == pytest.approx(apart)
+    low, high = found["improvement_ci"]
+    assert 0.02 < low < apart < high < 0.06
+    assert found["reward"] == 0 and found["reward_ci"] == [0, 0]
+    nothing = scores.difference(alone, theirs, TASKS)
+    assert nothing["improvement"] is None and nothing["improvement_ci"] is None
+
+
+def test_the_result_compares_with_the_first_agent_and_the_tables_show_it():
+    found = {
+        "before": [attempt("wine", tried(0.5)), attempt("wine", tried(0.5), setting=STEP)],
+        "search": [attempt("wine", tried(0.87))],  # takes no single steps
+    }
+    tasks = {"wine": ACCURACY}
+    result = scoreboard.result(["before", "search"], found, tasks)
+    of_split = result["splits"]["held_in"]
+    assert set(of_split["before"]) == {STEP, EPISODE} and set(of_split["search"]) == {EPISODE}
+    assert "over" not in of_split["before"][EPISODE]
+    assert of_split["search"][EPISODE]["over"]["agent"] == "before"
+    assert of_split["search"][EPISODE]["over"]["improvement"] == pytest.approx(0.74)
+    assert result["tasks"][0]["agents"]["search"][EPISODE]["medals"] == {"gold": 1, "bronze": 0}
+    whole = {**result, "agents": [{"name": "before"}, {"name": "search"}], "settings": {"attempts": 1, "steps": 3}}
+    shown = text_of(scoreboard.tables(whole))
+    for part in ("episodes of at most 3 actions", "+74.0% [+74.0, +74.0]", "92%", "1/1", "single steps from fixed"):
+        assert part in shown
+
+
+def text_of(tables) -> str:
+    import io
+
+    from rich.console import Console
+
+    console = Console(width=160, file=io.StringIO())
+    for one in tables:
+        console.print(one)
+    return console.file.getvalue()

@@ -1,0 +1,111 @@
+"""A step's figures, and a journal that a crash or a restart does not spoil."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from envs.records import Durations, Outcome, Transition
+from learner.run.journal import Journal, read, step_metrics
+
+
+def transition(outcome: Outcome, reward: float, spans=((5, 0, 4),), task_id: str = "wine") -> Transition:
+    return Transition(
+        id="t",
+        group_id="g",
+        state_id="s",
+        task_id=task_id,
+        actor_id="a",
+        prompt_ids=np.zeros(3, np.int32),
+        response_ids=np.zeros(4, np.int32),
+        behaviour_logprobs=np.zeros(4, np.float32),
+        version_spans=spans,
+        text="",
+        action="edit",
+        outcome=outcome,
+        reward=reward,
+        reward_parts={},
+        score_before=None,
+        score_after=None,
+        log_tail="",
+        durations=Durations(queue=1, restore=2, execute=3, grade=4),
+        generate_seconds=5,
+    )
+
+
+def test_infrastructure_failures_are_counted_but_enter_no_mean():
+    groups = [
+        [transition(Outcome.EDITED, 0.9), transition(Outcome.INVALID, 0.0, task_id="iris")],
+        [transition(Outcome.INFRA_FAILURE, 1.0, spans=((0, 0, 4),)), transition(Outcome.TIMEOUT, 0.5)],
+    ]
+    row = step_metrics(groups, version=5, train={"loss": 0.1}, seconds=8.0, now=9.0)
+    assert row["reward_mean"] == pytest.approx(1.4 / 3) and row["valid_rate"] == pytest.approx(1 / 3)
+    assert row["task_rewards"] == {"iris": 0.0, "wine": 0.7}
+    assert row["transitions"] == 4 and sum(row["outcomes"].values()) == 4
+    assert row["outcomes"]["infra_failure"] == row["outcomes"]["edited"] == 1
+    assert (row["response_tokens"], row["batch_tokens"]) == (16, 16 + 2 * 3)  # a group's prompt counts once
+    assert row["staleness_max"] == 0 and row["tokens_per_s"] == 2.0 and row["loss"] == 0.1
+    assert (row["queue_seconds"], row["experiment_seconds"]) == (1.0, 12.0)
+
+
+def test_staleness_is_that_of_the_oldest_token():
+    fresh, mixed = transition(Outcome.EDITED, 1), transition(Outcome.EDITED, 1, spans=((3, 0, 2), (5, 2, 4)))
+    row = step_metrics([[fresh, mixed]], version=5, train={}, seconds=1, now=9.0)
+    assert (row["staleness_max"], row["staleness_mean"]) == (2, 1.0)
+    assert row["staleness_histogram"] == {"0": 1, "2": 1}
+    assert row["age_seconds_mean"] == row["age_seconds_max"] == 9.0
+
+
+def test_a_step_of_nothing_but_infrastructure_failures_has_no_reward():
+    row = step_metrics([[transition(Outcome.INFRA_FAILURE, 0)]], version=5, train={}, seconds=1, now=9.0)
+    assert row["reward_mean"] is None and row["valid_rate"] is None and row["staleness_max"] == 0
+    assert row["logprob_gap_mean"] is None
+
+
+def test_a_resumed_journal_tells_no_step_twice(tmp_path):
+    with Journal(tmp_path) as journal:
+        for step in (1, 2, 3):
+            journal.append({"step": step, "reward_mean": step / 10, "outcomes": {"edited": step}})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')  # the crash
+    with Journal(tmp_path) as journal:
+        journal.truncate_after(2)
+        journal.append({"step": 3, "reward_mean": 0.9, "outcomes": {"edited": 0}})
+    assert [(row["step"], row["reward_mean"]) for row in read(tmp_path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_every_line_is_strict_json_and_a_line_is_on_disk_at_once(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append({"step": 1, "loss": math.nan, "grad_norm": np.float32(0.5), "outcomes": {"edited": np.int64(3)}})
+        line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "step": 1,
+        "loss": None,
+        "grad_norm": 0.5,
+        "outcomes": {"edited": 3},
+    }
+
+
+def test_tensorboard_holds_the_same_figures(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append({"step": 7, "reward_mean": 0.25, "valid_rate": None, "outcomes": {"edited": 3}})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    found = {(v.tag, e.step): v.simple_value for e in events(file) for v in e.summary.value}
+    assert found == {("reward_mean", 7): 0.25, ("outcomes/edited", 7): 3.0}
+
+
+def events(file):
+    data = file.read_bytes()
+    while data:  # TFRecord: length (8 bytes), its checksum (4), payload, its checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_about_names_what_ran(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.describe({"actor-0": {"sandbox": "docker", "host": "n1"}})
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about["actors"]["actor-0"]["sandbox"] == "docker" and "numpy" in about["versions"]

@@ -1,0 +1,171 @@
+"""What a run shows of itself: on a terminal, in a log, and to another process."""
+
+import dataclasses
+import io
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from learner.run import progress, status
+from learner.run.progress import Progress, follow
+from learner.run.status import Stage, Status
+
+
+def log() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+def terminal() -> Console:
+    return Console(file=io.StringIO(), width=100, height=40, force_terminal=True)
+
+
+def shown(renderable) -> str:
+    console = log()
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def learner_step(step: int, reward: float) -> dict:
+    return {
+        "step": step,
+        "reward_mean": reward,
+        "valid_rate": 0.75,
+        "outcomes": {"edited": 12, "invalid": 4},
+        "staleness_max": 1,
+        "tokens_per_s": 512.0,
+        "logprob_gap_mean": 0.004,
+        "task_rewards": {"wine": 0.5},
+    }
+
+
+def test_a_log_gets_a_line_per_stage_and_learner_step_without_escape_codes(tmp_path):
+    console = log()
+    with Progress(tmp_path, console) as view:
+        view.stage("expert", 50)
+        for _ in range(50):
+            view.advance()
+        view.stage("fine-tune", 0)
+        for step in (1, 2):
+            view.advance(step=step, total=2, loss=0.5)
+        view.stage("reinforce", 3)
+        view.advance(**learner_step(1, 0.4))
+        view.advance(**learner_step(2, 0.5))
+        view.say("checkpoint [step_2]")
+    lines = console.file.getvalue().splitlines()
+    assert "\x1b" not in console.file.getvalue()
+    assert [line.split("] ", 1)[-1].split(" · ")[0] for line in lines] == [
+        "expert 0/50",
+        "expert 50/50",
+        "fine-tune",
+        "fine-tune 2/2",
+        "reinforce 0/3",
+        "reinforce 1/3",
+        "reinforce 2/3",
+        "checkpoint [step_2]",
+    ]
+    assert "loss 0.5" in lines[3]
+    assert all(text in lines[6] for text in ("reward 0.500", "valid 75%", "12 edited, 4 invalid", "512 tok/s"))
+
+
+def test_the_file_is_written_seldom_but_ends_up_with_the_last_word(tmp_path, monkeypatch):
+    written, write = [], status.write
+    monkeypatch.setattr(status, "write", lambda file, s: (written.append(s), write(file, s)))
+    monkeypatch.setattr(progress, "INTERVAL", 0.05)
+    with Progress(tmp_path, log()) as view:
+        view.stage("expert", 1000)
+        for _ in range(1000):
+            view.advance()
+        time.sleep(0.5)
+        running = status.read(tmp_path / "status.json")
+    assert running.stages[-1].done == 1000 and running.result == "running"
+    assert len(written) < 30
+    assert status.read(tmp_path / "status.json").result == "done"
+
+
+@pytest.mark.parametrize(("error", "result"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
+def test_the_file_tells_how_the_run_ended(tmp_path, error, result):
+    with pytest.raises(error), Progress(tmp_path, log()) as view:
+        view.stage("start", 1)
+        raise error
+    assert status.read(tmp_path / "status.json").result == result
+
+
+def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "status.json")
+
+    monkeypatch.setattr(status, "write", full)
+    console = log()
+    with Progress(tmp_path, console) as view:
+        view.stage("start", 1)
+    assert console.file.getvalue().count("No space left on device: 'status.json'") == 1
+
+
+def test_a_whole_journal_row_can_be_shown_by_another_process(tmp_path):
+    row = {"reward_mean": 0.5, "loss": 1, "logprob_gap_on_current": True, "grad_norm": None, "task_rewards": {"a": 1.0}}
+    with Progress(tmp_path, Console(file=io.StringIO())) as shown:
+        shown.stage("reinforce", 2)
+        shown.advance(**row)
+    assert status.read(tmp_path / "status.json").figures["loss"] == 1
+
+
+def test_a_terminal_gets_a_live_panel_under_the_log(tmp_path):
+    console = terminal()
+    with Progress(tmp_path, console) as view:
+        view.stage("reinforce", 3)
+        view.advance(**learner_step(1, 0.4))
+        view.say("hello")
+    out = console.file.getvalue()
+    assert "\x1b[" in out and "hello" in out
+    assert "✓" in out and "1/3" in out and "0.400" in out
+
+
+def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
+    now = 1000.0
+    state = Status(
+        run="r",
+        started=0.0,
+        written=now,
+        rewards=(0.3, 0.5),
+        valid_rate=0.75,
+        outcomes={"edited": 3, "invalid": 1},
+        stages=(Stage("start", 0, 3, done=3, ended=20), Stage("reinforce", started=900, total=10, first=4, done=6)),
+        actors_alive=1,
+        actors_total=2,
+        experiments=5,
+        messages=("old", "new"),
+    )
+    text = shown(status.panel(state, now, messages=1))
+    for part in ("start", "20s", "6/10", "3m20s left", "0.500", "+0.200", "75%", "3 edited", "1/2 up", "flight: 5"):
+        assert part in text
+    assert "new" in text and "old" not in text and "no sign" not in text
+    assert "no sign of the driver for 2m00s" in shown(status.panel(state, now + 120))
+    ended = dataclasses.replace(state, result="failed")
+    assert "no sign" not in shown(status.panel(ended, now + 120))
+
+
+def test_a_follower_ignores_an_earlier_run_and_shows_the_log_above_the_panel(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "INTERVAL", 0.05)
+    status.write(tmp_path / "status.json", Status("earlier run", 0.0))
+    console, ended = terminal(), threading.Event()
+
+    def job():
+        yield "\x1b[36mfirst\x1b[0m line\n"
+        time.sleep(0.4)
+        status.write(tmp_path / "status.json", Status("new run", time.time(), written=time.time()))
+        time.sleep(0.6)
+        yield "last line"
+        ended.set()
+
+    follow(tmp_path, ended.is_set, job(), console)
+    out = console.file.getvalue()
+    assert "waiting for" in out and "new run" in out and "earlier run" not in out
+    assert "line" in out and "last line" in out
+
+
+def test_a_follower_without_a_terminal_prints_the_log_only(tmp_path):
+    console = log()
+    follow(tmp_path, lambda: True, ["one\n"], console)
+    assert console.file.getvalue() == "one\n"

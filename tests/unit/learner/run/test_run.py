@@ -1,0 +1,137 @@
+"""A run's folder: never overwritten, owned once, checkpoints complete or absent."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from envs.records import Outcome, State, Step, Transition
+from learner.config.schema import Config
+from learner.run.folder import NoRoom, Run, RunError
+from learner.stream.states import Experience
+from learner.stream.stream import Cursor, unpack
+
+
+class DiskLearner:
+    """Stands for the DeepSpeed learner at the process border: saves a file, or fails half-way."""
+
+    def __init__(self, full: bool = False):
+        self.full = full
+
+    def save(self, folder):
+        (folder / "weights").write_text("half" if self.full else "weights")
+        if self.full:
+            raise OSError(28, "No space left on device", str(folder))
+
+    def restart_from(self, folder):
+        assert (folder / "weights").exists()
+
+    def load(self, folder):
+        assert (folder / "weights").exists()
+
+
+def config(tmp_path, **changes):
+    cfg = OmegaConf.structured(Config)
+    cfg.run.dir, cfg.run.name = str(tmp_path), "r"
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def transition(name: str) -> Transition:
+    return Transition(
+        id=name,
+        group_id="g",
+        state_id="s",
+        task_id="t",
+        actor_id="a",
+        prompt_ids=np.arange(3, dtype=np.int32),
+        response_ids=np.arange(2, dtype=np.int32),
+        behaviour_logprobs=np.array([-0.5, -1.5], dtype=np.float32),
+        version_spans=((1, 0, 2),),
+        text="x",
+        action="edit",
+        outcome=Outcome.EDITED,
+        reward=0.5,
+        reward_parts={"gain": 0.5},
+        score_before=0.1,
+        score_after=None,
+        log_tail="",
+    )
+
+
+def test_an_earlier_run_is_moved_aside_not_overwritten(tmp_path):
+    with Run(config(tmp_path)) as run:
+        (run.dir / "evaluation.json").write_text("{}")
+    with Run(config(tmp_path)) as run:
+        assert not (run.dir / "evaluation.json").exists()
+    assert [p.parent.name for p in tmp_path.glob("*/evaluation.json")] != ["r"]
+    assert len(list(tmp_path.glob("r.*/evaluation.json"))) == 1
+
+
+def test_a_run_has_one_owner(tmp_path):
+    with Run(config(tmp_path)), pytest.raises(RunError, match="in use"), Run(config(tmp_path)):
+        pass
+
+
+def test_resume_needs_a_run_and_the_same_tasks(tmp_path):
+    with pytest.raises(RunError, match="holds no run"), Run(config(tmp_path, **{"run.resume": True})):
+        pass
+    with Run(config(tmp_path)):
+        pass
+    with (
+        pytest.raises(RunError, match="tasks.held_in"),
+        Run(config(tmp_path, **{"run.resume": True, "tasks.held_in": ["wine"]})),
+    ):
+        pass
+
+
+def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
+    good = State("n", "t", "snap", (Step("act", "seen"),), 0.5, 0.4, (("old", None),), "middle")
+    groups = [[transition("a"), transition("b")]]
+    cursor = Cursor(3, 9, {7: "s"}, {8: pickle.dumps(groups[0])}, Experience({"s": 0.25}, [good]))
+    with Run(config(tmp_path, **{"checkpoint.keep": 2})) as run:
+        for step in (1, 2):
+            run.save(Cursor(step), DiskLearner())
+        run.save(cursor, DiskLearner())
+        assert [p.name for p in run.checkpoints] == ["step_2", "step_3"]
+        restored = run.restore(run.checkpoints[-1], DiskLearner())
+    assert restored == cursor
+    (group,) = unpack(restored.ready.values())
+    assert [t.id for t in group] == ["a", "b"]
+    np.testing.assert_array_equal(group[0].behaviour_logprobs, groups[0][0].behaviour_logprobs)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    with Run(config(tmp_path)) as run:
+        run.save(Cursor(1), DiskLearner())
+        with pytest.raises(OSError, match="No space left"):
+            run.save(Cursor(2), DiskLearner(full=True))
+        assert [p.name for p in run.checkpoints] == ["step_1"]
+        assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
+
+
+@pytest.mark.parametrize("learner", [DiskLearner(), DiskLearner(full=True)])
+def test_a_disk_without_room_is_told_from_other_failures(tmp_path, monkeypatch, learner):
+    """It is full from the start, or others fill it while the checkpoint is written."""
+    with Run(config(tmp_path)) as run:
+        run.save(Cursor(1), DiskLearner())
+        usage = shutil.disk_usage(tmp_path)
+        free = iter([usage.free, 0] if learner.full else [0])
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+        with pytest.raises(NoRoom, match="0 MiB of room"):
+            run.save(Cursor(2), learner)
+        assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
+
+
+def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
+    with Run(config(tmp_path, **{"checkpoint.keep": 1})) as run:
+        for step, reward in enumerate([None, 0.2, 0.5, 0.4, 0.1]):
+            run.save(Cursor(step), DiskLearner(), reward)
+        assert [p.name for p in run.checkpoints] == ["step_2", "step_4"]
+        assert (run.dir / "checkpoints/best").resolve().name == "step_2"
+        run.save(Cursor(5), DiskLearner(), 0.5)
+        assert [p.name for p in run.checkpoints] == ["step_5"]
+        assert (run.dir / "checkpoints/best").resolve().name == "step_5"

@@ -1,0 +1,76 @@
+"""Trackers beside the journal: those that are installed get every step; one that fails costs the run nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from learner.run import trackers
+from learner.run.journal import Journal
+from learner.run.trackers import TrackerError
+
+
+class Broken:
+    def log(self, figures, step):
+        raise ConnectionError("no route to host")
+
+    def close(self):
+        pass
+
+
+def test_a_tracker_that_fails_costs_its_figures_and_not_the_run(tmp_path, caplog):
+    with Journal(tmp_path, [Broken()]) as journal, caplog.at_level(logging.WARNING):
+        journal.append({"step": 1, "loss": 0.5})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
+    assert "step 1 is not in broken: no route to host" in caplog.text
+
+
+@pytest.mark.parametrize("name", trackers.KINDS)
+def test_a_tracker_that_is_not_installed_is_refused_with_what_to_do(name, tmp_path, monkeypatch):
+    def missing(asked: str):
+        raise ModuleNotFoundError(f"No module named {asked!r}")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(TrackerError, match=f"pip install {name}"):
+        trackers.start([name], tmp_path, {})
+
+
+@pytest.fixture(params=trackers.KINDS)
+def installed(request, tmp_path: Path, monkeypatch) -> str:
+    try:
+        importlib.import_module(request.param)
+    except ImportError:
+        pytest.skip(f"NOT TESTED, {request.param} is not installed: pip install {request.param}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    return request.param
+
+
+def test_a_resumed_run_goes_on_in_the_same_tracked_run(installed, tmp_path):
+    run_dir = tmp_path / "mine"
+    run_dir.mkdir()
+    for step in (1, 2):
+        (tracker,) = trackers.start([installed], run_dir, {"run": {"name": "mine"}})
+        tracker.log({"reward_mean": 0.5 * step, "outcomes/edited": 3.0}, step)
+        tracker.close()
+    if installed == "mlflow":
+        import mlflow
+
+        (found,) = mlflow.search_runs(experiment_names=[trackers.PROJECT], output_format="list")
+        history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "reward_mean")
+        assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
+    if installed == "wandb":
+        names = [path.name for path in (run_dir / "wandb").glob("offline-run-*")]
+        assert len(names) == 2 and all(name.endswith("-mine") for name in names)
+    if installed == "trackio":
+        import trackio
+
+        (run,) = trackio.Api().runs(trackers.PROJECT)
+        assert run.name == "mine"

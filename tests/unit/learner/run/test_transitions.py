@@ -1,0 +1,71 @@
+"""What goes to Parquet comes back, whole, and each step once."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from envs.records import Durations, Outcome, Transition
+from learner.run import transitions
+
+
+def transition(name: str, **changes) -> Transition:
+    made = Transition(
+        id=name,
+        group_id="g",
+        state_id="s",
+        task_id="wine",
+        actor_id="actor-0",
+        prompt_ids=np.array([1, 2, 3], np.int32),
+        response_ids=np.array([7, 8], np.int32),
+        behaviour_logprobs=np.array([-0.5, -1.5], np.float32),
+        version_spans=((3, 0, 1), (4, 1, 2)),
+        text="Action: Edit",
+        action="edit",
+        outcome=Outcome.EDITED,
+        reward=0.7,
+        reward_parts={"score": 0.7},
+        score_before=0.5,
+        score_after=None,
+        log_tail="ü ✓",
+        durations=Durations(1, 2, 3, 4),
+        generate_seconds=5.0,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
+    groups = [[transition("a"), transition("b", reward_parts={})]]
+    transitions.write(tmp_path, 4, groups, {"a": -1.25}, ratios={"b": 1.5}, losses={"a": 0.25})
+    a, b = transitions.read(tmp_path)
+    assert (a["id"], a["step"], a["advantage"], b["advantage"]) == ("a", 4, -1.25, None)
+    assert (a["ratio"], b["ratio"], a["loss"], b["loss"]) == (None, 1.5, 0.25, None)
+    assert a["prompt_ids"] == [1, 2, 3] and a["behaviour_logprobs"] == [-0.5, -1.5]
+    assert a["version_spans"] == [{"version": 3, "start": 0, "end": 1}, {"version": 4, "start": 1, "end": 2}]
+    assert a["reward_parts"] == {"score": 0.7} and b["reward_parts"] == {}
+    assert (a["outcome"], a["score_after"], a["log_tail"]) == ("edited", None, "ü ✓")
+    seconds = [a[f"{part}_seconds"] for part in ("queue", "restore", "execute", "grade", "generate")]
+    assert seconds == [1, 2, 3, 4, 5]
+
+
+def test_a_step_written_again_replaces_its_file_and_truncation_forgets_later_steps(tmp_path):
+    for step in (2, 10, 9):
+        transitions.write(tmp_path, step, [[transition(f"t{step}")]])
+    transitions.write(tmp_path, 9, [[transition("again")]])
+    assert [row["id"] for row in transitions.read(tmp_path, ["id"])] == ["t2", "again", "t10"]
+    transitions.truncate_after(tmp_path, 9)
+    assert [row["step"] for row in transitions.read(tmp_path, ["step"])] == [2, 9]
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    transitions.write(tmp_path, 1, [[transition("kept")]])
+
+    def half(table, where, **_):
+        where.write_bytes(b"PAR1half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", half)
+    with pytest.raises(OSError, match="No space"):
+        transitions.write(tmp_path, 1, [[transition("lost")]])
+    assert [row["id"] for row in transitions.read(tmp_path)] == ["kept"]

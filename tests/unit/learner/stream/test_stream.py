@@ -1,0 +1,209 @@
+"""The stream's promises: exactly once, bounded staleness, oldest first, nothing dropped, resumable."""
+
+import asyncio
+import collections
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from envs.records import Direction, Origin, Outcome, State
+from learner.stream.states import FLOOR, Experience, StatePool, StatePoolError
+from learner.stream.stream import MAX_TRIES, Cursor, Stream, StreamError, unpack
+
+
+def pool() -> StatePool:
+    return StatePool([State(f"{t}{i}", t, snapshot=f"{t}{i}") for t in "ab" for i in range(3)], seed=1)
+
+
+def stream(steps=10, states=2, max_staleness=1, cursor=None) -> Stream:
+    return Stream(pool(), 7, steps, states, 4, max_staleness, cursor or Cursor())
+
+
+async def admitted(s: Stream, actor: str = "actor") -> list:
+    """Every ticket that the stream gives out now without waiting."""
+    tickets = []
+    while s._again or s._may_start():
+        tickets.append(await asyncio.wait_for(s.admit(actor), 1))
+    return tickets
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def test_admission_bounds_staleness_and_total():
+    async def scenario():
+        s = stream(steps=3)
+        first = await admitted(s)
+        assert [t.index for t in first] == [0, 1, 2, 3]  # (0 + 1 + 1) batches of 2
+        for ticket in first:
+            await s.put(ticket.group_id, [ticket.index])
+        assert unpack(await s.batch()) == [[0], [1]]
+        await s.advance()
+        assert [t.index for t in await admitted(s)] == [4, 5]
+        await s.batch()
+        await s.advance()
+        assert await admitted(s) == []  # three steps of two groups are all there is
+
+    run(scenario())
+
+
+def test_a_slow_group_is_waited_for_before_it_grows_too_stale():
+    async def scenario():
+        s = stream(max_staleness=1)
+        slow, *others = await admitted(s)
+        for ticket in others:
+            await s.put(ticket.group_id, [ticket.index])
+        assert unpack(await s.batch()) == [[1], [2]]  # step 0 may go on without it
+        await s.advance()
+        for ticket in await admitted(s):
+            await s.put(ticket.group_id, [ticket.index])
+        with pytest.raises(TimeoutError):  # at step 1 it is due: later would be two versions old
+            await asyncio.wait_for(s.batch(), 0.05)
+        await s.put(slow.group_id, ["slow"])
+        assert unpack(await s.batch()) == [["slow"], [3]]
+
+    run(scenario())
+
+
+def test_each_group_is_delivered_once_and_failures_are_given_to_another_actor():
+    async def scenario():
+        s = stream(states=1, max_staleness=0)
+        (ticket,) = await admitted(s)
+        await s.fail(ticket.group_id, "engine died")
+        (again,) = await admitted(s)
+        assert (again.index, again.seeds, again.state) == (ticket.index, ticket.seeds, ticket.state)
+        await s.put(again.group_id, ["once"])
+        await s.put(again.group_id, ["twice"])
+        assert unpack(await s.batch()) == [["once"]]
+        await s.advance()
+        for _ in range(MAX_TRIES):
+            (ticket,) = await admitted(s)
+            await s.fail(ticket.group_id, "no engine")
+        with pytest.raises(StreamError, match="no engine"):
+            await s.batch()
+
+    run(scenario())
+
+
+def test_a_cursor_repeats_only_what_was_in_flight():
+    async def scenario():
+        s = stream()
+        tickets = await admitted(s)
+        await s.put(tickets[2].group_id, ["done"])
+        resumed = stream(cursor=replace(await s.advance(saved=True), step=0))
+        redone = await admitted(resumed)
+        assert [(t.index, t.seeds) for t in redone] == [(t.index, t.seeds) for t in tickets if t.index != 2]
+        for ticket in redone:
+            await resumed.put(ticket.group_id, [ticket.index])
+        assert unpack(await resumed.batch()) == [[0], [1]]
+        await resumed.advance()
+        assert unpack(await resumed.batch())[0] == ["done"]
+
+    run(scenario())
+
+
+def test_an_actor_that_left_gives_its_groups_back_without_a_try_and_gets_no_more():
+    async def scenario():
+        s = stream(max_staleness=0)
+        tickets = await admitted(s, "lost")
+        standing = asyncio.create_task(s.admit("lost"))
+        await asyncio.sleep(0)
+        assert await s.leave("lost") == len(tickets) == 2
+        assert await asyncio.wait_for(standing, 1) is None
+        again = await admitted(s, "other")
+        assert [(t.index, t.tries, t.actor_id) for t in again] == [(0, 1, "other"), (1, 1, "other")]
+        await s.put(tickets[0].group_id, ["from the lost one, which was only slow"])
+        await s.put(again[0].group_id, ["twice"])
+        await s.put(again[1].group_id, ["once"])
+        assert unpack(await s.batch()) == [["from the lost one, which was only slow"], ["once"]]
+        account = await s.account()
+        assert (account.started, account.trained, account.ready, account.in_flight, account.again) == (2, 2, 0, 0, 0)
+
+    run(scenario())
+
+
+def test_actors_at_admission_are_woken_in_turn_and_only_as_many_as_may_start():
+    async def scenario():
+        s = stream(steps=9, states=2, max_staleness=0)
+        for ticket in await admitted(s):
+            await s.put(ticket.group_id, [ticket.index])
+        standing = [asyncio.create_task(s.admit(f"actor-{i}")) for i in range(5)]
+        await asyncio.sleep(0)
+        await s.batch()
+        await s.advance()
+        await asyncio.sleep(0.01)
+        assert [task.done() for task in standing] == [True, True, False, False, False]
+        assert (await s.account()).actors_waited > 0
+        await s.close()
+        assert [await task for task in standing[2:]] == [None] * 3
+
+    run(scenario())
+
+
+def test_progress_prefers_states_whose_rewards_vary_and_gives_none_up():
+    found = StatePool(pool().states, 5, "progress")
+    found.learn({"a0": 0.4, "a1": 0.0, "a2": 0.0, "b0": 0.0, "b1": 0.0, "b2": 0.2})
+    counts = collections.Counter(found.draw(i).id for i in range(3000))
+    share = {name: counts[name] / 3000 for name in counts}
+    total = 1 + (FLOOR + 0.9 * 0.5) + 4 * FLOOR
+    assert share["a0"] == pytest.approx(1 / total, rel=0.1)
+    assert share["b2"] == pytest.approx((FLOOR + 0.45) / total, rel=0.15)
+    assert share["a1"] == pytest.approx(FLOOR / total, rel=0.3)
+    assert collections.Counter(StatePool(pool().states, 5, "progress").draw(i).id for i in range(600))["b1"] > 60
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced", "progress"])
+def test_a_curriculum_begins_with_short_experiments(sampling):
+    states = [State(f"{t}{i}", t, f"{t}{i}") for t in ("a@0.1", "a", "b@0.1", "b") for i in range(2)]
+    found = StatePool(states, 5, sampling, short=12)
+    assert {found.draw(i).task_id for i in range(12)} == {"a@0.1", "b@0.1"}
+    assert {found.draw(i).task_id for i in range(12, 30)} == {"a", "b"}
+    assert {StatePool(states, 5, sampling).draw(i).task_id for i in range(60)} == {"a@0.1", "b@0.1", "a", "b"}
+
+
+def test_what_was_learned_survives_a_restart_and_good_states_join_once():
+    first = StatePool(pool().states, 5, "progress")
+    good = State("new", "a", snapshot="new")
+    first.learn({"a0": 0.4}, [good, good, pool().states[0]])
+    first.learn({"a0": 0.0})
+    assert first.experience() == Experience({"a0": 0.2}, [good])
+    second = StatePool(pool().states, 5, "progress", first.experience())
+    assert [second.draw(i) for i in range(50)] == [first.draw(i) for i in range(50)]
+    assert good in [second.draw(i) for i in range(50)]
+
+
+def test_close_releases_waiting_actors():
+    async def scenario():
+        s = stream(steps=0)
+        waiting = asyncio.create_task(s.admit("actor"))
+        await asyncio.sleep(0)
+        await s.close()
+        assert await waiting is None
+
+    run(scenario())
+
+
+def test_draws_are_balanced_over_tasks_and_reproducible():
+    unbalanced = [State("a0", "a", "a0"), *(State(f"b{i}", "b", f"b{i}") for i in range(9))]
+    drawn = [StatePool(unbalanced, seed=3).draw(i) for i in range(40)]
+    assert sum(s.task_id == "a" for s in drawn) == 20
+    assert drawn == [StatePool(unbalanced, seed=3).draw(i) for i in range(40)]
+    assert len({s.id for s in drawn if s.task_id == "b"}) > 4
+
+
+def test_a_pool_survives_saving_and_a_damaged_file_is_named(tmp_path):
+    file = tmp_path / "states.json"
+    pool().save(file)
+    assert StatePool.load(file, 1, ["a", "b"]).states == pool().states
+    with pytest.raises(StatePoolError, match="tasks.held_in"):
+        StatePool.load(file, 1, ["a"])
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(StatePoolError, match="states.json"):
+        StatePool.load(file, 1, ["a", "b"])
+
+
+def test_the_words_of_a_transition_are_pickled_by_value_on_every_python():
+    packed = b"".join(pickle.dumps(word, protocol=5) for word in (Outcome.EDITED, Origin.RUN, Direction.MAXIMIZE))
+    assert b"getattr" not in packed and pickle.loads(packed) is Outcome.EDITED
