@@ -1,0 +1,4 @@
+"""What numbers mean and how people read them: statistics over attempts, and texts made safe to show.
+
+Pure functions, which run, evaluation and reporting share.
+"""

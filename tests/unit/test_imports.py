@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import resource
@@ -16,36 +17,115 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "vllm", "ray", "deepspeed", "transformers"}
 MAY_IMPORT = {
-    "reward": {"envs"},
-    "envs": set(),
-    "actors": {"envs", "reward"},
-    "learner": {"actors", "envs", "reward"},
-    "cluster": {"learner", "actors", "envs", "reward"},
-}
+    "envs.records": (),
+    "envs.splits": (),
+    "envs.sandbox": ("envs.records",),
+    "envs.benchmarks": ("envs.records", "envs.splits"),
+    "reward": ("envs.records",),
+    "envs": ("envs.benchmarks", "envs.records", "envs.sandbox"),
+    "envs.__main__": ("envs", "envs.benchmarks", "envs.records", "envs.sandbox", "reward"),
+    "actors.runtime": ("envs", "envs.records", "envs.sandbox"),
+    "actors.policy": ("actors.runtime", "envs", "envs.records"),
+    "actors.expert": ("actors.policy", "envs", "envs.records"),
+    "actors": ("actors.expert", "actors.policy", "actors.runtime", "envs", "envs.records", "envs.sandbox", "reward"),
+    "actors.solving": ("actors.expert", "actors.policy", "envs", "envs.benchmarks", "envs.records"),
+    "actors.solve": (
+        "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox",
+    ),
+    "learner.config": (),
+    "learner.figures": ("envs.records",),
+    "learner.algorithm": ("envs.records",),
+    "learner.model": ("learner.algorithm",),
+    "learner.stream": ("actors", "actors.runtime", "envs.records"),
+    "learner.ranks": (
+        "actors", "actors.policy", "actors.runtime", "envs.records", "learner.algorithm", "learner.config",
+        "learner.model",
+    ),
+    "learner.run": (
+        "actors", "actors.runtime", "envs.benchmarks", "envs.records", "learner.config", "learner.figures",
+        "learner.stream",
+    ),
+    "learner.recipe": (
+        "actors", "actors.expert", "actors.policy", "envs", "envs.records", "learner.algorithm", "learner.config",
+        "learner.figures", "learner.ranks", "learner.run",
+    ),
+    "learner.evaluation": (
+        "actors", "actors.policy", "envs.records", "learner.config", "learner.figures", "learner.recipe",
+        "learner.run",
+    ),
+    "learner.reporting": ("envs.records", "learner.config", "learner.evaluation", "learner.figures", "learner.run"),
+    "learner": (
+        "actors", "actors.expert", "actors.policy", "actors.runtime", "envs", "envs.benchmarks", "envs.records",
+        "envs.sandbox", "learner.algorithm", "learner.config", "learner.evaluation", "learner.ranks",
+        "learner.recipe", "learner.reporting", "learner.run", "learner.stream",
+    ),
+    "cluster.checks": (
+        "actors", "actors.policy", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner",
+        "learner.config", "learner.ranks", "learner.run",
+    ),
+    "cluster": ("cluster.checks", "learner", "learner.config", "learner.run", "learner.stream"),
+}  # fmt: skip
+"""The arrows between rooms. A room is a folder, without the folders in it; a module that is named here is a room of its
+own: `envs.records` is what every room may import, `envs.__main__` and `actors.solve` are commands, which may import
+more than the modules beside them (`python -m envs step` tells what a step is worth)."""
+TOP = {room.partition(".")[0] for room in MAY_IMPORT}
+GENERATED = {"tasks", "template"}  # scripts of tasks
 
 
 def sources(room: str) -> list[Path]:
-    return [path for path in sorted((ROOT / room).rglob("*.py")) if "tasks" not in path.parts]
+    return [path for path in sorted((ROOT / room).rglob("*.py")) if not GENERATED & set(path.parts)]
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module, or a name in one, belongs to; None outside this project."""
+    parts = module.split(".")
+    if parts[0] not in TOP:
+        return None
+    if ".".join(parts[:2]) in MAY_IMPORT:
+        return ".".join(parts[:2])
+    return parts[0]
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file imports, also inside functions."""
+    """Full names of what a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide the room"
-            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_rooms_import_one_way(room):
-    for path in sources(room):
-        allowed = MAY_IMPORT[room] | {room}
-        if path == ROOT / "envs" / "__main__.py":
-            allowed = allowed | {"reward"}
-        used = {name.partition(".")[0] for name in imported(path)} & set(MAY_IMPORT)
-        assert used <= allowed, f"{path} imports {used - allowed}"
+def arrows() -> dict[str, dict[str, Path]]:
+    """By room, the other rooms that it imports, with a file that does."""
+    found: dict[str, dict[str, Path]] = {room: {} for room in MAY_IMPORT}
+    for top in sorted(TOP):
+        for path in sources(top):
+            room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            for name in imported(path):
+                if (other := room_of(name)) and other != room:
+                    found[room][other] = path
+    return found
+
+
+def test_rooms_import_as_the_table_says_and_no_arrow_of_it_is_unused():
+    found = arrows()
+    for room, others in found.items():
+        for other, path in others.items():
+            assert other in MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {other}, which {room} may not"
+    unused = {room: set(allowed) - set(found[room]) for room, allowed in MAY_IMPORT.items()}
+    assert not any(unused.values()), f"the table allows what nobody imports: {unused}"
+
+
+def test_the_table_has_no_circle():
+    list(graphlib.TopologicalSorter(MAY_IMPORT).static_order())  # raises CycleError, which names it
+
+
+def test_every_room_says_what_it_is_for():
+    folders = {path.parent for top in TOP for path in sources(top)}
+    for folder in folders:
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert said and len(said.splitlines()) >= 3, f"{folder.relative_to(ROOT)}/__init__.py does not say it"
 
 
 @pytest.mark.parametrize("room", ["reward", "envs"])
@@ -64,7 +144,8 @@ def test_records_need_only_the_standard_library_and_numpy():
 def test_no_module_beside_an_entry_point_hides_another(room):
     """`python learner/main.py` puts learner/ first on the path, so its files hide top-level modules of that name."""
     others = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
-    hiding = {path.stem for path in (ROOT / room).glob("*.py")} & (others - {"__init__"})
+    beside = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or path.is_dir()}
+    hiding = beside & (others - {"__init__"})
     assert not hiding
 
 
