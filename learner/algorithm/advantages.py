@@ -24,7 +24,7 @@ class Advantages:
     values: np.ndarray
     """float64 [B]; zero for members that contribute nothing. For ppo the reward, from which the learner takes V(s)."""
     informative: np.ndarray
-    """bool [B]: members that contribute to the gradient."""
+    """bool [B]: members whose reward contributes to the gradient."""
     equal_groups: int
     """Groups in which the rewards of all unmasked members are equal (or none is unmasked)."""
 

@@ -1,13 +1,14 @@
 """Turns groups of transitions into the rows of one policy step.
 
-Invariants: infrastructure failures, and groups from which the algorithm learns nothing, appear in no row; every array
-of a row lines up with its loss positions.
+Invariants: infrastructure failures, and groups without a gradient, appear in no row; every array of a row lines up with
+its loss positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,36 +45,32 @@ class PolicyBatch:
     groups: list[list[str]]
     """Ids of the transitions of each group in the rows (`Row.groups` counts these): those of one prompt."""
     tokens: int
-    """Response tokens of all but the infrastructure failures: those whose weights add up to one. Those of equal groups
-    count, since their gradient is zero, not absent."""
+    """Response tokens of all but the infrastructure failures: those whose weights add up to one. Those in no row count,
+    since their gradient is zero, not absent."""
     advantages: dict[str, float]
     """By transition id, the emphasis left out; none for infrastructure failures."""
     equal_groups: int
     masked: int
 
 
-def build(
-    groups: Sequence[Sequence[Transition]],
-    version: int,
-    row_tokens: int,
-    algorithm: str = "grpo",
-    aggregation: str = "token",
-    duration_weight: bool = False,
-) -> PolicyBatch:
+def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any) -> PolicyBatch:
     """The batch of `groups` (what rewards are compared within), at weight version `version`.
 
+    rl: that section of the configuration. Groups of equal rewards, from which only ppo learns, are in rows all the same
+    where the divergence from the reference or the entropy is in the objective: these have a gradient on every token.
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
     """
     members = [transition for group in groups for transition in group]
     number = [index for index, group in enumerate(groups) for _ in group]
     valid = [transition.outcome is not Outcome.INFRA_FAILURE for transition in members]
     lengths = [len(t.response_ids) for t in members]
-    found = advantages(algorithm, [t.reward for t in members], number, valid)
+    found = advantages(rl.algorithm, [t.reward for t in members], number, valid)
     seconds = [t.generate_seconds + t.durations.execute for t in members]
-    emphasis = duration_emphasis(seconds, valid) if duration_weight else np.ones(len(members))
-    weights = token_weights(aggregation, lengths, valid)
+    emphasis = duration_emphasis(seconds, valid) if rl.duration_weight else np.ones(len(members))
+    weights = token_weights(rl.aggregation, lengths, valid)
     together: dict[tuple[int, bytes], list[int]] = {}
-    for index in np.flatnonzero(found.informative).tolist():  # a group of whole episodes has many prompts
+    has_gradient = valid if rl.kl or rl.entropy else found.informative
+    for index in np.flatnonzero(has_gradient).tolist():  # a group of whole episodes has many prompts
         together.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
     kept = [index for same in together.values() for index in same]
 

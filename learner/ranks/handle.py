@@ -1,7 +1,7 @@
 """The learner as the driver sees it: a handle over one DeepSpeed process per rank.
 
-Invariants: a batch's losses and gradients do not depend on how it is split over rows or ranks; a step on which no
-reward varies changes nothing; every wait for a rank ends, at the latest after `learner.deadline`, with an error that
+Invariants: a batch's losses and gradients do not depend on how it is split over rows or ranks; a step on which nothing
+has a gradient changes nothing; every wait for a rank ends, at the latest after `learner.deadline`, with an error that
 names it.
 """
 
@@ -182,8 +182,9 @@ class Learner:
         log-prob gap is measured on them unless there are none (`logprob_gap_on_current` says); `worst_tokens` are
         those of the largest gap. `advantages` maps transition ids to advantages, without those of infrastructure
         failures; `ratios` and `losses` map those that were computed to the mean ratio over their tokens and to their
-        part of the loss, in the last pass. Where there is nothing to learn from (no reward varies within any group, but
-        for ppo) no step is taken, and the figures of one (`STEP_FIGURES`) are None. Raises LearnerError, BatchingError.
+        part of the loss, in the last pass. Where there is nothing to learn from (for grpo and rloo without `rl.kl` and
+        `rl.entropy`: no reward varies within any group) no step is taken, and the figures of one (`STEP_FIGURES`) are
+        None. Raises LearnerError, BatchingError.
         """
         figures = self._surviving(lambda: self._train(groups, version))
         self._since.append((groups, version))
@@ -192,9 +193,7 @@ class Learner:
     def _train(self, groups: Sequence[Sequence[Transition]], version: int) -> dict[str, Any]:
         began = time.monotonic()
         rl = self.cfg.rl
-        batch = policy_batch.build(
-            groups, version, self.cfg.learner.row_tokens, rl.algorithm, rl.aggregation, rl.duration_weight
-        )
+        batch = policy_batch.build(groups, version, self.cfg.learner.row_tokens, rl)
         rate = schedules.warmup_constant(self.rl_steps, rl.learning_rate)
         figures: dict[str, Any] = dict.fromkeys(STEP_FIGURES)
         figures |= {"worst_tokens": [], "values": {}, "ratios": {}, "losses": {}}

@@ -9,6 +9,7 @@ import pytest
 
 from envs.records import Outcome, Transition
 from learner.algorithm import policy_batch
+from learner.config.schema import RlConfig
 
 VERSION = 7
 PROMPTS = {"a": np.array([1, 2, 3], np.int32), "b": np.array([4, 5], np.int32), "c": np.array([6], np.int32)}
@@ -33,7 +34,7 @@ GROUPS = [
 
 
 def test_failures_and_equal_groups_are_left_out_but_accounted_for():
-    batch = policy_batch.build(GROUPS, VERSION, row_tokens=100)
+    batch = policy_batch.build(GROUPS, VERSION, 100, RlConfig())
     assert sorted(np.concatenate([row.row.target_ids for row in batch.rows])) == [10, 11, 13, 17, 18, 19, 20]
     assert (batch.tokens, batch.equal_groups, batch.masked) == (10, 1, 1)
     assert batch.advantages == pytest.approx({"a0": -1, "a2": 1, "b0": 0, "b1": 0, "c0": 1, "c1": -1}, abs=1e-5)
@@ -41,7 +42,7 @@ def test_failures_and_equal_groups_are_left_out_but_accounted_for():
 
 @pytest.mark.parametrize("row_tokens", [100, 6])
 def test_arrays_line_up_with_the_targets(row_tokens):
-    batch = policy_batch.build(GROUPS, VERSION, row_tokens)
+    batch = policy_batch.build(GROUPS, VERSION, row_tokens, RlConfig())
     of_token = {int(token): t for group in GROUPS for t in group for token in t.response_ids}
     first = {int(t.response_ids[0]) for group in GROUPS for t in group}
     for part in batch.rows:
@@ -59,7 +60,7 @@ def test_arrays_line_up_with_the_targets(row_tokens):
 def test_a_group_of_whole_episodes_has_a_place_for_each_of_its_prompts():
     later = [dataclasses.replace(t, id=f"{t.id}/1", prompt_ids=PROMPTS["b"]) for t in GROUPS[0][::2]]
     episodes = [GROUPS[0][0], later[0], GROUPS[0][2], later[1]]
-    batch = policy_batch.build([episodes], VERSION, row_tokens=100)
+    batch = policy_batch.build([episodes], VERSION, 100, RlConfig())
     assert batch.groups == [["a0", "a2"], ["a0/1", "a2/1"]]
     (part,) = batch.rows
     assert sorted((s.prompt, s.branches) for s in part.row.segments) == [(2, (1,)), (3, (1,))]
@@ -74,7 +75,9 @@ def _member_of(batch, token_index) -> list[int]:
 
 def test_ppo_trains_on_groups_of_equal_rewards_and_durations_weigh_when_asked():
     groups = [[dataclasses.replace(t, generate_seconds=float(t.id[1]) + 1) for t in group] for group in GROUPS]
-    batch = policy_batch.build(groups, VERSION, 100, "ppo", "sequence", duration_weight=True)
+    batch = policy_batch.build(
+        groups, VERSION, 100, RlConfig(algorithm="ppo", aggregation="sequence", duration_weight=True)
+    )
     found = {int(token): pair for row in batch.rows for token, *pair in _per_token(row)}
     assert set(found) == {10, 11, 13, 14, 15, 16, 17, 18, 19, 20}
     mean = (1 + 3 + 1 + 2 + 1 + 2) / 6
@@ -88,7 +91,9 @@ def _per_token(row) -> list[tuple]:
     return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
-def test_no_signal_means_no_rows():
-    batch = policy_batch.build(GROUPS[1:2], VERSION, row_tokens=100)
-    assert batch.rows == []
+@pytest.mark.parametrize(("regularised", "rows"), [({}, 0), ({"kl": 0.1}, 1), ({"entropy": 0.1}, 1)])
+def test_no_signal_means_no_rows_unless_every_token_has_a_gradient(regularised, rows):
+    batch = policy_batch.build(GROUPS[1:2], VERSION, 100, RlConfig(**regularised))
+    assert len(batch.rows) == rows
     assert batch.equal_groups == 1
+    assert batch.advantages == {"b0": 0, "b1": 0}
