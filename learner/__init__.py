@@ -1,6 +1,6 @@
 """Who learns: `main.py` is the algorithm, `training.py` its verbs; `evaluate.py`, `experts.py` and `report.py` are
 the other commands.
 
-The rooms, each importing only those above it: config; figures; algorithm; model and stream; ranks and run; recipe;
+The rooms, each importing only those above it: algorithm; config; figures; model and stream; ranks and run; recipe;
 evaluation; reporting.
 """

@@ -30,6 +30,7 @@ from envs.benchmarks.loader import TaskError
 from envs.prompt import PromptError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
+from envs.sockets import SocketError
 from envs.workspace import SnapshotStore
 from learner.algorithm.batching import BatchingError, Example
 from learner.config.schema import Config
@@ -54,7 +55,7 @@ from learner.stream.stream import Cursor, Stream, StreamError, unpack
 FAILURES = (
     AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
     RunError, StatePoolError, StreamError, evaluation.EvaluationError, ExplorationError, TrajectoryError, IdeaError,
-    EndpointError, PromptError, PreflightError, TrackerError, OSError,
+    EndpointError, PromptError, PreflightError, TrackerError, SocketError, OSError,
 )  # fmt: skip
 """Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 

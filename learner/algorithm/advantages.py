@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EPSILON = 1e-6
-"""Keeps the division finite where the rewards of a group hardly differ."""
-ALGORITHMS = ("grpo", "rloo", "ppo")
+from learner.algorithm.algorithms import advantages_of, named, varied
+
 AGGREGATIONS = ("token", "sequence")
 
 
@@ -22,7 +21,7 @@ class Advantages:
     """Advantages of B responses in G groups."""
 
     values: np.ndarray
-    """float64 [B]; zero for members that contribute nothing. For ppo the reward, from which the learner takes V(s)."""
+    """float64 [B]; zero for members that contribute nothing. Where V(s) is learned, the learner takes it off."""
     informative: np.ndarray
     """bool [B]: members whose reward contributes to the gradient."""
     equal_groups: int
@@ -30,31 +29,22 @@ class Advantages:
 
 
 def advantages(algorithm: str, rewards: Sequence[float], groups: Sequence[int], valid: Sequence[bool]) -> Advantages:
-    """Advantages of responses by one of `ALGORITHMS`.
+    """Advantages of responses by the algorithm of that name or import path (learner.algorithm.algorithms).
 
     rewards: [B], whatever value where masked; groups: [B], group of each response, 0 … G−1; valid: [B], False for
-    infrastructure failures. With n valid members in a group:
-
-    * grpo: (reward − mean) / (population standard deviation + ε); DeepSeekMath, arXiv 2402.03300.
-    * rloo: reward − mean of the other n−1, so (reward − mean) · n/(n−1); arXiv 2402.14740.
-    * ppo: the reward itself; the baseline V(s) is the learner's. Equal rewards teach too: all better or worse than V.
+    infrastructure failures.
     """
-    group, mask = np.asarray(groups), np.asarray(valid, bool)
-    reward = np.where(mask, np.asarray(rewards, np.float64), 0.0)
-    count = int(group.max()) + 1
-
-    def per_group(values: np.ndarray) -> np.ndarray:
-        return np.bincount(group, values * mask, count)
-
-    members = np.maximum(per_group(np.ones_like(reward)), 1)
-    centred = reward - (per_group(reward) / members)[group]
-    deviation = np.sqrt(per_group(centred**2) / members)
-    varied = deviation > EPSILON
-    if algorithm == "ppo":
-        return Advantages(np.where(mask, reward, 0.0), mask, int((~varied).sum()))
-    informative = mask & varied[group]
-    scale = members / np.maximum(members - 1, 1) if algorithm == "rloo" else 1 / (deviation + EPSILON)
-    return Advantages(np.where(informative, centred * scale[group], 0.0), informative, int((~varied).sum()))
+    reward, group, mask = np.asarray(rewards, np.float64), np.asarray(groups), np.asarray(valid, bool)
+    values, informative, equal_groups = np.zeros_like(reward), np.zeros_like(mask), 0
+    learns_values = named(algorithm).value_head
+    for number in range(int(group.max()) + 1):
+        members = np.flatnonzero((group == number) & mask)
+        if not len(members) or not varied(reward[members]):
+            equal_groups += 1
+        if len(members):
+            values[members] = advantages_of(algorithm, reward[members])
+            informative[members] = learns_values or values[members].any()
+    return Advantages(values, informative, equal_groups)
 
 
 def duration_emphasis(seconds: Sequence[float], valid: Sequence[bool]) -> np.ndarray:

@@ -26,7 +26,7 @@ class PolicyRow:
     behaviour: np.ndarray
     """Log-probs under the policy that sampled."""
     advantages: np.ndarray
-    """For ppo the rewards: the rank takes V(s) off."""
+    """Where V(s) is learned, the rank takes it off."""
     emphasis: np.ndarray
     """Factor on the advantage: the action's duration over the batch's mean, or 1."""
     weights: np.ndarray
@@ -56,20 +56,21 @@ class PolicyBatch:
 def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any) -> PolicyBatch:
     """The batch of `groups` (what rewards are compared within), at weight version `version`.
 
-    rl: that section of the configuration. Groups of equal rewards, from which only ppo learns, are in rows all the same
-    where the divergence from the reference or the entropy is in the objective: these have a gradient on every token.
+    rl: that section of the configuration. Groups of equal rewards, which teach only where V(s) is learned, are in rows
+    all the same where the divergence from the reference or the entropy is in the objective: these have a gradient on
+    every token.
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
     """
     members = [transition for group in groups for transition in group]
     number = [index for index, group in enumerate(groups) for _ in group]
     valid = [transition.outcome is not Outcome.INFRA_FAILURE for transition in members]
     lengths = [len(t.response_ids) for t in members]
-    found = advantages(rl.algorithm, [t.reward for t in members], number, valid)
+    worth = advantages(rl.algorithm, [t.reward for t in members], number, valid)
     seconds = [t.generate_seconds + t.durations.execute for t in members]
     emphasis = duration_emphasis(seconds, valid) if rl.duration_weight else np.ones(len(members))
     weights = token_weights(rl.aggregation, lengths, valid)
     together: dict[tuple[int, bytes], list[int]] = {}
-    has_gradient = valid if rl.kl or rl.entropy else found.informative
+    has_gradient = valid if rl.kl or rl.entropy else worth.informative
     for index in np.flatnonzero(has_gradient).tolist():  # a group of whole episodes has many prompts
         together.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
     kept = [index for same in together.values() for index in same]
@@ -81,7 +82,7 @@ def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int,
     if chosen:
         behaviour = np.concatenate([t.behaviour_logprobs for t in chosen]).astype(np.float32)
         current = np.concatenate([_sampled_under(t, version) for t in chosen])
-    per_member = [per_token(values) for values in (found.values, emphasis, weights)]
+    per_member = [per_token(values) for values in (worth.values, emphasis, weights)]
     prompts = [[members[index] for index in same] for same in together.values()]
     rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in prompts], row_tokens)
     return PolicyBatch(
@@ -97,8 +98,8 @@ def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int,
         members=chosen,
         groups=[[t.id for t in same] for same in prompts],
         tokens=sum(length for length, ok in zip(lengths, valid, strict=True) if ok),
-        advantages={t.id: value for t, value, ok in zip(members, found.values.tolist(), valid, strict=True) if ok},
-        equal_groups=found.equal_groups,
+        advantages={t.id: value for t, value, ok in zip(members, worth.values.tolist(), valid, strict=True) if ok},
+        equal_groups=worth.equal_groups,
         masked=valid.count(False),
     )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learner.algorithm import losses
+from learner.algorithm.algorithms import Loss
 from learner.algorithm.batching import Row
 from learner.algorithm.policy_batch import PolicyRow
 
@@ -79,10 +80,11 @@ def row_loss(
     proximal: Tensor,
     reference: Tensor | None,
     aim: losses.Objective,
+    loss: Loss = losses.policy_loss,
 ) -> tuple[Tensor, PolicySums]:
     """The loss of a row, with gradient, and its figures.
 
-    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its prompts, float32 [S], for ppo;
+    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its prompts, float32 [S], where it is learned;
     proximal, reference: float32 [N] log-probs.
     """
 
@@ -103,7 +105,7 @@ def row_loss(
         weights=weights,
         current=current,
     )
-    result = losses.policy_loss(logprobs, entropy, tokens, aim)
+    result = loss(logprobs, entropy, tokens, aim)
     gap = losses.logprob_gap(logprobs, behaviour)
     shown = torch.where(current, gap, -1.0) if current.any() else gap
     largest = shown.topk(min(WORST, len(shown)))

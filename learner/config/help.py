@@ -41,5 +41,6 @@ def _default(item: dataclasses.Field) -> str:
 
 
 def _help(item: dataclasses.Field) -> str:
-    choices = item.metadata["choices"]
-    return item.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+    choices = ", ".join(item.metadata["choices"])
+    other = ", or an import path package.module:Name" if item.metadata["socket"] else ""
+    return item.metadata["help"] + (f" One of: {choices}{other}." if choices else "")

@@ -1,8 +1,8 @@
 """Reads a command line into a configuration that can be run: `load`.
 
 Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments.
-Invariants: an unknown key, a wrong type or an impossible combination raises `ConfigError`, naming the key, before
-anything is started; nothing heavy is imported, so that `--help` is instant.
+Invariants: an unknown key, a wrong type, an impossible combination or a part from outside that cannot be used raises
+`ConfigError`, naming the key, before anything is started; nothing heavy is imported, so that `--help` is instant.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
+from learner.config.sockets import refused
 
 
 class ConfigError(ValueError):
@@ -49,7 +50,7 @@ def load(arguments: Sequence[str]) -> Config:
         name, _, value = argument.partition("=")
         if name != "config":
             _set(cfg, name, value)
-    if reason := impossible(cfg):
+    if reason := impossible(cfg) or refused(cfg):
         raise ConfigError(reason)
     OmegaConf.set_readonly(cfg, True)
     return cfg
@@ -111,9 +112,12 @@ def _parse_list(text: str) -> Any:
 
 def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
     rules = item.metadata
-    wrong = [one for one in (value if isinstance(value, ListConfig) else [value]) if one not in rules["choices"]]
-    if rules["choices"] and wrong:
-        raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}")
+    if rules["choices"]:
+        values = value if isinstance(value, ListConfig) else [value]
+        unknown = [one for one in values if one not in rules["choices"] and not (rules["socket"] and ":" in one)]
+        if unknown:
+            path = ", or an import path package.module:Name" if rules["socket"] else ""
+            raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}{path}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not (value > 0 if rules["positive"] else value >= 0):
             raise ConfigError(f"{name}={value} must be {'above' if rules['positive'] else 'at least'} 0")

@@ -54,7 +54,7 @@ def impossible(cfg: Config) -> str | None:
         )
     if experts.embeddings.startswith(("http://", "https://")) and not experts.embedding_model:
         return "experts.embeddings is an endpoint and needs experts.embedding_model: the name of a model there"
-    if rl.actions < 2 and rl.algorithm != "ppo":
+    if rl.actions < 2 and rl.algorithm in ("grpo", "rloo"):
         return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
     if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:
         return "rl.curriculum needs tasks.held_in of both kinds, such as [wine@0.1,wine]"

@@ -15,12 +15,21 @@ from typing import Any, get_args, get_type_hints
 CONFIGS = Path(__file__).parent / "presets"
 
 
-def key(default: Any, help: str, choices: Sequence[str] = (), positive: bool = False, maximum: float = math.inf) -> Any:
-    """A config field with its line of help; `choices` closes the set of values.
+def key(
+    default: Any,
+    help: str,
+    choices: Sequence[str] = (),
+    positive: bool = False,
+    maximum: float = math.inf,
+    socket: bool = False,
+) -> Any:
+    """A config field with its line of help; `choices` closes the set of values, but for an import path (`socket`).
 
     A number is at least 0, or above 0 where it is `positive`, and at most `maximum`.
     """
-    metadata = {"help": help, "choices": tuple(choices), "positive": positive, "maximum": maximum}
+    metadata = {
+        "help": help, "choices": tuple(choices), "positive": positive, "maximum": maximum, "socket": socket,
+    }  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -155,6 +164,7 @@ class RlConfig:
         "grpo",
         "Baseline of a reward: its group's mean, over its deviation (grpo); the others' mean (rloo); V(s) (ppo).",
         ["grpo", "rloo", "ppo"],
+        socket=True,
     )
     episode_steps: int = key(
         1,

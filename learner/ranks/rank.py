@@ -26,7 +26,7 @@ from actors.policy.weights import Bucket, difference, sha256_of
 from actors.policy.weights import pack as pack_weights
 from actors.pool import Receiver
 from actors.runtime.remote import place
-from learner.algorithm import batching, losses
+from learner.algorithm import algorithms, batching, losses
 from learner.algorithm.batching import Row
 from learner.algorithm.policy_batch import PolicyRow
 from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
@@ -65,6 +65,7 @@ class LearnerRank:
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
         self._place = place(cfg.run.mode)
+        self._algorithm = algorithms.named(cfg.rl.algorithm)
         self._broadcaster: Any = None
         self._published: list[Bucket] = []
 
@@ -98,7 +99,7 @@ class LearnerRank:
             config=engine_config(self.cfg),
         )
         self.value = None
-        if self.cfg.rl.algorithm == "ppo":
+        if self._algorithm.value_head:
             width = self.policy.model.config.hidden_size
             self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.engine.device)
         self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
@@ -146,7 +147,8 @@ class LearnerRank:
             values = self.value(features) if self.value else None
             proximal = self._proximal.setdefault(index, logprobs.detach())
             reference = self._of_reference[index] if rl.kl else None
-            value, figures = row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl))
+            policy_loss = self._algorithm.loss or losses.policy_loss
+            value, figures = row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl), policy_loss)
             sums.append(figures)
             return value
 

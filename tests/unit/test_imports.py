@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "vllm", "ray", "deepspeed", "transformers"}
 MAY_IMPORT = {
     "envs.records": (),
+    "envs.sockets": (),
     "envs.splits": (),
     "envs.sandbox": ("envs.records",),
     "envs.benchmarks": ("envs.records", "envs.splits"),
@@ -32,9 +33,9 @@ MAY_IMPORT = {
     "actors.solve": (
         "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox",
     ),
-    "learner.config": (),
+    "learner.algorithm": ("envs.records", "envs.sockets"),
+    "learner.config": ("envs.sockets", "learner.algorithm"),
     "learner.figures": ("envs.records",),
-    "learner.algorithm": ("envs.records",),
     "learner.model": ("learner.algorithm",),
     "learner.stream": ("actors", "actors.runtime", "envs.records"),
     "learner.ranks": (
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "learner.reporting": ("envs.records", "learner.config", "learner.evaluation", "learner.figures", "learner.run"),
     "learner": (
         "actors", "actors.expert", "actors.policy", "actors.runtime", "envs", "envs.benchmarks", "envs.records",
-        "envs.sandbox", "learner.algorithm", "learner.config", "learner.evaluation", "learner.ranks",
+        "envs.sandbox", "envs.sockets", "learner.algorithm", "learner.config", "learner.evaluation", "learner.ranks",
         "learner.recipe", "learner.reporting", "learner.run", "learner.stream",
     ),
     "cluster.checks": (

@@ -1,0 +1,55 @@
+"""Sockets: parts of a run that are named by import path, `package.module:Name`, so that nobody edits this project.
+
+Each socket is defined where its part belongs (`reward`, `learner.algorithm.algorithms`, `envs.benchmarks.sources`;
+docs/extend.md shows all three), and takes what comes with the project through the same door. Invariant: whatever is
+wrong with a part from outside is a `SocketError` that names the key, the path and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+PATH = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*")
+
+
+class SocketError(ValueError):
+    """What an import path names cannot be used; the message says why."""
+
+
+def imported(key: str, path: str) -> Any:
+    """What `package.module:Name` names; modules of the current folder are found as well, after all others.
+
+    Raises:
+        SocketError: it is no import path, or the import fails.
+    """
+    if not PATH.fullmatch(path):
+        raise SocketError(f"{key}={path} is no import path: write package.module:Name")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:  # a module may raise whatever it likes
+        reason = f"{type(error).__name__}: {error}"
+        raise SocketError(
+            f"{key}={path} cannot be imported ({reason}): put its module on PYTHONPATH, of every node, or where the "
+            "command is run"
+        ) from error
+
+
+@contextlib.contextmanager
+def tried(key: str, path: str) -> Iterator[None]:
+    """Whatever a part from outside raises inside becomes a SocketError."""
+    try:
+        yield
+    except SocketError:
+        raise
+    except Exception as error:
+        raise SocketError(
+            f"{key}={path} fails on a sample: {type(error).__name__}: {error} (docs/extend.md has its signature)"
+        ) from error

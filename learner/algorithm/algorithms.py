@@ -1,0 +1,132 @@
+"""What the rewards of a group teach: the algorithms of `rl.algorithm`, and the socket for others (docs/extend.md).
+
+An `Algorithm` is made of pure functions. Those that come with the project and one that is named by import path,
+`rl.algorithm=my_algorithms:mine`, are taken by the same door, `named`. Invariant: an algorithm gives as many finite
+advantages as there are rewards; otherwise a SocketError names the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from envs.sockets import SocketError, imported, tried
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from learner.algorithm.losses import Objective, PolicyLoss, Tokens
+
+KEY = "rl.algorithm"
+EPSILON = 1e-6
+"""Keeps the division finite where the rewards of a group hardly differ."""
+
+
+class Loss(Protocol):
+    """A policy loss of N tokens, as `learner.algorithm.losses.policy_loss` is one.
+
+    Its `loss` must be the sum over tokens of something times `tokens.weights`, so that any split of a batch adds up.
+    """
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor, tokens: Tokens, objective: Objective) -> PolicyLoss: ...
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How a policy learns from the rewards of a group."""
+
+    advantages: Callable[[np.ndarray], np.ndarray]
+    """Rewards of the n valid responses of one group, float64 [n], n ≥ 1 → their advantages, float64 [n]. A group all of
+    whose advantages are zero is not computed, unless `rl.kl` or `rl.entropy` asks for it."""
+    value_head: bool = False
+    """Whether the learner trains V(s) and takes it off the advantages; then groups of zeros teach too."""
+    loss: Loss | None = None
+    """None: `policy_loss`."""
+
+
+def normalised(rewards: np.ndarray) -> np.ndarray:
+    """grpo: (reward − mean) / (population standard deviation + ε); DeepSeekMath, arXiv 2402.03300."""
+    return (rewards - rewards.mean()) / (rewards.std() + EPSILON) if varied(rewards) else np.zeros_like(rewards)
+
+
+def left_out(rewards: np.ndarray) -> np.ndarray:
+    """rloo: reward − mean of the other n−1, so (reward − mean) · n/(n−1); arXiv 2402.14740."""
+    count = len(rewards)
+    return (rewards - rewards.mean()) * count / (count - 1) if varied(rewards) else np.zeros_like(rewards)
+
+
+def as_they_are(rewards: np.ndarray) -> np.ndarray:
+    """ppo: the reward itself, less V(s). Equal rewards teach too: all better or worse than V."""
+    return rewards
+
+
+def varied(rewards: np.ndarray) -> bool:
+    """Whether the rewards of a group differ; those of one response do not."""
+    return bool(rewards.std() > EPSILON)
+
+
+ALGORITHMS = {
+    "grpo": Algorithm(normalised),
+    "rloo": Algorithm(left_out),
+    "ppo": Algorithm(as_they_are, value_head=True),
+}
+
+
+def named(algorithm: str) -> Algorithm:
+    """The algorithm of that name or import path.
+
+    Raises:
+        SocketError: there is none.
+    """
+    if algorithm in ALGORITHMS:
+        return ALGORITHMS[algorithm]
+    found = imported(KEY, algorithm)
+    if not isinstance(found, Algorithm):
+        raise SocketError(f"{KEY}={algorithm} is {found!r}, not a learner.algorithm.algorithms.Algorithm")
+    return found
+
+
+def advantages_of(algorithm: str, rewards: np.ndarray) -> np.ndarray:
+    """Advantages of one group, float64 [n]. Raises SocketError where they are none."""
+    values = np.asarray(named(algorithm).advantages(rewards.copy()))
+    if values.shape != rewards.shape or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise SocketError(
+            f"{KEY}={algorithm}: the advantages of rewards {rewards.tolist()} must be as many finite numbers, "
+            f"not {values.tolist()!r}"
+        )
+    return values.astype(np.float64)
+
+
+def check(algorithm: str) -> None:
+    """Try an algorithm on samples. Raises SocketError where it cannot be used."""
+    chosen = named(algorithm)
+    with tried(KEY, algorithm):
+        for rewards in ([0.0, 1.0, 0.5], [0.5, 0.5], [-1.0]):
+            advantages_of(algorithm, np.array(rewards))
+        if chosen.loss:
+            _check_loss(algorithm, chosen.loss)
+
+
+def _check_loss(algorithm: str, loss: Loss) -> None:
+    import torch  # only losses need it, and only one from outside is checked
+
+    from learner.algorithm.losses import Objective, PolicyLoss, Tokens
+
+    logprobs, entropy = torch.tensor([-1.0, -0.5, -2.0], requires_grad=True), torch.ones(3)
+    known = torch.tensor([-1.1, -0.5, -1.5])
+    tokens = Tokens(
+        behaviour=known, proximal=known, reference=known, advantages=torch.tensor([1.0, 0.0, -1.0]),
+        weights=torch.full((3,), 1 / 3), current=torch.tensor([False, True, False]),
+    )  # fmt: skip
+    result = loss(logprobs, entropy, tokens, Objective(kl=0.1))
+    if not isinstance(result, PolicyLoss):
+        raise SocketError(f"{KEY}={algorithm}: its loss must return a PolicyLoss, not {result!r}")
+    if result.loss.shape != () or not result.loss.isfinite() or not result.loss.requires_grad:
+        raise SocketError(f"{KEY}={algorithm}: its loss must be one finite number with a gradient, not {result.loss!r}")
+    for name in ("ratios", "parts"):
+        value = getattr(result, name)
+        if value.shape != logprobs.shape or value.requires_grad:
+            raise SocketError(f"{KEY}={algorithm}: {name} of its loss must be one number per token, without gradient")
