@@ -25,7 +25,7 @@ from actors.policy.weights import Bucket, restore
 from envs.actions import FinalAnswer
 from envs.environment import usage
 from envs.prompt import PromptError
-from envs.records import Outcome, State, StepResult, Task, Transition
+from envs.records import Outcome, State, StepInfo, StepResult, Task, Transition
 from envs.research_actions import Editor
 from reward import Reward, Terms, reward
 
@@ -112,7 +112,7 @@ class Actor(Explorer):
                 break
             transition, state = await self._act(f"{name}/{step:02d}", group_id, state, prompt_ids, seed + step * STRIDE)
             made.append(transition)
-            if transition.outcome is Outcome.INFRA_FAILURE or transition.action == FinalAnswer.kind:
+            if transition.outcome is Outcome.INFRA_FAILURE or transition.info.action == FinalAnswer.kind:
                 break
         return credited(made)
 
@@ -234,26 +234,29 @@ class Actor(Explorer):
             group_id=group_id,
             state_id=state.id,
             task_id=state.task_id,
-            actor_id=self._id,
             prompt_ids=prompt_ids,
             response_ids=sample.response_ids,
             behaviour_logprobs=sample.logprobs,
             version_spans=sample.version_spans,
-            text=sample.text,
-            action=result.action,
             outcome=result.outcome,
             reward=worth.value,
-            reward_parts=worth.parts,
-            score_before=result.score_before,
-            score_after=result.score_after,
-            log_tail=result.log_tail,
-            durations=result.durations,
-            generate_seconds=sample.seconds,
-            peak_mb=result.peak_mb,
-            milestones=result.milestones,
-            origin=result.origin,
-            finished=time.time(),
+            seconds=sample.seconds + result.durations.execute,
             successor=result.state if self._grows and _improved(task, result) else None,
+            info=StepInfo(
+                actor_id=self._id,
+                text=sample.text,
+                action=result.action,
+                score_before=result.score_before,
+                score_after=result.score_after,
+                log_tail=result.log_tail,
+                durations=result.durations,
+                peak_mb=result.peak_mb,
+                milestones=result.milestones,
+                origin=result.origin,
+                reward_parts=worth.parts,
+                generate_seconds=sample.seconds,
+                finished=time.time(),
+            ),
         )
         return transition, result.state
 
@@ -275,7 +278,9 @@ def credited(episode: Sequence[Transition]) -> list[Transition]:
     """
     rewards = [t.reward for t in episode if t.outcome is not Outcome.INFRA_FAILURE]
     shared = float(np.mean(rewards)) if rewards else 0.0
-    return [dataclasses.replace(t, reward=shared, reward_parts={"episode": shared}) for t in episode]
+    parts = {"episode": shared}
+    infos = [dataclasses.replace(t.info, reward_parts=parts) for t in episode]
+    return [dataclasses.replace(t, reward=shared, info=info) for t, info in zip(episode, infos, strict=True)]
 
 
 def loops(cfg: Any) -> int:

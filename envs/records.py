@@ -207,6 +207,29 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class StepInfo:
+    """What else is known of a trained-on step, for journal, report and evaluations: nothing is trained on it."""
+
+    actor_id: str = ""
+    text: str = ""
+    """The response, as text."""
+    action: str = ""
+    """As of `StepResult`, like what follows."""
+    score_before: float | None = None
+    score_after: float | None = None
+    log_tail: str = ""
+    durations: Durations = field(default_factory=Durations)
+    peak_mb: float = 0.0
+    milestones: tuple[str, ...] = ()
+    origin: Origin = Origin.RUN
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    """What the reward is made of, by name."""
+    generate_seconds: float = 0.0
+    finished: float = 0.0
+    """Unix time at which the step was complete."""
+
+
+@dataclass(frozen=True)
 class Transition:
     """One trained-on step: a state's prompt, the policy's response and its reward."""
 
@@ -216,7 +239,6 @@ class Transition:
     """Shared by the K responses sampled from one state."""
     state_id: str
     task_id: str
-    actor_id: str
     prompt_ids: np.ndarray
     """int32 [P]."""
     response_ids: np.ndarray
@@ -225,20 +247,10 @@ class Transition:
     """float32 [R]: log-probability of each response token under the policy that sampled it."""
     version_spans: tuple[tuple[int, int, int], ...]
     """(weight version, start, end) over response positions, end exclusive."""
-    text: str
-    action: str
     outcome: Outcome
     reward: float
-    reward_parts: dict[str, float]
-    score_before: float | None
-    score_after: float | None
-    log_tail: str
-    durations: Durations = field(default_factory=Durations)
-    generate_seconds: float = 0.0
-    peak_mb: float = 0.0
-    milestones: tuple[str, ...] = ()
-    origin: Origin = Origin.RUN
-    finished: float = 0.0
-    """Unix time at which it was complete."""
+    seconds: float = 0.0
+    """What the action took: sampling and experiment."""
     successor: State | None = None
     """The state it led to, where that is to join the state pool."""
+    info: StepInfo = field(default_factory=StepInfo)

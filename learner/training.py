@@ -216,7 +216,7 @@ class Training:
         """
         members = [transition for group in groups for transition in group]
         if all(t.outcome is Outcome.INFRA_FAILURE for t in members):
-            raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].log_tail}")
+            raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].info.log_tail}")
         spreads, found = what_was_seen(groups)
         step = self.cursor.step + 1
         saved = self._overdue or step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps

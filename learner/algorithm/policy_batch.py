@@ -66,8 +66,7 @@ def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int,
     valid = [transition.outcome is not Outcome.INFRA_FAILURE for transition in members]
     lengths = [len(t.response_ids) for t in members]
     worth = advantages(rl.algorithm, [t.reward for t in members], number, valid)
-    seconds = [t.generate_seconds + t.durations.execute for t in members]
-    emphasis = duration_emphasis(seconds, valid) if rl.duration_weight else np.ones(len(members))
+    emphasis = duration_emphasis([t.seconds for t in members], valid) if rl.duration_weight else np.ones(len(members))
     weights = token_weights(rl.aggregation, lengths, valid)
     together: dict[tuple[int, bytes], list[int]] = {}
     has_gradient = valid if rl.kl or rl.entropy else worth.informative

@@ -42,7 +42,7 @@ class Evaluation:
         Raises:
             EvaluationError: an attempt's experiment was simulated.
         """
-        if simulated := [t for t in attempts if t.origin is Origin.SIMULATED]:
+        if simulated := [t for t in attempts if t.info.origin is Origin.SIMULATED]:
             raise EvaluationError(
                 f"{len(simulated)} of {len(attempts)} attempts were simulated, and an evaluation counts only "
                 "experiments that ran: choose another sandbox.backend"
@@ -166,7 +166,7 @@ def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> l
 
 def _of_task(attempts: Sequence[Transition], direction: Direction) -> dict[str, Any]:
     counted = [t for t in attempts if t.outcome is not Outcome.INFRA_FAILURE]
-    scores = [t.score_after for t in counted if t.outcome in VALID and t.score_after is not None]
+    scores = [t.info.score_after for t in counted if t.outcome in VALID and t.info.score_after is not None]
     best = max if direction is Direction.MAXIMIZE else min
     return {
         **_of_split([attempts]),
@@ -189,6 +189,6 @@ def _of_split(attempts_by_task: Sequence[Sequence[Transition]]) -> dict[str, Any
         "distinct_actions": distinct([t for attempts in counted for t in attempts]),
         "distinct_valid": distinct([t for attempts in counted for t in attempts], VALID),
         "infra_failures": sum(map(len, attempts_by_task)) - n,
-        "experiment_seconds": sum(t.durations.execute for attempts in attempts_by_task for t in attempts),
+        "experiment_seconds": sum(t.info.durations.execute for attempts in attempts_by_task for t in attempts),
         "response_tokens": sum(len(t.response_ids) for attempts in attempts_by_task for t in attempts),
     }

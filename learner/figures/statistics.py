@@ -37,7 +37,7 @@ def distinct(attempts: Sequence[Transition], outcomes: Collection[Outcome] = tup
     texts = {attempt.state_id: set() for attempt in attempts}
     for attempt in attempts:
         if attempt.outcome in outcomes:
-            texts[attempt.state_id].add(attempt.text.strip())
+            texts[attempt.state_id].add(attempt.info.text.strip())
     return float(np.mean([len(found) for found in texts.values()])) if texts else None
 
 

@@ -74,7 +74,7 @@ class Broadcaster:
 
     def __init__(self, rank: int, source: WeightSource):
         self._rank, self._source = rank, source
-        self._engine: NCCLTrainerWeightTransferEngine | None = None
+        self._trainer: NCCLTrainerWeightTransferEngine | None = None
 
     @property
     def norms(self) -> set[str]:
@@ -86,14 +86,14 @@ class Broadcaster:
 
         digests: what vLLM's digests of some weights must be, by name.
         """
-        if self._engine is None or [one.name for one in self._engine.client.receivers] != [o.name for o in receivers]:
+        if self._trainer is None or [one.name for one in self._trainer.client.receivers] != [o.name for o in receivers]:
             self._join(receivers, deadline)
-        self._engine.client.version, self._engine.client.digests = version, dict(digests)
-        self._engine.send_weights()
+        self._trainer.client.version, self._trainer.client.digests = version, dict(digests)
+        self._trainer.send_weights()
 
     def _join(self, receivers: Sequence[Receiver], deadline: float) -> None:
-        if self._engine:
-            self._engine.shutdown()
+        if self._trainer:
+            self._trainer.shutdown()
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
@@ -105,4 +105,4 @@ class Broadcaster:
             rank=self._rank,
         )
         client = Actors(receivers, deadline)
-        self._engine = NCCLTrainerWeightTransferEngine.trainer_init(info, client=client, source=self._source)
+        self._trainer = NCCLTrainerWeightTransferEngine.trainer_init(info, client=client, source=self._source)

@@ -1,4 +1,4 @@
-"""One learner process: a DeepSpeed engine over the policy model, driven by `learner.ranks.handle.Learner`.
+"""One learner process: DeepSpeed over the policy model, driven by `learner.ranks.handle.Learner`.
 
 Invariants: every rank gets the same sequence of calls with equally many rows, since each backward pass and gather may
 be a collective; gradients are sums over all ranks' rows; nothing here knows about Ray scheduling or batches.
@@ -79,7 +79,7 @@ class LearnerRank:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def join(self, host: str, port: int, deadline: float) -> None:
-        """Enter the process group of all ranks and build the engine."""
+        """Enter the process group of all ranks and build what trains the policy."""
         learner = self.cfg.learner
         on_gpu = learner.gpus > 0
         os.environ |= {
@@ -92,16 +92,16 @@ class LearnerRank:
         dtype = getattr(torch, self.cfg.model.dtype)
         self.policy = PolicyModel.load(self.model_dir, dtype, learner.gradient_checkpointing)
         self.policy.train()
-        self.engine, *_ = deepspeed.initialize(
+        self.deepspeed, *_ = deepspeed.initialize(
             model=self.policy,
             model_parameters=[parameter for parameter in self.policy.parameters() if parameter.requires_grad],
             optimizer=lambda parameters: torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True),
-            config=engine_config(self.cfg),
+            config=deepspeed_config(self.cfg),
         )
         self.value = None
         if self._algorithm.value_head:
             width = self.policy.model.config.hidden_size
-            self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.engine.device)
+            self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.deepspeed.device)
         self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
 
     def finetune_step(self, rows: Sequence[Row | None], tokens: int, rate: float) -> tuple[float, float]:
@@ -113,7 +113,7 @@ class LearnerRank:
 
         def loss(row: Row) -> Tensor:
             nonlocal total
-            value = losses.cross_entropy(self.engine(row)[0], tokens)
+            value = losses.cross_entropy(self.deepspeed(row)[0], tokens)
             total += value.item()
             return value
 
@@ -123,7 +123,7 @@ class LearnerRank:
     @torch.no_grad()
     def loss(self, rows: Sequence[Row | None], tokens: int) -> float:
         """This rank's part of the mean cross-entropy; arguments as for `finetune_step`."""
-        parts = [self.engine(FILLER if row is None else row)[0] for row in rows]
+        parts = [self.deepspeed(FILLER if row is None else row)[0] for row in rows]
         return sum(
             losses.cross_entropy(logprobs, tokens).item()
             for logprobs, row in zip(parts, rows, strict=True)
@@ -143,7 +143,7 @@ class LearnerRank:
 
         def loss(row: PolicyRow) -> Tensor:
             index = place[id(row)]
-            logprobs, entropy, features = self.engine(row.row, rl.temperature)
+            logprobs, entropy, features = self.deepspeed(row.row, rl.temperature)
             values = self.value(features) if self.value else None
             proximal = self._proximal.setdefault(index, logprobs.detach())
             reference = self._of_reference[index] if rl.kl else None
@@ -160,9 +160,9 @@ class LearnerRank:
     def hold_reference(self, folder: Path) -> None:
         """Load the reference policy of the KL term from a Hugging Face folder, frozen; sharded at ZeRO stage 3."""
         model = PolicyModel.load(folder, getattr(torch, self.cfg.model.dtype)).requires_grad_(False).eval()
-        if self.engine.zero_optimization_stage() == 3:
-            model, *_ = deepspeed.initialize(model=model, config=engine_config(self.cfg))
-        self._reference = model.to(self.engine.device)
+        if self.deepspeed.zero_optimization_stage() == 3:
+            model, *_ = deepspeed.initialize(model=model, config=deepspeed_config(self.cfg))
+        self._reference = model.to(self.deepspeed.device)
 
     @torch.no_grad()
     def _reference_logprobs(self, row: PolicyRow | None) -> Tensor:
@@ -171,22 +171,22 @@ class LearnerRank:
 
     def _step(self, rows: Sequence[Any], loss: Callable[[Any], Tensor], rate: float) -> float:
         """Backward through the loss of each row, then one optimiser step at `rate`; returns the gradient norm."""
-        for group in self.engine.basic_optimizer.param_groups:
+        for group in self.deepspeed.basic_optimizer.param_groups:
             group["lr"] = rate
         for index, row in enumerate(rows):
-            self.engine.set_gradient_accumulation_boundary(index == len(rows) - 1)
-            part = self.engine(FILLER)[0].sum() * 0.0 if row is None else loss(row)
+            self.deepspeed.set_gradient_accumulation_boundary(index == len(rows) - 1)
+            part = self.deepspeed(FILLER)[0].sum() * 0.0 if row is None else loss(row)
             # DeepSpeed averages gradients over ranks; the losses are parts of one sum.
-            self.engine.backward(part * self.cfg.learner.ranks, scale_wrt_gas=False)
+            self.deepspeed.backward(part * self.cfg.learner.ranks, scale_wrt_gas=False)
         norm = None
-        if self.engine.zero_optimization_stage() == 0:
+        if self.deepspeed.zero_optimization_stage() == 0:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-        self.engine.step()
-        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+        self.deepspeed.step()
+        return float(self.deepspeed.get_global_grad_norm() if norm is None else norm)
 
     def reset_optimizer(self) -> None:
         """Forget the moments: what follows optimises another loss."""
-        for state in self.engine.basic_optimizer.state.values():
+        for state in self.deepspeed.basic_optimizer.state.values():
             for value in state.values():
                 value.zero_()
 
@@ -226,10 +226,10 @@ class LearnerRank:
         return Published([], size, size)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write the engine's state, with `state`, and the Hugging Face folder; raises CheckpointError."""
+        """Write the state of DeepSpeed, with `state`, and the Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder, "write"):
             state = state | {VALUE: self.value and self.value.state()}
-            self.engine.save_checkpoint(str(folder), tag=STATE, client_state=state)
+            self.deepspeed.save_checkpoint(str(folder), tag=STATE, client_state=state)
         self.export(folder / checkpoints.HUGGING_FACE)
 
     def export(self, folder: Path) -> None:
@@ -242,7 +242,7 @@ class LearnerRank:
     def load(self, folder: Path) -> dict[str, Any]:
         """Take over the state that `save` wrote; returns its `state`. Raises CheckpointError."""
         with checkpoints.naming(folder, "read"), checkpoints.data_only():
-            _, state = self.engine.load_checkpoint(str(folder), tag=STATE)
+            _, state = self.deepspeed.load_checkpoint(str(folder), tag=STATE)
             if self.value and state[VALUE]:
                 self.value.restore(state[VALUE])
         return state
@@ -261,7 +261,7 @@ class LearnerRank:
     def _gathered(
         self, named: Iterator[tuple[str, torch.nn.Parameter]], gather_bytes: int
     ) -> Iterator[tuple[str, Tensor]]:
-        if self.engine.zero_optimization_stage() < 3:
+        if self.deepspeed.zero_optimization_stage() < 3:
             yield from ((name, parameter.detach()) for name, parameter in named)
             return
         for part in _parts(named, gather_bytes):
@@ -282,7 +282,7 @@ def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tupl
         yield part
 
 
-def engine_config(cfg: Config) -> dict[str, Any]:
+def deepspeed_config(cfg: Config) -> dict[str, Any]:
     """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage."""
     zero: dict[str, Any] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
     for part in OFFLOADED[cfg.learner.offload]:

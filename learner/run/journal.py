@@ -47,7 +47,7 @@ def step_metrics(
     members = [transition for group in groups for transition in group]
     counted = [t for t in members if t.outcome is not Outcome.INFRA_FAILURE]
     staleness = [version - min(span[0] for span in t.version_spans) for t in counted if t.version_spans]
-    ages = [now - t.finished for t in counted]
+    ages = [now - t.info.finished for t in counted]
     tokens = sum(len(t.response_ids) for t in members)
     prompts = sum(len(group[0].prompt_ids) for group in groups)
     outcomes = collections.Counter(t.outcome for t in members)
@@ -67,13 +67,13 @@ def step_metrics(
         "batch_tokens": prompts + tokens,
         "tokens_per_s": tokens / seconds,
         "seconds": seconds,
-        "generate_seconds": _mean([t.generate_seconds for t in members]),
-        "queue_seconds": _mean([t.durations.queue for t in members]),
-        "restore_seconds": _mean([t.durations.restore for t in members]),
-        "execute_seconds": _mean([t.durations.execute for t in members]),
-        "grade_seconds": _mean([t.durations.grade for t in members]),
-        "experiment_seconds": sum(t.durations.execute for t in members if t.origin is Origin.RUN),
-        "experiments_cached": sum(t.origin is Origin.CACHE for t in members),
+        "generate_seconds": _mean([t.info.generate_seconds for t in members]),
+        "queue_seconds": _mean([t.info.durations.queue for t in members]),
+        "restore_seconds": _mean([t.info.durations.restore for t in members]),
+        "execute_seconds": _mean([t.info.durations.execute for t in members]),
+        "grade_seconds": _mean([t.info.durations.grade for t in members]),
+        "experiment_seconds": sum(t.info.durations.execute for t in members if t.info.origin is Origin.RUN),
+        "experiments_cached": sum(t.info.origin is Origin.CACHE for t in members),
         "outcomes": {str(outcome): outcomes[outcome] for outcome in Outcome},
         "logprob_gap_mean": None,  # stays so where the learner had nothing to train on
         "task_rewards": {task: _mean([t.reward for t in counted if t.task_id == task]) for task in tasks},

@@ -127,11 +127,11 @@ def _file(run_dir: Path, step: int) -> Path:
 
 
 def _row(transition: Transition, step: int, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    row = {name: getattr(transition, name) for name in SCHEMA.names if hasattr(transition, name)}
-    row["step"] = step
-    row |= {"outcome": str(transition.outcome), "origin": str(transition.origin)}
+    values = vars(transition) | vars(transition.info)
+    row = {name: values[name] for name in SCHEMA.names if name in values}
+    row |= {"step": step, "outcome": str(transition.outcome), "origin": str(transition.info.origin)}
     row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
-    row |= {name: values.get(transition.id) for name, values in figures.items()}
-    for part, seconds in asdict(transition.durations).items():
+    row |= {name: by_id.get(transition.id) for name, by_id in figures.items()}
+    for part, seconds in asdict(transition.info.durations).items():
         row[f"{part}_seconds"] = seconds
     return row

@@ -103,8 +103,8 @@ def ours(cfg: Config, folder: Path, states: Sequence[State], steps: int) -> dict
             groups = unpack(ray.get(stream.batch.remote(), timeout=600))
             waited = time.monotonic()
             tokens += [len(member.response_ids) for group in groups for member in group]
-            failed = [member for group in groups for member in group if member.score_after is None]
-            assert not failed, f"no experiment ran: {failed[0].outcome}, {failed[0].log_tail}"
+            failed = [member for group in groups for member in group if member.info.score_after is None]
+            assert not failed, f"no experiment ran: {failed[0].outcome}, {failed[0].info.log_tail}"
             assert learner.train(groups, version)["loss"] is not None, "no reward varied"
             trained = time.monotonic()
             actors.publish(version + 1, learner.publish(BUCKET_BYTES, version + 1).buckets)

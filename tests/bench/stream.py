@@ -30,7 +30,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from envs.records import Outcome, State, Transition
+from envs.records import Outcome, State, StepInfo, Transition
 from learner.stream.states import StatePool
 from learner.stream.stream import Cursor, Stream, unpack
 
@@ -43,10 +43,10 @@ def group(name: str, actions: int) -> list[Transition]:
     prompt = np.arange(PROMPT, dtype=np.int32)
     return [
         Transition(
-            id=f"{name}/{k:03d}", group_id=name, state_id="s", task_id="t", actor_id="a", prompt_ids=prompt,
+            id=f"{name}/{k:03d}", group_id=name, state_id="s", task_id="t", prompt_ids=prompt,
             response_ids=np.full(RESPONSE, k, np.int32), behaviour_logprobs=np.full(RESPONSE, -0.5, np.float32),
-            version_spans=((1, 0, RESPONSE),), text="x" * 400, action="edit", outcome=Outcome.EDITED, reward=0.5,
-            reward_parts={"score": 0.5}, score_before=0.1, score_after=0.2, log_tail="y" * 400,
+            version_spans=((1, 0, RESPONSE),), outcome=Outcome.EDITED, reward=0.5,
+            info=StepInfo("a", "x" * 400, "edit", 0.1, 0.2, "y" * 400, reward_parts={"score": 0.5}),
         )
         for k in range(actions)
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outcome, Task, Transition
+from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outcome, StepInfo, Task, Transition
 from learner.config.load import load
 from learner.evaluation.evaluation import Evaluation
 from learner.run import transitions
@@ -103,6 +104,9 @@ def prompt(task_id: str) -> str:
     return PROMPT.format(task=task_id, metric=task.metric, start=task.m_init)
 
 
+INFO = {field.name for field in dataclasses.fields(StepInfo)}
+
+
 def transition(rng: random.Random, name: str, task_id: str, version: int, skill: float, **changes) -> Transition:
     """One transition; the higher `skill` (0 … 1), the more often its action is a successful edit."""
     weights = {**WEIGHTS, Outcome.EDITED: 2 + 20 * skill}
@@ -116,29 +120,32 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
     spans = ((version - 1, 0, cut), (version, cut, tokens)) if rng.random() < 0.4 else ((version, 0, tokens),)
     log = ERROR if outcome is Outcome.SCRIPT_ERROR else "fitted in 0.31 s\nwrote submission.csv (45 rows)"
     start = TASKS[task_id].m_init
+    info = StepInfo(
+        actor_id=f"actor-{rng.randrange(2)}",
+        text=text,
+        action="invalid" if outcome is Outcome.INVALID else "edit",
+        score_before=start,
+        score_after=start * (1 + rng.gauss(0.05, 0.04) * TASKS[task_id].direction.sign) if edited else None,
+        log_tail=log,
+        durations=Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),
+        peak_mb=90 + 40 * rng.random(),
+        milestones=MILESTONES[:4] if edited else MILESTONES[:1] if outcome is Outcome.SCRIPT_ERROR else (),
+        origin=Origin.CACHE if rng.random() < 0.1 else Origin.RUN,
+        reward_parts={"gain": reward - 0.5, "score": float(reward)},
+        generate_seconds=2 + rng.random(),
+    )
     values = {
         "id": name,
         "group_id": name.rsplit("/", 1)[0],
         "state_id": f"{task_id}-7",
         "task_id": task_id,
-        "actor_id": f"actor-{rng.randrange(2)}",
         "prompt_ids": encode(prompt(task_id)),
         "response_ids": encode(text),
         "behaviour_logprobs": np.zeros(tokens, np.float32),
         "version_spans": spans,
-        "text": text,
-        "action": "invalid" if outcome is Outcome.INVALID else "edit",
         "outcome": outcome,
         "reward": float(reward),
-        "reward_parts": {"gain": reward - 0.5, "score": float(reward)},
-        "score_before": start,
-        "score_after": start * (1 + rng.gauss(0.05, 0.04) * TASKS[task_id].direction.sign) if edited else None,
-        "durations": Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),
-        "generate_seconds": 2 + rng.random(),
-        "log_tail": log,
-        "peak_mb": 90 + 40 * rng.random(),
-        "milestones": MILESTONES[:4] if edited else MILESTONES[:1] if outcome is Outcome.SCRIPT_ERROR else (),
-        "origin": Origin.CACHE if rng.random() < 0.1 else Origin.RUN,
+        "info": dataclasses.replace(info, **{key: changes.pop(key) for key in INFO & changes.keys()}),
     }
     return Transition(**(values | changes))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.records import Outcome, State, Transition
+from envs.records import Outcome, State, StepInfo, Transition
 from learner.ranks.checkpoints import WEIGHTS_ONLY, data_only
 from learner.stream.stream import StreamError, unpack
 
@@ -35,12 +35,12 @@ class Call:
 
 def transition() -> Transition:
     return Transition(
-        id="g/0", group_id="g", state_id="s", task_id="wine", actor_id="actor-0",
+        id="g/0", group_id="g", state_id="s", task_id="wine",
         prompt_ids=np.arange(5, dtype=np.int32), response_ids=np.arange(3, dtype=np.int32),
         behaviour_logprobs=np.full(3, -1.5, np.float32),
-        version_spans=((1, 0, 3),), text="", action="edit", outcome=Outcome.EDITED, reward=np.float64(0.5),
-        reward_parts={"improvement": 0.5}, score_before=None, score_after=1.0, log_tail="",
+        version_spans=((1, 0, 3),), outcome=Outcome.EDITED, reward=np.float64(0.5),
         successor=State("s2", "wine", "snap"),
+        info=StepInfo(actor_id="actor-0", action="edit", score_after=1.0, reward_parts={"improvement": 0.5}),
     )  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def test_a_group_of_the_stream_is_read_back_whole(protocol):
     (group,) = unpack([pickle.dumps([transition()], protocol)])
     np.testing.assert_array_equal(group[0].prompt_ids, transition().prompt_ids)
     assert (group[0].outcome, group[0].reward, group[0].successor) == (Outcome.EDITED, 0.5, State("s2", "wine", "snap"))
+    assert group[0].info == transition().info
 
 
 def test_a_group_that_names_anything_but_records_is_refused_and_runs_nothing(tmp_path):

@@ -111,14 +111,14 @@ def answers(actor: Actor, answer: Callable[[int], str]) -> None:
 def test_a_transition_says_what_was_sampled_and_what_came_of_it(runner, actor, state):
     answers(actor, lambda seed: "no action" if seed == 8 else EDIT)
     better, invalid, later = runner.run(actor.attempt(state, [7, 8, 9], "group-1"))
-    assert better.outcome is Outcome.EDITED and (better.score_before, better.score_after) == (0.5, 0.6)
+    assert better.outcome is Outcome.EDITED and (better.info.score_before, better.info.score_after) == (0.5, 0.6)
     assert better.reward == pytest.approx(1 / (1 + math.exp(-10 * 0.1 / 0.5)))
     assert invalid.outcome is Outcome.INVALID and invalid.reward == 0.0
     assert [t.response_ids[0] for t in (better, invalid, later)] == [7, 8, 9]
     assert better.version_spans == ((2, 0, 2),) and better.behaviour_logprobs.tolist() == [-0.5, -0.25]
     assert len({t.id for t in (better, invalid, later)}) == 3
-    assert {better.origin, later.origin} == {Origin.RUN, Origin.CACHE}, "identical experiments run once"
-    assert better.durations.execute == later.durations.execute > 0
+    assert {better.info.origin, later.info.origin} == {Origin.RUN, Origin.CACHE}, "identical experiments run once"
+    assert better.info.durations.execute == later.info.durations.execute > 0
 
 
 def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runner, actor, state, monkeypatch):
@@ -129,8 +129,8 @@ def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runne
     ticket = dataclasses.replace(runner.run(stream.admit("actor-0")), seeds=(7, 8))
     found = pickle.loads(runner.run(actor._group(remote(stream), ticket)))
     ended, failed = found[:2], found[2:]
-    assert [t.action for t in found] == ["edit", "final answer", "edit", "invalid", "invalid"]
-    assert ended[1].score_before == 0.6 and ended[0].state_id == state.id != ended[1].state_id
+    assert [t.info.action for t in found] == ["edit", "final answer", "edit", "invalid", "invalid"]
+    assert ended[1].info.score_before == 0.6 and ended[0].state_id == state.id != ended[1].state_id
     edit = 1 / (1 + math.exp(-10 * 0.1 / 0.5))
     assert [t.reward for t in ended] == pytest.approx([(edit + 0.5) / 2] * 2)
     assert [t.reward for t in failed] == pytest.approx([edit / 3] * 3)

@@ -92,11 +92,10 @@ def one_rank(model_dir):
 def transition(rng, group: int, member: int, prompt: np.ndarray, reward: float, **fields) -> Transition:
     length = int(rng.integers(3, 12))
     return Transition(
-        id=f"{group}.{member}", group_id=str(group), state_id="s", task_id="t", actor_id="a", prompt_ids=prompt,
+        id=f"{group}.{member}", group_id=str(group), state_id="s", task_id="t", prompt_ids=prompt,
         response_ids=rng.integers(0, 199, length).astype(np.int32),
         behaviour_logprobs=np.full(length, -5.3, np.float32), version_spans=((VERSION - 1, 0, 2), (VERSION, 2, length)),
-        text="", action="edit", outcome=fields.get("outcome", Outcome.EDITED), reward=reward, reward_parts={},
-        score_before=None, score_after=None, log_tail="",
+        outcome=fields.get("outcome", Outcome.EDITED), reward=reward,
     )  # fmt: skip
 
 

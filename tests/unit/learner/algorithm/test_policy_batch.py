@@ -19,10 +19,9 @@ def transition(name: str, reward: float, response: list[int], outcome: Outcome =
     """The behaviour log-prob of token x is −x/100; all but the first token are sampled under VERSION."""
     ids = np.array(response, np.int32)
     return Transition(
-        id=name, group_id=name[0], state_id="s", task_id="t", actor_id="a", prompt_ids=PROMPTS[name[0]],
+        id=name, group_id=name[0], state_id="s", task_id="t", prompt_ids=PROMPTS[name[0]],
         response_ids=ids, behaviour_logprobs=(-ids / 100).astype(np.float32),
-        version_spans=((VERSION - 1, 0, 1), (VERSION, 1, len(ids))), text="", action="edit", outcome=outcome,
-        reward=reward, reward_parts={}, score_before=None, score_after=None, log_tail="",
+        version_spans=((VERSION - 1, 0, 1), (VERSION, 1, len(ids))), outcome=outcome, reward=reward,
     )  # fmt: skip
 
 
@@ -74,7 +73,7 @@ def _member_of(batch, token_index) -> list[int]:
 
 
 def test_ppo_trains_on_groups_of_equal_rewards_and_durations_weigh_when_asked():
-    groups = [[dataclasses.replace(t, generate_seconds=float(t.id[1]) + 1) for t in group] for group in GROUPS]
+    groups = [[dataclasses.replace(t, seconds=float(t.id[1]) + 1) for t in group] for group in GROUPS]
     batch = policy_batch.build(
         groups, VERSION, 100, RlConfig(algorithm="ppo", aggregation="sequence", duration_weight=True)
     )

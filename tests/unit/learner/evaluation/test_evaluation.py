@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from envs.records import Direction, Limits, Origin, Outcome, Task, Transition
+from envs.records import Direction, Limits, Origin, Outcome, StepInfo, Task, Transition
 from learner.evaluation.evaluation import Evaluation, EvaluationError, summarise, table
 from learner.figures.statistics import VALID, bootstrap_interval, distinct
 
@@ -39,19 +39,13 @@ def attempt(task_id: str, reward: float, outcome: Outcome = Outcome.EDITED, scor
         group_id="g",
         state_id="s",
         task_id=task_id,
-        actor_id="a",
         prompt_ids=EMPTY,
         response_ids=EMPTY,
         behaviour_logprobs=EMPTY,
         version_spans=(),
-        text="",
-        action="edit",
         outcome=outcome,
         reward=reward,
-        reward_parts={},
-        score_before=0.5,
-        score_after=score,
-        log_tail="",
+        info=StepInfo(score_before=0.5, score_after=score),
     )
 
 
@@ -139,9 +133,9 @@ def test_the_table_shows_what_there_is():
 
 def test_simulated_experiments_are_refused_and_cached_ones_count(tmp_path):
     evaluation = Evaluation(tmp_path, {"a": task("a")})
-    cached = dataclasses.replace(attempt("a", 0.7, score=0.8), origin=Origin.CACHE)
+    cached = dataclasses.replace(attempt("a", 0.7, score=0.8), info=StepInfo(origin=Origin.CACHE))
     assert evaluation.add("base", [cached])["tasks"][0]["stages"]["base"]["mean_reward"] == 0.7
-    simulated = dataclasses.replace(cached, origin=Origin.SIMULATED)
+    simulated = dataclasses.replace(cached, info=StepInfo(origin=Origin.SIMULATED))
     with pytest.raises(EvaluationError, match="1 of 2 attempts were simulated"):
         evaluation.add("sft", [cached, simulated])
     assert list(json.loads((tmp_path / "evaluation.json").read_text())["tasks"][0]["stages"]) == ["base"]
@@ -149,7 +143,7 @@ def test_simulated_experiments_are_refused_and_cached_ones_count(tmp_path):
 
 def test_distinct_actions_are_counted_per_state():
     attempts = [
-        dataclasses.replace(attempt("wine", 0.1, outcome), text=text, state_id=state)
+        dataclasses.replace(attempt("wine", 0.1, outcome), info=StepInfo(text=text), state_id=state)
         for state, text, outcome in [
             ("a", "ridge", Outcome.EDITED), ("a", "ridge ", Outcome.EDITED), ("a", "forest", Outcome.INVALID),
             ("b", "ridge", Outcome.EDITED), ("b", "lasso", Outcome.EDITED), ("b", "svm", Outcome.NEUTRAL),

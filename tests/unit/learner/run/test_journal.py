@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from envs.records import Durations, Outcome, Transition
+from envs.records import Durations, Outcome, StepInfo, Transition
 from learner.run.journal import Journal, read, step_metrics
 
 
@@ -17,21 +17,13 @@ def transition(outcome: Outcome, reward: float, spans=((5, 0, 4),), task_id: str
         group_id="g",
         state_id="s",
         task_id=task_id,
-        actor_id="a",
         prompt_ids=np.zeros(3, np.int32),
         response_ids=np.zeros(4, np.int32),
         behaviour_logprobs=np.zeros(4, np.float32),
         version_spans=spans,
-        text="",
-        action="edit",
         outcome=outcome,
         reward=reward,
-        reward_parts={},
-        score_before=None,
-        score_after=None,
-        log_tail="",
-        durations=Durations(queue=1, restore=2, execute=3, grade=4),
-        generate_seconds=5,
+        info=StepInfo(durations=Durations(queue=1, restore=2, execute=3, grade=4), generate_seconds=5),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from envs.records import Outcome, State, Step, Transition
+from envs.records import Outcome, State, Step, StepInfo, Transition
 from learner.config.schema import Config
 from learner.run.folder import NoRoom, Run, RunError
 from learner.stream.states import Experience
@@ -46,19 +46,13 @@ def transition(name: str) -> Transition:
         group_id="g",
         state_id="s",
         task_id="t",
-        actor_id="a",
         prompt_ids=np.arange(3, dtype=np.int32),
         response_ids=np.arange(2, dtype=np.int32),
         behaviour_logprobs=np.array([-0.5, -1.5], dtype=np.float32),
         version_spans=((1, 0, 2),),
-        text="x",
-        action="edit",
         outcome=Outcome.EDITED,
         reward=0.5,
-        reward_parts={"gain": 0.5},
-        score_before=0.1,
-        score_after=None,
-        log_tail="",
+        info=StepInfo(text="x", action="edit", score_before=0.1, reward_parts={"gain": 0.5}),
     )
 
 

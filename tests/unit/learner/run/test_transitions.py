@@ -1,42 +1,40 @@
 """What goes to Parquet comes back, whole, and each step once."""
 
-import dataclasses
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from envs.records import Durations, Outcome, Transition
+from envs.records import Durations, Outcome, StepInfo, Transition
 from learner.run import transitions
 
 
-def transition(name: str, **changes) -> Transition:
-    made = Transition(
+def transition(name: str, **parts: float) -> Transition:
+    return Transition(
         id=name,
         group_id="g",
         state_id="s",
         task_id="wine",
-        actor_id="actor-0",
         prompt_ids=np.array([1, 2, 3], np.int32),
         response_ids=np.array([7, 8], np.int32),
         behaviour_logprobs=np.array([-0.5, -1.5], np.float32),
         version_spans=((3, 0, 1), (4, 1, 2)),
-        text="Action: Edit",
-        action="edit",
         outcome=Outcome.EDITED,
         reward=0.7,
-        reward_parts={"score": 0.7},
-        score_before=0.5,
-        score_after=None,
-        log_tail="ü ✓",
-        durations=Durations(1, 2, 3, 4),
-        generate_seconds=5.0,
+        info=StepInfo(
+            actor_id="actor-0",
+            text="Action: Edit",
+            action="edit",
+            score_before=0.5,
+            log_tail="ü ✓",
+            durations=Durations(1, 2, 3, 4),
+            reward_parts=parts,
+            generate_seconds=5.0,
+        ),
     )
-    return dataclasses.replace(made, **changes)
 
 
 def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
-    groups = [[transition("a"), transition("b", reward_parts={})]]
+    groups = [[transition("a", score=0.7), transition("b")]]
     transitions.write(tmp_path, 4, groups, {"a": -1.25}, ratios={"b": 1.5}, losses={"a": 0.25})
     a, b = transitions.read(tmp_path)
     assert (a["id"], a["step"], a["advantage"], b["advantage"]) == ("a", 4, -1.25, None)
@@ -44,7 +42,7 @@ def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
     assert a["prompt_ids"] == [1, 2, 3] and a["behaviour_logprobs"] == [-0.5, -1.5]
     assert a["version_spans"] == [{"version": 3, "start": 0, "end": 1}, {"version": 4, "start": 1, "end": 2}]
     assert a["reward_parts"] == {"score": 0.7} and b["reward_parts"] == {}
-    assert (a["outcome"], a["score_after"], a["log_tail"]) == ("edited", None, "ü ✓")
+    assert (a["outcome"], a["score_after"], a["log_tail"], a["actor_id"]) == ("edited", None, "ü ✓", "actor-0")
     seconds = [a[f"{part}_seconds"] for part in ("queue", "restore", "execute", "grade", "generate")]
     assert seconds == [1, 2, 3, 4, 5]
 
