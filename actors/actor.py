@@ -23,7 +23,6 @@ from actors.policy.endpoint import Ask
 from actors.policy.policy import Policy, PolicyDead
 from actors.policy.weights import Bucket, restore
 from envs.actions import FinalAnswer
-from envs.environment import usage
 from envs.prompt import PromptError
 from envs.records import Outcome, State, StepInfo, StepResult, Task, Transition
 from envs.research_actions import Editor
@@ -263,12 +262,7 @@ class Actor(Explorer):
     def _reward(self, task: Task, result: StepResult) -> Reward:
         if result.outcome is Outcome.INFRA_FAILURE:
             return Reward(0.0, {})  # masked wherever rewards are used
-        chosen = self._cfg.reward
-        terms = Terms(chosen.version, chosen.steepness, chosen.milestones, chosen.time, chosen.memory)
-        return reward(
-            result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
-            terms, usage(task, result),
-        )  # fmt: skip
+        return reward(result, task, Terms(**self._cfg.reward))
 
 
 def credited(episode: Sequence[Transition]) -> list[Transition]:

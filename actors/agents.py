@@ -22,7 +22,6 @@ from actors.expert.llm import LanguageModelExpert
 from actors.expert.script import Script, Unreadable
 from actors.explorer import Explorer
 from actors.policy.endpoint import Endpoint, Reply
-from envs.environment import usage
 from envs.records import State, StepResult, Task
 from reward import Terms, reward
 
@@ -93,12 +92,7 @@ class Agents(Explorer):
         return Answer(text, replies[-1].prompt_tokens, replies[-1].response_tokens, time.monotonic() - started)
 
     def _tried(self, task: Task, answer: Answer, result: StepResult) -> Tried:
-        chosen = self._cfg.reward
-        terms = Terms(chosen.version, chosen.steepness, chosen.milestones, chosen.time, chosen.memory)
-        worth = reward(
-            result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
-            terms, usage(task, result),
-        )  # fmt: skip
+        worth = reward(result, task, Terms(**self._cfg.reward))
         return Tried(
             answer.text, result.action, result.outcome, result.state.score, result.score_before, result.score_after,
             worth.value, answer.prompt_tokens, answer.response_tokens, answer.seconds, result.durations, result.origin,

@@ -24,7 +24,7 @@ from rich.table import Table
 from envs.admission import node_capacity
 from envs.benchmarks.loader import TaskError, about, builtin_tasks, load
 from envs.check import problems
-from envs.environment import Environment, readable, usage
+from envs.environment import Environment, readable
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -140,10 +140,7 @@ def step(arguments: argparse.Namespace) -> None:
         environment.tasks[task.id] = task = replace(task, m_init=baseline.score_after)
         result = environment.step(environment.initial_state(task.id), text)
     _require_sandbox(result)
-    worth = reward(
-        result.outcome, result.score_before, result.score_after, task.m_init, task.m_best, task.direction,
-        usage=usage(task, result),
-    )  # fmt: skip
+    worth = reward(result, task)
     found = {
         "outcome": result.outcome,
         "score_before": result.score_before,

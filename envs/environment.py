@@ -14,7 +14,7 @@ from dataclasses import replace
 from envs import actions, research_actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
 from envs.experiments import Runner
-from envs.records import Durations, Outcome, State, Step, StepResult, Task, Usage
+from envs.records import Durations, Outcome, State, Step, StepResult, Task
 from envs.research_actions import LOG, Editor, Note
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
@@ -141,15 +141,6 @@ def _neutral(state: State, kind: str, text: str, observation: str) -> StepResult
 def _after(state: State, text: str, observation: str) -> State:
     """The state after an action, with a new id."""
     return replace(state, id=uuid.uuid4().hex[:16], history=(*state.history, Step(text, observation)))
-
-
-def usage(task: Task, result: StepResult) -> Usage:
-    """What the experiment of a step reached and used, as shares of the task's limits."""
-    return Usage(
-        result.milestones,
-        min(1.0, result.durations.execute / task.limits.seconds),
-        min(1.0, result.peak_mb / task.limits.memory_mb),
-    )
 
 
 def escaped(text: str) -> str:

@@ -177,18 +177,6 @@ MILESTONES = ("data_opened", "model_fitted", "predictions_written", "submission_
 
 
 @dataclass(frozen=True)
-class Usage:
-    """How far an experiment got and what it used; nothing where none ran."""
-
-    milestones: tuple[str, ...] = ()
-    """Those of `MILESTONES` that it reached."""
-    time: float = 0.0
-    """Share of its time limit, in [0, 1]."""
-    memory: float = 0.0
-    """Share of its memory limit, in [0, 1]."""
-
-
-@dataclass(frozen=True)
 class StepResult:
     """What the environment answers to one action. `state` is where the episode goes on."""
 

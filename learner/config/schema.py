@@ -106,7 +106,10 @@ class EditorConfig:
 @dataclass
 class RewardConfig:
     version: str = key(
-        "v1", "Published reward: v1 (2025, sigmoid) or v2 (2026, linear with -1 for errors).", ["v1", "v2"]
+        "v1",
+        "Published reward: v1 (2025, sigmoid) or v2 (2026, linear with -1 for errors).",
+        ["v1", "v2"],
+        socket=True,
     )
     steepness: float = key(
         100.0, "v1: factor on gain/range inside the sigmoid (100 in the paper; lower saturates later).", positive=True

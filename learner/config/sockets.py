@@ -1,6 +1,6 @@
 """Tries what a configuration names by import path, before anything starts.
 
-Invariant: where it names nothing from outside, nothing is imported.
+Invariant: the room of a part is imported only where the part is from outside.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from learner.config.schema import Config
 
 def refused(cfg: Config) -> str | None:
     """Why a part from outside cannot be used, naming its key; None if all can."""
-    if ":" not in cfg.rl.algorithm:
-        return None
     from envs.sockets import SocketError
-    from learner.algorithm import algorithms
 
     try:
-        algorithms.check(cfg.rl.algorithm)
+        if ":" in cfg.reward.version:
+            import reward
+
+            reward.check(reward.Terms(**cfg.reward))
+        if ":" in cfg.rl.algorithm:
+            from learner.algorithm import algorithms
+
+            algorithms.check(cfg.rl.algorithm)
     except SocketError as error:
         return str(error)
     return None

@@ -1,21 +1,47 @@
 """The reward's properties, over all inputs, and its table of cases."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from envs.records import MILESTONES, Direction, Outcome, Usage
-from reward import Terms, reward
+from envs.records import MILESTONES, Direction, Durations, Outcome
+from learner.config.load import ConfigError, load
+from reward import SAMPLE, SAMPLE_TASK, Terms, reward
 
-SCORE = st.floats(-1e3, 1e3, allow_nan=False)
+SCORE = st.floats(-1e3, 1e3).map(lambda score: round(score, 6))  # over the narrowest range it would be infinite
 VERSION = st.sampled_from(["v1", "v2"])
 DIRECTION = st.sampled_from(list(Direction))
 
 
+LIMITS, V1 = SAMPLE_TASK.limits, Terms("v1")
+
+
+def of(
+    outcome,
+    before,
+    after,
+    m_init,
+    m_best,
+    direction=Direction.MAXIMIZE,
+    terms=V1,
+    time=0.0,
+    memory=0.0,
+    reached=(),
+):
+    """The reward of such a step; time and memory as shares of their limits."""
+    durations = Durations(execute=time * LIMITS.seconds)
+    result = replace(
+        SAMPLE, outcome=outcome, score_before=before, score_after=after, durations=durations,
+        peak_mb=memory * LIMITS.memory_mb, milestones=tuple(reached),
+    )  # fmt: skip
+    return reward(result, replace(SAMPLE_TASK, m_init=m_init, m_best=m_best, direction=direction), terms)
+
+
 def edit(before, after, m_init, m_best, direction=Direction.MAXIMIZE, version="v1", steepness=100.0):
-    return reward(Outcome.EDITED, before, after, m_init, m_best, direction, Terms(version, steepness)).value
+    return of(Outcome.EDITED, before, after, m_init, m_best, direction, Terms(version, steepness)).value
 
 
 @given(SCORE, SCORE, SCORE, SCORE, DIRECTION)
@@ -39,14 +65,14 @@ def test_a_metric_and_its_negative_are_worth_the_same(before, after, m_init, m_b
 @given(SCORE, SCORE, SCORE, DIRECTION)
 def test_no_gain_is_worth_as_much_as_a_neutral_action(score, m_init, m_best, direction):
     for version in ("v1", "v2"):
-        neutral = reward(Outcome.NEUTRAL, score, None, m_init, m_best, direction, Terms(version)).value
+        neutral = of(Outcome.NEUTRAL, score, None, m_init, m_best, direction, Terms(version)).value
         assert edit(score, score, m_init, m_best, direction, version) == pytest.approx(neutral)
 
 
 @pytest.mark.parametrize(("version", "failure", "neutral"), [("v1", 0.0, 0.5), ("v2", -1.0, 0.0)])
 def test_cases_without_a_gain(version, failure, neutral):
     def worth(outcome):
-        return reward(outcome, 0.5, None, 0.5, 0.9, Direction.MAXIMIZE, Terms(version)).value
+        return of(outcome, 0.5, None, 0.5, 0.9, terms=Terms(version)).value
 
     assert {worth(Outcome.INVALID), worth(Outcome.SCRIPT_ERROR)} == {failure}
     assert {worth(Outcome.NEUTRAL), worth(Outcome.TIMEOUT), worth(Outcome.OUT_OF_MEMORY)} == {neutral}
@@ -68,7 +94,7 @@ def test_a_start_that_is_as_good_as_the_best_still_counts_gains(m_best):
 
 def test_infrastructure_failure_has_no_reward():
     with pytest.raises(ValueError, match="mask"):
-        reward(Outcome.INFRA_FAILURE, 0.5, None, 0.5, 0.9, Direction.MAXIMIZE)
+        of(Outcome.INFRA_FAILURE, 0.5, None, 0.5, 0.9)
 
 
 SHARE = st.floats(0, 1)
@@ -77,20 +103,81 @@ SHARE = st.floats(0, 1)
 @given(st.sampled_from([o for o in Outcome if o is not Outcome.INFRA_FAILURE]), VERSION, SHARE, SHARE, SHARE, SHARE)
 def test_every_term_is_named_and_they_add_up(outcome, version, weight, time, memory, milestones):
     terms = Terms(version, milestones=milestones, time=weight, memory=weight)
-    found = reward(outcome, 0.5, 0.6, 0.5, 0.9, Direction.MAXIMIZE, terms, Usage(MILESTONES[:2], time, memory))
-    assert sum(found.parts.values()) == found.value
-    assert found.parts.get("time", 0) == -weight * time and found.parts.get("memory", 0) == -weight * memory
-    plain = reward(outcome, 0.5, 0.6, 0.5, 0.9, Direction.MAXIMIZE, Terms(version))
-    assert set(found.parts) - set(plain.parts) <= {"milestones", "time", "memory"}
+    worth = of(outcome, 0.5, 0.6, 0.5, 0.9, terms=terms, time=time, memory=memory, reached=MILESTONES[:2])
+    assert sum(worth.parts.values()) == worth.value
+    assert worth.parts.get("time", 0) == pytest.approx(-weight * time)
+    assert worth.parts.get("memory", 0) == pytest.approx(-weight * memory)
+    plain = of(outcome, 0.5, 0.6, 0.5, 0.9, terms=Terms(version))
+    assert set(worth.parts) - set(plain.parts) <= {"milestones", "time", "memory"}
 
 
 @given(VERSION, SHARE, st.lists(st.sampled_from(MILESTONES)))
 def test_a_script_that_fails_earns_by_how_far_it_got_but_no_more_than_a_neutral_action(version, share, reached):
     def worth(outcome, milestones):
         terms = Terms(version, milestones=share)
-        return reward(outcome, 0.5, None, 0.5, 0.9, Direction.MAXIMIZE, terms, Usage(tuple(milestones))).value
+        return of(outcome, 0.5, None, 0.5, 0.9, terms=terms, reached=milestones).value
 
     failed = worth(Outcome.SCRIPT_ERROR, reached)
     assert worth(Outcome.SCRIPT_ERROR, ()) <= failed <= worth(Outcome.NEUTRAL, ())
     assert worth(Outcome.SCRIPT_ERROR, [*reached, *MILESTONES[:1]]) >= failed
     assert worth(Outcome.INVALID, reached) == worth(Outcome.INVALID, ()), "nothing ran"
+
+
+OUTSIDE = """
+from envs.records import Outcome
+
+
+def mine(result, task, terms):
+    if result.outcome is not Outcome.EDITED:
+        return {"nothing": 0}
+    return {"better": float((result.score_after - task.m_init) * task.direction.sign > 0), "tokens": -0.01}
+
+
+def number(result, task, terms):
+    return 1.0
+
+
+def endless(result, task, terms):
+    return {"gain": float("nan")}
+
+
+def bold(result, task, terms):
+    return {"gain": result.score_after - result.score_before}
+
+
+def narrow(result):
+    return {"gain": 1.0}
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    package = tmp_path / "outside_rewards"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "own.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_reward_from_outside_is_used_and_limits_still_cost(outside):
+    cfg = load(["reward.version=outside_rewards.own:mine", "reward.time=0.5"])
+    worth = of(Outcome.EDITED, 0.4, 0.6, 0.5, 0.9, terms=Terms(**cfg.reward), time=0.5)
+    assert worth.parts == {"better": 1.0, "tokens": -0.01, "time": -0.25}
+    assert worth.value == pytest.approx(0.74)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("number", "must return named parts, such as {'gain': 0.5}, not 1.0"),
+        ("endless", "part 'gain' must be a finite number, not nan"),
+        ("bold", "fails on a sample: TypeError"),
+        ("narrow", "fails on a sample: TypeError: narrow() takes 1 positional argument but 3 were given"),
+        ("absent", "cannot be imported (AttributeError"),
+    ],
+)
+def test_a_reward_that_cannot_be_used_is_refused_with_the_configuration(outside, name, reason):
+    with pytest.raises(ConfigError) as refusal:
+        load([f"reward.version=outside_rewards.own:{name}"])
+    assert str(refusal.value).startswith(f"reward.version=outside_rewards.own:{name}")
+    assert reason in str(refusal.value)
