@@ -2,7 +2,7 @@
 
 Each socket is defined where its part belongs (`reward`, `learner.algorithm.algorithms`, `envs.benchmarks.sources`;
 docs/extend.md shows all three), and takes what comes with the project through the same door. Invariant: whatever is
-wrong with a part from outside is a `SocketError` that names the key, the path and what to do.
+wrong with a part from outside is a `SocketError` that names key and path, and says what to do.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ class SocketError(ValueError):
     """What an import path names cannot be used; the message says why."""
 
 
-def imported(key: str, path: str) -> Any:
+def imported(path: str, named_by: str) -> Any:
     """What `package.module:Name` names; modules of the current folder are found as well, after all others.
+
+    named_by: how a message calls it, such as `reward.version=my_rewards:mine`.
 
     Raises:
         SocketError: it is no import path, or the import fails.
     """
     if not PATH.fullmatch(path):
-        raise SocketError(f"{key}={path} is no import path: write package.module:Name")
+        raise SocketError(f"{named_by} is no import path: write package.module:Name")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     try:
@@ -37,13 +39,13 @@ def imported(key: str, path: str) -> Any:
     except Exception as error:  # a module may raise whatever it likes
         reason = f"{type(error).__name__}: {error}"
         raise SocketError(
-            f"{key}={path} cannot be imported ({reason}): put its module on PYTHONPATH, of every node, or where the "
-            "command is run"
+            f"{named_by} cannot be imported ({reason}): put its module on PYTHONPATH, of every node, or in the folder "
+            "where the command is run"
         ) from error
 
 
 @contextlib.contextmanager
-def tried(key: str, path: str) -> Iterator[None]:
+def tried(named_by: str) -> Iterator[None]:
     """Whatever a part from outside raises inside becomes a SocketError."""
     try:
         yield
@@ -51,5 +53,5 @@ def tried(key: str, path: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SocketError(
-            f"{key}={path} fails on a sample: {type(error).__name__}: {error} (docs/extend.md has its signature)"
+            f"{named_by} fails on a sample: {type(error).__name__}: {error} (docs/extend.md has its signature)"
         ) from error

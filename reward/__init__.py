@@ -59,7 +59,7 @@ def reward(result: StepResult, task: Task, terms: Terms = PUBLISHED) -> Reward:
 
 
 def _parts(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:
-    function = VERSIONS.get(terms.version) or imported(KEY, terms.version)
+    function = VERSIONS.get(terms.version) or imported(terms.version, f"{KEY}={terms.version}")
     parts = function(result, task, terms)
     if not isinstance(parts, Mapping) or not parts:
         raise SocketError(f"{KEY}={terms.version} must return named parts, such as {{'gain': 0.5}}, not {parts!r}")
@@ -75,7 +75,7 @@ def check(terms: Terms) -> None:
     Raises:
         SocketError: it cannot be used.
     """
-    with tried(KEY, terms.version):
+    with tried(f"{KEY}={terms.version}"):
         for outcome in Outcome:
             if outcome is Outcome.INFRA_FAILURE:
                 continue

@@ -19,10 +19,10 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from envs import splits
-from envs.benchmarks import mlebench, task_cache, task_file
+from envs.benchmarks import sources, task_cache, task_file
 from envs.benchmarks.fidelity import subsample
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError, TaskFile
@@ -57,7 +57,7 @@ def load(name_or_folder: str | Path) -> Task:
     for needed in (f"env/{stated.script}", "scripts/research_problem.txt", "scripts/eval.py"):
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: envs/README.md shows the format of a task folder")
-    prepared = source if mlebench.is_one(asked) else _prepare(source)
+    prepared = source if source.parent == task_cache.folder().resolve() else _prepare(source)
     if fidelity < 1:
         prepared = _reduce(prepared, source, stated.rows, fidelity)
     env = prepared / "env"
@@ -65,7 +65,8 @@ def load(name_or_folder: str | Path) -> Task:
     protected = prepared / "scripts" / "read_only_files.txt"
     globs = [line.strip() for line in _text(protected).splitlines()] if protected.exists() else []
     _text(env / stated.script)  # prompts show it, so it must be text, and prepare.py must have left it there
-    name = asked.removeprefix(mlebench.PREFIX) if mlebench.is_one(asked) else source.name
+    named = sources.split(asked)
+    name = PurePosixPath(named[1]).name if named else source.name
     return Task(
         id=name if fidelity == 1 else f"{name}@{fidelity:g}",
         problem=_text(prepared / "scripts" / "research_problem.txt").strip(),
@@ -101,10 +102,10 @@ def _fidelity(asked: str) -> tuple[str, float]:
 
 
 def _find(name_or_folder: str | Path) -> Path:
-    """The folder of that task; a competition of MLE-bench is made into one first."""
+    """The folder of that task; a source may have to make it first."""
     name = str(name_or_folder)
-    if mlebench.is_one(name):
-        return mlebench.task_folder(name)
+    if named := sources.split(name):
+        return sources.folder_of(*named)
     if name in builtin_tasks():
         return BUILTIN / name
     if name and Path(name).is_dir():

@@ -22,7 +22,6 @@ from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
 from envs.records import Direction, Limits
 
-PREFIX = "mlebench:"
 DATA_VARIABLE = "MLEBENCH_DATA"
 INSTALL = "pip install git+https://github.com/openai/mle-bench"
 LIMITS = Limits(seconds=3600.0, cpus=2.0, memory_mb=8192, disk_mb=16384)
@@ -40,20 +39,16 @@ def get_score(submission_folder):
 """
 
 
-def is_one(name: str) -> bool:
-    return name.startswith(PREFIX)
-
-
 def task_folder(name: str) -> Path:
-    """The competition as a prepared task folder in the cache.
+    """The competition as a prepared task folder in the cache: a `TaskSource` (envs.benchmarks.sources).
 
     Raises:
         TaskError: the package is missing, it has no such competition, or its data is not prepared.
     """
-    competition = _competition(name.removeprefix(PREFIX), os.environ.get(DATA_VARIABLE))
+    competition = _competition(name, os.environ.get(DATA_VARIABLE))
     for needed in (competition.public_dir, competition.answers, competition.sample_submission):
         if not needed.exists():
-            raise TaskError(f"{name}: {needed} is missing: run `mlebench prepare -c {competition.id}` first")
+            raise TaskError(f"mlebench:{name}: {needed} is missing: run `mlebench prepare -c {competition.id}` first")
 
     def make(folder: Path) -> None:
         shutil.copytree(competition.public_dir, folder / "env", copy_function=_link_or_copy)
@@ -87,7 +82,7 @@ def _competition(competition_id: str, data: str | None) -> Any:
     try:
         from mlebench.registry import registry
     except ImportError as error:
-        raise TaskError(f"{PREFIX}{competition_id} needs the package mlebench ({error}): {INSTALL}") from error
+        raise TaskError(f"mlebench:{competition_id} needs the package mlebench ({error}): {INSTALL}") from error
     known = registry.list_competition_ids()
     if competition_id not in known:
         raise TaskError(f"mlebench has no competition {competition_id!r}: choose one of {', '.join(known)}")

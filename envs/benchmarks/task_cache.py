@@ -18,13 +18,18 @@ DEADLINE = 3600.0
 """Seconds that one process waits for another that makes the same folder, and that making it may take."""
 
 
+def folder() -> Path:
+    """Where prepared tasks are."""
+    return Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent")) / "tasks"
+
+
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
     """The folder of that name in the cache; `make` fills it if it is not there.
 
     Raises:
         TaskError: the folder cannot be made; what `make` raises of its own passes through.
     """
-    cache = Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent")) / "tasks"
+    cache = folder()
     try:
         prepared = cache / name
         cache.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,7 @@ def named(algorithm: str) -> Algorithm:
     """
     if algorithm in ALGORITHMS:
         return ALGORITHMS[algorithm]
-    found = imported(KEY, algorithm)
+    found = imported(algorithm, f"{KEY}={algorithm}")
     if not isinstance(found, Algorithm):
         raise SocketError(f"{KEY}={algorithm} is {found!r}, not a learner.algorithm.algorithms.Algorithm")
     return found
@@ -103,7 +103,7 @@ def advantages_of(algorithm: str, rewards: np.ndarray) -> np.ndarray:
 def check(algorithm: str) -> None:
     """Try an algorithm on samples. Raises SocketError where it cannot be used."""
     chosen = named(algorithm)
-    with tried(KEY, algorithm):
+    with tried(f"{KEY}={algorithm}"):
         for rewards in ([0.0, 1.0, 0.5], [0.5, 0.5], [-1.0]):
             advantages_of(algorithm, np.array(rewards))
         if chosen.loss:

@@ -23,4 +23,13 @@ def refused(cfg: Config) -> str | None:
             algorithms.check(cfg.rl.algorithm)
     except SocketError as error:
         return str(error)
+    for split in ("held_in", "held_out"):
+        for name in cfg.tasks[split]:
+            if ":" in name:
+                from envs.benchmarks import sources
+
+                try:
+                    sources.check(name)
+                except SocketError as error:
+                    return f"tasks.{split}={name}: {error}"
     return None
