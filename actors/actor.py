@@ -153,7 +153,7 @@ class Actor(Explorer):
                         break
             for ticket, transitions in zip(tickets, await asyncio.gather(*groups), strict=True):
                 if transitions:
-                    await stream.put.remote(ticket.group_id, transitions)
+                    await stream.put.remote(self._id, ticket.group_id, transitions)
 
     async def _group(self, stream: Any, ticket: Any) -> bytes | None:
         """The transitions of a ticket, pickled; None where it was given back.
@@ -167,7 +167,7 @@ class Actor(Explorer):
         except PolicyDead:
             raise
         except Exception as error:  # one group's defect must not end the others; the stream counts its tries
-            await stream.fail.remote(ticket.group_id, f"{type(error).__name__}: {error}")
+            await stream.fail.remote(self._id, ticket.group_id, f"{type(error).__name__}: {error}")
             return None
         return pickle.dumps(transitions, protocol=5)
 

@@ -1,13 +1,22 @@
 """The stream between actors and learner: which state is tried next, and which groups are trained next.
 
-One Ray actor holds it. Invariants:
-* every admitted group is delivered to the learner exactly once; a group whose actor failed or left is admitted again;
-* staleness is bounded by admission: after `step` learner steps no more than (step + 1 + max_staleness) batches of
-  groups have started, and a batch waits for every group that could not be trained later within the bound, so a
-  slow group is never dropped and never starved;
-* batches are formed oldest group first; no group is started that the run would not train;
-* the transitions of a group pass through as the bytes that the actor made of them, and an event wakes only whom it
-  concerns, so that neither their size nor the number of actors costs time here.
+One Ray actor holds it. With B groups in a learner step, M = `max_staleness` and s the steps done, two rules hold:
+* admission: at most (M + 1) · B groups are started and not trained;
+* batches: the B oldest finished groups are trained, as soon as what then remains can still be trained in time: the k-th
+  of it (k = 0, 1, …; oldest first), which is trained at step s + 1 + k // B at the latest, was admitted at step
+  s + 1 + k // B - M or later.
+
+Invariants:
+* every admitted group is delivered to the learner exactly once, by the actor that holds it; a group whose actor failed
+  or left is admitted again;
+* a group admitted at step a is trained at one of the steps a … a + M, so no token is more than M weight versions old,
+  and no group is starved or dropped because it is slow. Before step s the k-th oldest is not due before s + k // B:
+  the second rule hands this on from step to step, and a group admitted at s comes last, with k < (M + 1) · B;
+* nobody waits for ever: when all that started has finished, its B oldest are taken, the k-th that remains was the
+  (k + B)-th before, and so the second rule holds; no actor stands at admission while a group may start;
+* no group is started that the run would not train;
+* the transitions of a group pass through as the bytes that the actor made of them, and an event concerns only those
+  whom it lets in, so that neither their size nor the number of actors costs time here.
 """
 
 from __future__ import annotations
@@ -46,13 +55,30 @@ class Ticket:
     state: State
     seeds: tuple[int, ...]
     step: int
-    """Learner steps done when it was admitted: its tokens are at least that new."""
+    """Learner steps done when it was admitted, last if more than once: its tokens are at least that new."""
     actor_id: str
     tries: int = 1
 
     @property
     def group_id(self) -> str:
         return f"group-{self.index:06d}"
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """What the oldest has least of."""
+        return self.step, self.index
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A group that was started and not trained."""
+
+    state: str
+    """Id of the state."""
+    step: int
+    """As the ticket's."""
+    packed: bytes | None = None
+    """Its transitions as they came; None: it was in flight, and is sampled again."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +87,10 @@ class Cursor:
 
     step: int = 0
     next_index: int = 0
-    unfinished: dict[int, str] = field(default_factory=dict)
-    """Groups that were in flight, with the id of their state: they are sampled again."""
-    ready: dict[int, bytes] = field(default_factory=dict)
-    """Finished groups that were not trained yet, as they came; in a cursor for a checkpoint."""
+    trained: int = 0
+    """Groups."""
+    untrained: dict[int, Untrained] = field(default_factory=dict)
+    """By their number; in a cursor for a checkpoint."""
     experience: Experience = field(default_factory=Experience)
 
 
@@ -74,6 +100,7 @@ class Account:
 
     started: int
     trained: int
+    """Delivered to the learner, counted as they are."""
     ready: int
     in_flight: int
     again: int
@@ -102,6 +129,15 @@ class _Records(pickle.Unpickler):
         raise StreamError(f"a group of transitions names {module}.{name}, which is no record: it is damaged or forged")
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """An actor at admission."""
+
+    actor_id: str
+    since: float
+    turn: asyncio.Future[Ticket | None]
+
+
 class Stream:
     """Bounded exchange of groups of transitions; its methods are coroutines of one event loop."""
 
@@ -109,81 +145,102 @@ class Stream:
         self, pool: StatePool, seed: int, steps: int, states: int, actions: int, max_staleness: int, cursor: Cursor
     ):
         self._pool, self._seed, self._actions = pool, seed, actions
-        self._total, self._batch, self._max_staleness = steps * states, states, max_staleness
-        self._step, self._next = cursor.step, cursor.next_index
-        self._again = collections.deque(
-            self._ticket(index, pool.by_id(name)) for index, name in sorted(cursor.unfinished.items())
-        )
+        self._steps, self._batch, self._max_staleness = steps, states, max_staleness
+        self._step, self._next, self._trained = cursor.step, cursor.next_index, cursor.trained
+        self._training = 0
         self._in_flight: dict[str, Ticket] = {}
+        self._ready: dict[int, tuple[Ticket, bytes]] = {}
+        self._again: collections.deque[Ticket] = collections.deque()
+        self._take_up(cursor.untrained)
         self._gone: set[str] = set()
-        self._ready = dict(cursor.ready)
         self._closed = False
         self._error: str | None = None
-        self._standing: collections.deque[tuple[float, asyncio.Future[None]]] = collections.deque()
+        self._standing: collections.deque[_Standing] = collections.deque()
         self._waited = 0.0
         self._delivered = asyncio.Event()
 
     def __repr__(self) -> str:  # Ray's dashboard shows it
         return "stream: groups from actors to the learner"
 
-    def _ticket(self, index: int, state: State) -> Ticket:
+    def _take_up(self, untrained: Mapping[int, Untrained]) -> None:
+        """Go on from a cursor; what a smaller bound or batch than before makes too old is sampled again."""
+        tickets = [self._ticket(number, self._pool.by_id(of.state), of.step) for number, of in untrained.items()]
+        for ticket in sorted(tickets, key=lambda ticket: ticket.age):
+            packed = untrained[ticket.index].packed
+            if packed is not None and self._in_time(len(self._ready), ticket.step, self._step):
+                self._ready[ticket.index] = ticket, packed
+            else:
+                self._again.append(ticket)
+
+    def _ticket(self, index: int, state: State, step: int) -> Ticket:
         seeds = tuple((self._seed * 1_000_003 + index * 1_009 + k) % 2**31 for k in range(self._actions))
-        return Ticket(index, state, seeds, self._step, "")
+        return Ticket(index, state, seeds, step, "")
 
     async def admit(self, actor_id: str) -> Ticket | None:
         """The next group to sample, once staleness allows it; None when the run needs no more of this actor."""
-        while not (self._closed or actor_id in self._gone or self._again or self._may_start()):
-            turn = asyncio.get_running_loop().create_future()
-            self._standing.append((time.monotonic(), turn))
-            await turn
         if self._closed or actor_id in self._gone:
-            self._let_in(1)  # whatever this turn was for is another's
             return None
-        if self._again:
-            ticket = self._again.popleft()
-        else:
-            ticket = self._ticket(self._next, self._pool.draw(self._next))
-            self._next += 1
-        ticket = replace(ticket, actor_id=actor_id)
-        self._in_flight[ticket.group_id] = ticket
-        return ticket
+        if self._may_start():
+            return self._start(actor_id)
+        self._standing.append(_Standing(actor_id, time.monotonic(), asyncio.get_running_loop().create_future()))
+        return await self._standing[-1].turn
 
     async def wave(self, actor_id: str, most: int) -> list[Ticket]:
         """As `admit`, with up to `most` groups that may start now; none when the run needs no more."""
         tickets = [await self.admit(actor_id)]
-        while len(tickets) < most and tickets[0] and (self._again or self._may_start()):
+        while len(tickets) < most and tickets[0] and self._may_start():
             tickets.append(await self.admit(actor_id))
         return [ticket for ticket in tickets if ticket]
 
     def _may_start(self) -> bool:
-        return self._next < min(self._total, (self._step + 1 + self._max_staleness) * self._batch)
+        sampled = len(self._in_flight) + len(self._ready) + self._training
+        return sampled < min(self._max_staleness + 1, self._steps - self._step) * self._batch
 
-    def _let_in(self, count: int) -> None:
-        """Wake that many of the actors at admission, in the order in which they came."""
-        while count and self._standing:
-            since, turn = self._standing.popleft()
-            self._waited += time.monotonic() - since
-            turn.set_result(None)
-            count -= 1
+    def _start(self, actor_id: str) -> Ticket:
+        """Those that were given back go first."""
+        if self._again:
+            ticket = self._again.popleft()
+        else:
+            ticket = self._ticket(self._next, self._pool.draw(self._next), self._step)
+            self._next += 1
+        ticket = self._in_flight[ticket.group_id] = replace(ticket, actor_id=actor_id, step=self._step)
+        return ticket
 
-    async def put(self, group_id: str, transitions: Sequence[Transition] | bytes) -> None:
-        """Deliver a finished group; a group that is not in flight (delivered before) is ignored."""
-        if ticket := self._in_flight.pop(group_id, None):
+    def _let_in(self) -> None:
+        """Start what may start, for the actors at admission in the order in which they came."""
+        while self._standing and self._may_start():
+            first = self._standing.popleft()
+            if not first.turn.done():  # it is where its caller was ended
+                self._answer(first, self._start(first.actor_id))
+
+    def _answer(self, standing: _Standing, ticket: Ticket | None) -> None:
+        self._waited += time.monotonic() - standing.since
+        if not standing.turn.done():
+            standing.turn.set_result(ticket)
+
+    def _send_away(self, those: Iterable[_Standing]) -> None:
+        for standing in list(those):
+            self._standing.remove(standing)
+            self._answer(standing, None)
+
+    async def put(self, actor_id: str, group_id: str, transitions: Sequence[Transition] | bytes) -> None:
+        """Deliver a finished group; ignored unless the actor holds it (it was called lost, and another has it)."""
+        if ticket := self._release(actor_id, group_id):
             packed = transitions if isinstance(transitions, bytes) else pickle.dumps(transitions)
-            self._ready[ticket.index] = packed
+            self._ready[ticket.index] = ticket, packed
             self._delivered.set()
 
     async def exchange(self, actor_id: str, group_id: str, transitions: bytes) -> Ticket | None:
         """`put` and `admit` in one call, which halves the messages."""
-        await self.put(group_id, transitions)
+        await self.put(actor_id, group_id, transitions)
         return await self.admit(actor_id)
 
-    async def fail(self, group_id: str, reason: str) -> None:
+    async def fail(self, actor_id: str, group_id: str, reason: str) -> None:
         """Give a group back: another actor samples it, until it has failed `MAX_TRIES` times."""
-        if ticket := self._in_flight.pop(group_id, None):
+        if ticket := self._release(actor_id, group_id):
             if ticket.tries >= MAX_TRIES:
                 self._error = f"{group_id} (task {ticket.state.task_id}) failed {MAX_TRIES} times, last: {reason}"
-            self._return(replace(ticket, tries=ticket.tries + 1))
+            self._return([replace(ticket, tries=ticket.tries + 1)])
 
     async def leave(self, actor_id: str) -> int:
         """Give back all groups of an actor that has ended, which is no fault of theirs; returns how many.
@@ -191,37 +248,53 @@ class Stream:
         It is admitted no more, should it live yet.
         """
         self._gone.add(actor_id)
+        self._send_away(standing for standing in self._standing if standing.actor_id == actor_id)
         lost = [ticket for ticket in self._in_flight.values() if ticket.actor_id == actor_id]
         for ticket in lost:
             del self._in_flight[ticket.group_id]
-            self._return(ticket)
+        self._return(lost)
         return len(lost)
 
-    def _return(self, ticket: Ticket) -> None:
-        self._again.append(ticket)
+    def _release(self, actor_id: str, group_id: str) -> Ticket | None:
+        """The ticket of a group in flight that this actor holds, and holds no more."""
+        ticket = self._in_flight.get(group_id)
+        return self._in_flight.pop(group_id) if ticket and ticket.actor_id == actor_id else None
+
+    def _return(self, tickets: Sequence[Ticket]) -> None:
+        self._again.extend(tickets)
         self._delivered.set()
-        self._let_in(1)
+        self._let_in()
 
     async def batch(self) -> list[bytes]:
-        """The oldest finished groups, as many as a learner step trains, once none that is due is still running.
+        """The oldest finished groups, as many as a learner step trains, once the rest can be trained in time.
 
         `unpack` makes transitions of them.
 
         Raises:
             StreamError: a group failed on every try.
         """
-        while not (self._error or self._complete()):
+        while not (self._error or (oldest := self._complete())):
             self._delivered.clear()
             await self._delivered.wait()
         if self._error:
             raise StreamError(self._error)
-        return [self._ready.pop(index) for index in sorted(self._ready)[: self._batch]]
+        self._training = len(oldest)
+        self._trained += len(oldest)
+        return [self._ready.pop(ticket.index)[1] for ticket in oldest]
 
-    def _complete(self) -> bool:
+    def _complete(self) -> list[Ticket]:
+        """What the next step trains; nothing while it has to wait."""
         if len(self._ready) < self._batch:
-            return False
-        due = self._step - self._max_staleness
-        return not any(ticket.step <= due for tickets in (self._in_flight.values(), self._again) for ticket in tickets)
+            return []
+        ready = sorted((ticket for ticket, _ in self._ready.values()), key=lambda ticket: ticket.age)
+        remaining = sorted(ticket.step for ticket in [*ready[self._batch :], *self._in_flight.values()])
+        if all(self._in_time(k, step, self._step + 1) for k, step in enumerate(remaining)):
+            return ready[: self._batch]
+        return []
+
+    def _in_time(self, k: int, admitted: int, step: int) -> bool:
+        """Whether the k-th oldest group before a step can be trained within the bound."""
+        return step + k // self._batch <= admitted + self._max_staleness
 
     async def advance(
         self, spreads: Mapping[str, float] | None = None, found: Sequence[State] = (), saved: bool = False
@@ -229,22 +302,28 @@ class Stream:
         """All actors serve the weights of one more learner step; returns where a restart would go on.
 
         spreads, found: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is for a
-        checkpoint, and so carries the groups that are ready, which may be many.
+        checkpoint, and so carries the groups that are not trained, which may be many.
         """
         self._pool.learn(spreads or {}, found)
         self._step += 1
-        self._let_in(self._batch)
-        unfinished = {t.index: t.state.id for t in [*self._in_flight.values(), *self._again]}
-        ready = dict(self._ready) if saved else {}
-        return Cursor(self._step, self._next, unfinished, ready, self._pool.experience())
+        self._training = 0
+        untrained = self._untrained() if saved else {}
+        cursor = Cursor(self._step, self._next, self._trained, untrained, self._pool.experience())
+        self._let_in()
+        return cursor
+
+    def _untrained(self) -> dict[int, Untrained]:
+        tickets = [*self._in_flight.values(), *self._again]
+        unfinished = {ticket.index: Untrained(ticket.state.id, ticket.step) for ticket in tickets}
+        return unfinished | {i: Untrained(of.state.id, of.step, packed) for i, (of, packed) in self._ready.items()}
 
     async def account(self) -> Account:
-        trained = self._next - len(self._ready) - len(self._in_flight) - len(self._again)
         now = time.monotonic()
-        waited = self._waited + sum(now - since for since, _ in self._standing)
-        return Account(self._next, trained, len(self._ready), len(self._in_flight), len(self._again), waited)
+        waited = self._waited + sum(now - standing.since for standing in self._standing)
+        parts = len(self._ready), len(self._in_flight), len(self._again)
+        return Account(self._next, self._trained, *parts, waited)
 
     async def close(self) -> None:
         """Admit nothing more; actors that ask are told to stop."""
         self._closed = True
-        self._let_in(len(self._standing))
+        self._send_away(self._standing)

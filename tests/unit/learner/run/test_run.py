@@ -11,7 +11,7 @@ from envs.records import Outcome, State, Step, StepInfo, Transition
 from learner.config.schema import Config
 from learner.run.folder import NoRoom, Run, RunError
 from learner.stream.states import Experience
-from learner.stream.stream import Cursor, unpack
+from learner.stream.stream import Cursor, Untrained, unpack
 
 
 class DiskLearner:
@@ -85,7 +85,8 @@ def test_resume_needs_a_run_and_the_same_tasks(tmp_path):
 def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
     good = State("n", "t", "snap", (Step("act", "seen"),), 0.5, 0.4, (("old", None),), "middle")
     groups = [[transition("a"), transition("b")]]
-    cursor = Cursor(3, 9, {7: "s"}, {8: pickle.dumps(groups[0])}, Experience({"s": 0.25}, [good]))
+    untrained = {7: Untrained("s", 2), 8: Untrained("s", 3, pickle.dumps(groups[0]))}
+    cursor = Cursor(3, 9, 7, untrained, Experience({"s": 0.25}, [good]))
     with Run(config(tmp_path, **{"checkpoint.keep": 2})) as run:
         for step in (1, 2):
             run.save(Cursor(step), DiskLearner())
@@ -93,7 +94,7 @@ def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
         assert [p.name for p in run.checkpoints] == ["step_2", "step_3"]
         restored = run.restore(run.checkpoints[-1], DiskLearner())
     assert restored == cursor
-    (group,) = unpack(restored.ready.values())
+    (group,) = unpack([restored.untrained[8].packed])
     assert [t.id for t in group] == ["a", "b"]
     np.testing.assert_array_equal(group[0].behaviour_logprobs, groups[0][0].behaviour_logprobs)
 

@@ -3,7 +3,6 @@
 import asyncio
 import collections
 import pickle
-from dataclasses import replace
 
 import pytest
 
@@ -23,7 +22,7 @@ def stream(steps=10, states=2, max_staleness=1, cursor=None) -> Stream:
 async def admitted(s: Stream, actor: str = "actor") -> list:
     """Every ticket that the stream gives out now without waiting."""
     tickets = []
-    while s._again or s._may_start():
+    while s._may_start():
         tickets.append(await asyncio.wait_for(s.admit(actor), 1))
     return tickets
 
@@ -38,7 +37,7 @@ def test_admission_bounds_staleness_and_total():
         first = await admitted(s)
         assert [t.index for t in first] == [0, 1, 2, 3]  # (0 + 1 + 1) batches of 2
         for ticket in first:
-            await s.put(ticket.group_id, [ticket.index])
+            await s.put("actor", ticket.group_id, [ticket.index])
         assert unpack(await s.batch()) == [[0], [1]]
         await s.advance()
         assert [t.index for t in await admitted(s)] == [4, 5]
@@ -54,15 +53,35 @@ def test_a_slow_group_is_waited_for_before_it_grows_too_stale():
         s = stream(max_staleness=1)
         slow, *others = await admitted(s)
         for ticket in others:
-            await s.put(ticket.group_id, [ticket.index])
+            await s.put("actor", ticket.group_id, [ticket.index])
         assert unpack(await s.batch()) == [[1], [2]]  # step 0 may go on without it
         await s.advance()
         for ticket in await admitted(s):
-            await s.put(ticket.group_id, [ticket.index])
+            await s.put("actor", ticket.group_id, [ticket.index])
         with pytest.raises(TimeoutError):  # at step 1 it is due: later would be two versions old
             await asyncio.wait_for(s.batch(), 0.05)
-        await s.put(slow.group_id, ["slow"])
+        await s.put("actor", slow.group_id, ["slow"])
         assert unpack(await s.batch()) == [["slow"], [3]]
+
+    run(scenario())
+
+
+def test_a_batch_leaves_no_more_for_later_than_later_batches_can_train_in_time():
+    async def scenario():
+        s = stream(max_staleness=2)
+        for ticket in (await admitted(s))[4:]:
+            await s.put("actor", ticket.group_id, [ticket.index])
+        assert unpack(await s.batch()) == [[4], [5]]
+        await s.advance()
+        for ticket in await admitted(s):
+            await s.put("actor", ticket.group_id, [ticket.index])
+        with pytest.raises(TimeoutError):  # four of step 0 would be left for step 2
+            await asyncio.wait_for(s.batch(), 0.05)
+        await s.put("actor", "group-000003", [3])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(s.batch(), 0.05)
+        await s.put("actor", "group-000001", [1])
+        assert unpack(await s.batch()) == [[1], [3]]
 
     run(scenario())
 
@@ -71,16 +90,16 @@ def test_each_group_is_delivered_once_and_failures_are_given_to_another_actor():
     async def scenario():
         s = stream(states=1, max_staleness=0)
         (ticket,) = await admitted(s)
-        await s.fail(ticket.group_id, "engine died")
+        await s.fail("actor", ticket.group_id, "engine died")
         (again,) = await admitted(s)
         assert (again.index, again.seeds, again.state) == (ticket.index, ticket.seeds, ticket.state)
-        await s.put(again.group_id, ["once"])
-        await s.put(again.group_id, ["twice"])
+        await s.put("actor", again.group_id, ["once"])
+        await s.put("actor", again.group_id, ["twice"])
         assert unpack(await s.batch()) == [["once"]]
         await s.advance()
         for _ in range(MAX_TRIES):
             (ticket,) = await admitted(s)
-            await s.fail(ticket.group_id, "no engine")
+            await s.fail("actor", ticket.group_id, "no engine")
         with pytest.raises(StreamError, match="no engine"):
             await s.batch()
 
@@ -89,17 +108,22 @@ def test_each_group_is_delivered_once_and_failures_are_given_to_another_actor():
 
 def test_a_cursor_repeats_only_what_was_in_flight():
     async def scenario():
-        s = stream()
+        s = stream(max_staleness=2)
         tickets = await admitted(s)
-        await s.put(tickets[2].group_id, ["done"])
-        resumed = stream(cursor=replace(await s.advance(saved=True), step=0))
+        for ticket in tickets[2:5]:
+            await s.put("actor", ticket.group_id, [ticket.index])
+        await s.batch()
+        cursor = await s.advance(saved=True)
+        assert (cursor.step, cursor.next_index, cursor.trained) == (1, 6, 2)
+        resumed = stream(max_staleness=2, cursor=cursor)
         redone = await admitted(resumed)
-        assert [(t.index, t.seeds) for t in redone] == [(t.index, t.seeds) for t in tickets if t.index != 2]
+        assert [(t.index, t.seeds, t.state) for t in redone[:3]] == [
+            (t.index, t.seeds, t.state) for t in (*tickets[:2], tickets[5])
+        ]
+        assert [t.index for t in redone[3:]] == [6, 7]
         for ticket in redone:
-            await resumed.put(ticket.group_id, [ticket.index])
-        assert unpack(await resumed.batch()) == [[0], [1]]
-        await resumed.advance()
-        assert unpack(await resumed.batch())[0] == ["done"]
+            await resumed.put("actor", ticket.group_id, [ticket.index])
+        assert unpack(await resumed.batch()) == [[4], [0]], "the oldest tokens first"
 
     run(scenario())
 
@@ -114,10 +138,11 @@ def test_an_actor_that_left_gives_its_groups_back_without_a_try_and_gets_no_more
         assert await asyncio.wait_for(standing, 1) is None
         again = await admitted(s, "other")
         assert [(t.index, t.tries, t.actor_id) for t in again] == [(0, 1, "other"), (1, 1, "other")]
-        await s.put(tickets[0].group_id, ["from the lost one, which was only slow"])
-        await s.put(again[0].group_id, ["twice"])
-        await s.put(again[1].group_id, ["once"])
-        assert unpack(await s.batch()) == [["from the lost one, which was only slow"], ["once"]]
+        await s.put("lost", tickets[0].group_id, ["from the lost one, which was only slow"])
+        await s.fail("lost", tickets[1].group_id, "so is this")
+        for ticket in again:
+            await s.put("other", ticket.group_id, ["once"])
+        assert unpack(await s.batch()) == [["once"], ["once"]]
         account = await s.account()
         assert (account.started, account.trained, account.ready, account.in_flight, account.again) == (2, 2, 0, 0, 0)
 
@@ -128,7 +153,7 @@ def test_actors_at_admission_are_woken_in_turn_and_only_as_many_as_may_start():
     async def scenario():
         s = stream(steps=9, states=2, max_staleness=0)
         for ticket in await admitted(s):
-            await s.put(ticket.group_id, [ticket.index])
+            await s.put("actor", ticket.group_id, [ticket.index])
         standing = [asyncio.create_task(s.admit(f"actor-{i}")) for i in range(5)]
         await asyncio.sleep(0)
         await s.batch()

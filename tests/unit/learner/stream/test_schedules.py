@@ -1,0 +1,216 @@
+"""The stream under random schedules: actors that come, go, fail, hang and deliver too late, and a learner that is
+resumed in the middle, on an event loop whose time is virtual.
+
+Such a loop knows exactly when nobody can go on any more: nothing is ready and nothing is due, and that is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import pickle
+import random
+from dataclasses import dataclass, replace
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from envs.records import State
+from learner.stream.states import StatePool
+from learner.stream.stream import MAX_TRIES, Cursor, Stream, Ticket
+
+HEARTBEAT = 30.0
+"""Seconds after which an actor that hangs is given up."""
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """Time passes only by jumping to what is due next."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        if not self._ready:
+            due = [handle.when() for handle in self._scheduled if not handle.cancelled()]
+            assert due, "everybody waits for ever"
+            self.now = max(self.now, min(due))
+        super()._run_once()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a schedule is drawn from."""
+
+    seed: int
+    staleness: int = 1
+    states: int = 2
+    steps: int = 6
+    actors: int = 3
+    slots: int = 2
+    trouble: float = 0.0
+    """Probability that a group fails, or that its actor dies, hangs or leaves."""
+    train: float = 1.0
+    """Seconds of a learner step; a group takes one at the median."""
+
+
+class World:
+    """Actors and a learner around one stream."""
+
+    def __init__(self, plan: Plan, cursor: Cursor, trained: dict[int, int]):
+        """trained: the learner step of each group that was trained so far, by its number."""
+        self.plan, self.trained, self.cursor = plan, trained, cursor
+        self.rng = random.Random(plan.seed)
+        states = [State(f"s{i}", "t", f"s{i}") for i in range(5)]
+        self.stream = Stream(StatePool(states, 0), 0, plan.steps, plan.states, 1, plan.staleness, cursor)
+        self.version = cursor.step
+        self.tasks: dict[str, list[asyncio.Task]] = {}
+        self.others: set[asyncio.Task] = set()
+        self.standing: collections.Counter[str] = collections.Counter()
+        self.gone: set[str] = set()
+        self.failures: collections.Counter[int] = collections.Counter()
+
+    async def run(self, until: int) -> Cursor:
+        """Train until that many steps are done in all; returns the cursor after the last of them."""
+        for _ in range(self.plan.actors):
+            self.come()
+        while self.cursor.step < until:
+            groups = [pickle.loads(group) for group in await self.stream.batch()]
+            assert len(groups) == self.plan.states
+            for number, version in groups:
+                assert number not in self.trained, "trained twice"
+                assert 0 <= self.cursor.step - version <= self.plan.staleness
+                self.trained[number] = self.cursor.step
+            await self.check()
+            await asyncio.sleep(self.plan.train * self.rng.uniform(0.5, 1.5))
+            self.version += 1  # all actors serve it before the stream knows
+            await asyncio.sleep(0.01)
+            self.cursor = await self.stream.advance(saved=True)
+            await self.check()
+        await self.stream.close()
+        alive = [task for name, tasks in self.tasks.items() if name not in self.gone for task in tasks]
+        _, waiting = await asyncio.wait(alive, timeout=1e6) if alive else ([], [])
+        assert not waiting, "an actor was not told that the run is over"
+        for task in [*self.others, *(task for tasks in self.tasks.values() for task in tasks)]:
+            task.cancel()
+        return self.cursor
+
+    async def check(self) -> None:
+        """Every group is somewhere, and nobody stands at admission who may start one."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        account = await self.stream.account()
+        assert account.started == account.trained + account.ready + account.in_flight + account.again
+        assert account.trained == len(self.trained)
+        held = account.in_flight + account.ready + len(self.trained) - self.cursor.trained
+        room = min(self.plan.staleness + 1, self.plan.steps - self.cursor.step) * self.plan.states - held
+        assert room >= 0
+        assert not (room and sum(self.standing[name] for name in self.tasks if name not in self.gone))
+
+    def come(self) -> None:
+        name = f"actor-{len(self.tasks)}"
+        self.tasks[name] = [asyncio.create_task(self.slot(name)) for _ in range(self.plan.slots)]
+
+    def later(self, seconds: float, name: str) -> None:
+        """Somebody sees by then that the actor has ended, and another one comes in its place."""
+
+        async def give_up() -> None:
+            await asyncio.sleep(seconds)
+            await self.leave(name)
+
+        self.others.add(asyncio.create_task(give_up()))
+
+    async def leave(self, name: str) -> None:
+        if name not in self.gone:
+            self.gone.add(name)
+            await self.stream.leave(name)
+            self.come()
+
+    async def slot(self, name: str) -> None:
+        """Samples one group after another."""
+        ticket = await self.admitted(name, self.stream.admit(name))
+        while ticket:
+            assert ticket.actor_id == name and self.version >= ticket.step
+            made = pickle.dumps((ticket.index, self.version))
+            await asyncio.sleep(min(self.rng.lognormvariate(0, 1.2), 200.0))
+            what = self.rng.choice(["fails", "dies", "hangs", "goes"]) if self.rng.random() < self.plan.trouble else ""
+            if what == "fails" and self.failures[ticket.index] < MAX_TRIES - 1:
+                self.failures[ticket.index] += 1
+                await self.stream.fail(name, ticket.group_id, "a defect")
+                ticket = await self.admitted(name, self.stream.admit(name))
+                continue
+            if what == "dies":
+                self.later(self.rng.uniform(0, 5), name)
+                for task in self.tasks[name]:
+                    task.cancel()
+            if what == "goes":
+                await self.leave(name)
+            if what == "hangs":
+                self.later(HEARTBEAT, name)
+                await asyncio.sleep(self.rng.uniform(0, 3 * HEARTBEAT))  # and delivers too late, or just in time
+            ticket = await self.admitted(name, self.stream.exchange(name, ticket.group_id, made))
+
+    async def admitted(self, name: str, asked) -> Ticket | None:
+        self.standing[name] += 1
+        try:
+            return await asked
+        finally:
+            self.standing[name] -= 1
+
+
+def run(plan: Plan, resumed: tuple[int, Plan] | None = None) -> dict[int, int]:
+    """The learner step at which each group was trained; resumed: after which step, and how the run goes on."""
+
+    async def whole() -> dict[int, int]:
+        trained: dict[int, int] = {}
+        stop, after = resumed or (plan.steps, plan)
+        cursor = await World(plan, Cursor(), trained).run(stop)
+        if resumed:
+            cursor = msgspec.msgpack.decode(msgspec.msgpack.encode(cursor), type=Cursor)
+            await World(after, cursor, trained).run(after.steps)
+        return trained
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        return runner.run(whole())
+
+
+plans = st.builds(
+    Plan,
+    seed=st.integers(0, 2**32),
+    staleness=st.integers(0, 8),
+    states=st.integers(1, 5),
+    steps=st.integers(1, 14),
+    actors=st.integers(1, 5),
+    slots=st.integers(1, 6),
+    trouble=st.sampled_from([0.0, 0.05, 0.3]),
+    train=st.sampled_from([0.05, 1.0, 10.0]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans)
+@example(Plan(1, staleness=2, steps=14, actors=5, slots=6, train=0.05))
+@example(Plan(4, staleness=2, steps=14, actors=5, slots=6, trouble=0.3))
+def test_every_group_is_trained_once_within_the_bound_and_nobody_waits_for_ever(plan):
+    trained = run(plan)
+    assert sorted(trained) == list(range(plan.steps * plan.states)), "those that failed or were slow among them"
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans, st.data())
+def test_so_it_is_when_the_run_is_resumed(plan, data):
+    after = data.draw(st.integers(1, plan.steps))
+    trained = run(plan, (after, replace(plan, seed=plan.seed + 1)))
+    assert sorted(trained) == list(range(plan.steps * plan.states))
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans, plans, st.data())
+def test_a_run_may_be_resumed_with_another_bound_and_other_batches(plan, other, data):
+    """Some groups may then be left over; `World.run` holds what was trained against the new bound."""
+    after = data.draw(st.integers(1, plan.steps))
+    other = replace(other, steps=plan.steps + other.steps)
+    trained = run(plan, (after, other))
+    assert len(trained) == after * plan.states + (other.steps - after) * other.states
