@@ -20,10 +20,11 @@ from actors.hosts import Hosts
 from actors.policy.policy import PolicyDead
 from actors.runtime.placement import on_node
 from actors.runtime.remote import place
+from envs.errors import UserError
 from envs.records import Task
 
 
-class ActorError(RuntimeError):
+class ActorError(UserError):
     """An actor that died or did not answer; the message names it and what it was asked."""
 
 

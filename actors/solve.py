@@ -22,19 +22,18 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from actors.policy.endpoint import EndpointError
 from actors.policy.model import ModelError, resolve
 from actors.solving.agents import EndpointAgent, PolicyAgent, newest_checkpoint
 from actors.solving.solver import solve
 from actors.solving.user_script import PrintedScoreRunner, as_task
 from actors.solving.view import View
-from envs.admission import AdmissionError, node_capacity
+from envs.admission import node_capacity
 from envs.benchmarks.loader import TaskError, load
 from envs.environment import Environment
+from envs.errors import FAILURES, UserError
 from envs.experiments import SandboxRunner
-from envs.prompt import PromptError
 from envs.records import Task
-from envs.sandbox import SandboxFailure, SandboxPool
+from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 
 
@@ -94,10 +93,7 @@ class Settings:
     seed: int = 0
 
 
-FAILURES = (TaskError, AdmissionError, SandboxFailure, EndpointError, PromptError, OSError)
-
-
-class SolveError(ValueError):
+class SolveError(UserError):
     """A request that cannot be carried out; the message names the key or path and what to do."""
 
 
@@ -122,7 +118,7 @@ def main(arguments: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except (*FAILURES, *_engine_failures()) as error:
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -193,12 +189,6 @@ def _agent(settings: Settings, environment: Environment, console: Console) -> En
         raise SolveError("there is no checkpoint under runs/: train one with `make train`, or give model.path")
     console.print(Text(f"the agent is {path}; its engine starts"))
     return PolicyAgent(settings, resolve(str(path)), environment)
-
-
-def _engine_failures() -> tuple[type[Exception], ...]:
-    """Errors of the engine, if one was started."""
-    policy = sys.modules.get("actors.policy.policy")
-    return (policy.PolicyError,) if policy else ()
 
 
 if __name__ == "__main__":

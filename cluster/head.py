@@ -16,10 +16,12 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from envs.errors import UserError
+
 STOP_SECONDS = 20
 
 
-class HeadError(RuntimeError):
+class HeadError(UserError):
     """The head does not start; the message has its output."""
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import aiohttp
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from envs.errors import UserError
+
 STOP_SECONDS = 30
 """What a stopped job has to end its actors, engines and containers before Ray kills it."""
 POLL_SECONDS = 0.2
@@ -21,7 +23,7 @@ POLL_SECONDS = 0.2
 logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that it does not upload
 
 
-class JobError(RuntimeError):
+class JobError(UserError):
     """The cluster took no job or lost it; the message says which."""
 
 

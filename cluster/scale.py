@@ -16,12 +16,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.job_submission import JobSubmissionClient
 from ray.util import list_named_actors
 
+from envs.errors import UserError
 from learner.stream.scaling import CONTROL
 
 SECONDS = 30.0
 
 
-class ScaleError(RuntimeError):
+class ScaleError(UserError):
     """The job cannot be found or changed; the message says why and what to do."""
 
 

@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.admission import node_capacity
-from envs.benchmarks.loader import TaskError, about, builtin_tasks, load
+from envs.benchmarks.loader import about, builtin_tasks, load
 from envs.check import problems
 from envs.environment import Environment, readable
+from envs.errors import UserError
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Outcome, StepResult, Task
-from envs.sandbox import SandboxFailure, SandboxPool
+from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 from reward import reward
 
@@ -38,7 +39,7 @@ SAME_SCORE = 1e-4
 """Relative difference up to which a score is the stated one: machines round differently."""
 
 
-class CommandError(RuntimeError):
+class CommandError(UserError):
     """A command that cannot be completed; the message says why."""
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         arguments.command(arguments)
-    except (TaskError, SandboxFailure, CommandError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from envs import machine
+from envs.errors import UserError
 from envs.records import Limits
 
 RECENT = 0.3
 """Weight of the newest duration in the running estimate of a task's."""
 
 
-class AdmissionError(RuntimeError):
+class AdmissionError(UserError):
     """An experiment that asks for more than there is; the message names what and the setting."""
 
 

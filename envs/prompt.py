@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from envs import research_actions
+from envs.errors import UserError
 from envs.records import State, Step, Task
 
 SYSTEM = "You improve machine-learning scripts. Write one thought and one action."
@@ -31,7 +32,7 @@ MAX_THOUGHT = 120
 """Characters shown of what a past action was about."""
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A state whose script alone is over the token budget."""
 
 

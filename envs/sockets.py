@@ -15,10 +15,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from envs.errors import UserError
+
 PATH = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*")
 
 
-class SocketError(ValueError):
+class SocketError(UserError):
     """What an import path names cannot be used; the message says why."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
 from learner.config.schema import Config
 
@@ -45,7 +46,6 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
     from learner.evaluation import trials  # heavy imports, kept out of --help
-    from learner.training import FAILURES
 
     try:
         trials.run(cfg, agents, Path(cfg.evaluation.folder).resolve())

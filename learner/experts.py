@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
 
 
@@ -21,7 +22,6 @@ def main(arguments: list[str]) -> int:
         return 2
 
     from learner.recipe.exploration import run  # heavy imports, kept out of --help
-    from learner.training import FAILURES
 
     try:
         run(cfg)

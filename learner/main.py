@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
 from learner.config.schema import Config
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return fail(error, 2)
 
-    from learner.training import FAILURES, Training  # heavy imports, kept out of --help
+    from learner.training import Training  # heavy imports, kept out of --help
 
     try:
         with Training(cfg) as run:

@@ -19,45 +19,27 @@ from omegaconf import OmegaConf
 from ray.exceptions import GetTimeoutError, RayActorError
 from transformers import AutoTokenizer
 
-from actors.expert.ideas import IdeaError
-from actors.policy.endpoint import EndpointError
-from actors.policy.model import ModelError, resolve
-from actors.policy.policy import PolicyError
+from actors.policy.model import resolve
 from actors.pool import ActorError, ActorPool
 from actors.runtime.remote import place
-from envs.admission import AdmissionError
-from envs.benchmarks.loader import TaskError
-from envs.prompt import PromptError
 from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
-from envs.sockets import SocketError
 from envs.workspace import SnapshotStore
-from learner.algorithm.batching import BatchingError, Example
+from learner.algorithm.batching import Example
 from learner.config.schema import Config
 from learner.evaluation import evaluation
 from learner.ranks.handle import Learner, LearnerError
 from learner.recipe import exploration, finetuning, selection, warmstart
-from learner.recipe.exploration import ExplorationError
-from learner.recipe.trajectories import TrajectoryError
 from learner.reporting import report
 from learner.run import preflight, trackers, transitions
-from learner.run.folder import NoRoom, Run, RunError
+from learner.run.folder import NoRoom, Run
 from learner.run.journal import Journal, step_metrics
-from learner.run.preflight import PreflightError
 from learner.run.preparation import connect, load_tasks, measure
 from learner.run.progress import Progress
-from learner.run.trackers import TrackerError
 from learner.run.watch import Watch
 from learner.stream.scaling import Scaler
-from learner.stream.states import StatePool, StatePoolError
+from learner.stream.states import StatePool
 from learner.stream.stream import Cursor, Stream, StreamError, unpack
-
-FAILURES = (
-    AdmissionError, TaskError, ModelError, PolicyError, SandboxFailure, ActorError, LearnerError, BatchingError,
-    RunError, StatePoolError, StreamError, evaluation.EvaluationError, ExplorationError, TrajectoryError, IdeaError,
-    EndpointError, PromptError, PreflightError, TrackerError, SocketError, OSError,
-)  # fmt: skip
-"""Errors whose message is meant for the user; anything else is a defect and shows its traceback."""
 
 BUCKET_BYTES = 64 << 20
 UNUSED_SECONDS = 6 * 3600.0

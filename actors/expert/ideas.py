@@ -17,6 +17,7 @@ import numpy as np
 from actors.expert import operators
 from actors.expert.operators import Idea
 from actors.expert.script import Script, Unreadable
+from envs.errors import UserError
 from envs.records import Task
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -28,7 +29,7 @@ TIE = 1e-9
 """Difference of cosine distances that says nothing."""
 
 
-class IdeaError(ValueError):
+class IdeaError(UserError):
     """Ideas that cannot be had; the message names the key or the task, and what to do."""
 
 

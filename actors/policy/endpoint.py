@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import openai
 
+from envs.errors import UserError
+
 Ask = Callable[[Sequence[Mapping[str, str]], int], str]
 """(chat messages, seed) → the answer's text."""
 TRIES = 6
@@ -20,7 +22,7 @@ SECONDS = 120.0
 """For one try."""
 
 
-class EndpointError(RuntimeError):
+class EndpointError(UserError):
     """An endpoint that does not answer or refuses; the message names it and what to check."""
 
 

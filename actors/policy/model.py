@@ -22,6 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from envs.errors import UserError
+
 log = logging.getLogger(__name__)
 
 BUILTIN = "builtin:smollm2-135m"
@@ -31,7 +33,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What a hub model is downloaded for: no second copy of its weights in another format."""
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model that cannot be used; the message names it and what to do."""
 
 

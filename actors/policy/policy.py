@@ -25,13 +25,14 @@ import numpy as np
 from actors.policy.weights import Bucket, digests
 from actors.runtime.metrics import Metrics, engine_logger
 from actors.runtime.remote import KEPT_MEMORY
+from envs.errors import UserError
 
 GIB = 1 << 30
 DEATH_SECONDS = 1.0
 """Between looks at whether the engine still lives."""
 
 
-class PolicyError(RuntimeError):
+class PolicyError(UserError):
     """The engine does not start, or refused new weights; the message says which and what to do."""
 
 

@@ -21,6 +21,7 @@ from cluster.checks import nodes as of_nodes
 from cluster.checks import sandboxes
 from cluster.checks.nodes import SANDBOX_SECONDS, About, NodeError, Probes
 from envs.benchmarks.loader import TaskError, load
+from envs.errors import FAILURES
 from envs.records import Task
 from learner.config.schema import Config
 from learner.run import preflight
@@ -180,7 +181,6 @@ def _targets() -> list[tuple[str, str, int]]:
 def _rehearsal(cfg: Config, task: Task, model_dir: Path) -> Iterator[Finding]:
     os.environ["DS_ACCELERATOR"] = "cpu"  # of this process, which only drives; DeepSpeed would warn that it has none
     from cluster.checks.rehearsal import rehearse  # imports DeepSpeed
-    from learner.training import FAILURES
 
     done = 0
     with contextlib.closing(rehearse(cfg, task, model_dir, f".doctor-{uuid.uuid4().hex[:8]}")) as rehearsal:

@@ -24,6 +24,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checks import sandboxes
+from envs.errors import UserError
 from envs.sandbox import SandboxFailure
 from learner.config.schema import Config
 from learner.run import preflight
@@ -39,7 +40,7 @@ SANDBOX_SECONDS = 900.0
 """That it may take for its sandboxes: the first use of Docker builds an image."""
 
 
-class NodeError(RuntimeError):
+class NodeError(UserError):
     """A node on which a check cannot be made; the message names it."""
 
 

@@ -44,7 +44,7 @@ def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Fi
     name: of the rehearsal, which nothing else in the cluster has.
 
     Raises:
-        ActorError, LearnerError, …: what a run would end with (`learner.training.FAILURES`).
+        UserError: what a run would end with.
     """
     cfg = settings(cfg, name)
     folder = Path(cfg.run.dir).resolve() / name

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from envs.errors import UserError
 from envs.records import Direction, Limits
 
 SPLITS = ("held_in", "held_out")
@@ -37,7 +38,7 @@ MLAGENTBENCH = {
 MLAGENTBENCH_SECONDS = 1800.0
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A task that cannot be used; the message names the file and what to do."""
 
 

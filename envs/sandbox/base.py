@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from envs.errors import UserError
 from envs.records import Limits, Task
 from envs.sandbox import cgroup, disk, milestones, preload
 from envs.sandbox.disk import wipe
@@ -36,7 +37,7 @@ MODULES = {"disk": disk, "milestones": milestones, "preload": preload}
 """What the runner gets of this package."""
 
 
-class SandboxFailure(RuntimeError):
+class SandboxFailure(UserError):
     """The sandbox, not the experiment, failed; the message names the backend and what to do."""
 
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.errors import UserError
 
-class BatchingError(ValueError):
+
+class BatchingError(UserError):
     """A sequence that no row can hold; the message says which and how long it is."""
 
 

@@ -18,12 +18,13 @@ import yaml
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from envs.errors import UserError
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
 from learner.config.sockets import refused
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be run; the message names the key and what to do."""
 
 

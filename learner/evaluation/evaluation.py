@@ -17,6 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from envs.errors import UserError
 from envs.records import Direction, Origin, Outcome, Task, Transition
 from learner.figures.statistics import VALID, bootstrap_interval, distinct, gained
 from learner.figures.text import ARROWS, SPLITS, number, percent
@@ -24,7 +25,7 @@ from learner.figures.text import ARROWS, SPLITS, number, percent
 STAGES = ("base", "sft", "rl")
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(UserError):
     """Attempts that cannot be counted; the message says why."""
 
 

@@ -42,7 +42,7 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
 
     Raises:
         EvaluationError: experiments would be simulated, or another process evaluates in this folder.
-        One of `learner.training.FAILURES`.
+        One of `envs.errors.FAILURES`.
     """
     if cfg.sandbox.backend == "simulated":
         raise EvaluationError("sandbox.backend=simulated: an evaluation counts only experiments that ran")

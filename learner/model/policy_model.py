@@ -21,6 +21,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
+from envs.errors import UserError
 from learner.algorithm.batching import Row, Segment
 
 CHUNK = 512
@@ -34,7 +35,7 @@ DENSE_PROMPT = DENSE // 4
 """As `DENSE`, of a prompt: a longer one gains little in time, and its scores are kept for the backward pass."""
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(UserError):
     """A model whose forward pass the packed rows would change."""
 
 

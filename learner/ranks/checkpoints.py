@@ -19,6 +19,8 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from envs.errors import UserError
+
 HUGGING_FACE = "hf"
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable of PyTorch."""
@@ -26,7 +28,7 @@ NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index
 """Weight files of the starting model; the rest of its folder (tokenizer, chat template) belongs to the trained one."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that could not be written or read; the message names the folder."""
 
 

@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from actors.pool import Receiver
 from actors.runtime.placement import on_node
 from actors.runtime.remote import KEPT_MEMORY, place
+from envs.errors import UserError
 from envs.records import Transition
 from learner.algorithm import batching, policy_batch, schedules
 from learner.algorithm.batching import Example
@@ -47,7 +48,7 @@ STEP_FIGURES = (
 """Metrics of an optimiser step on transitions; `logprob_gap_*` in nats per token."""
 
 
-class LearnerError(RuntimeError):
+class LearnerError(UserError):
     """The learner cannot go on; the message names the rank and what it was doing."""
 
 

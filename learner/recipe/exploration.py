@@ -26,6 +26,7 @@ from actors.expert.trajectory import Ending, Trajectory
 from actors.explorer import Explorer
 from actors.policy.model import resolve
 from actors.pool import ActorPool
+from envs.errors import UserError
 from envs.records import Outcome, Task
 from envs.workspace import SnapshotStore
 from learner.config.schema import Config
@@ -40,7 +41,7 @@ AT_ONCE = 16
 """Trajectories on one actor; their experiments start as they fit."""
 
 
-class ExplorationError(RuntimeError):
+class ExplorationError(UserError):
     """There are no trajectories; the message says why."""
 
 
@@ -57,7 +58,7 @@ def run(cfg: Config) -> list[Trajectory]:
     """The stage on its own, in a run's folder: what `learner/experts.py` does.
 
     Raises:
-        One of `learner.training.FAILURES`.
+        One of `envs.errors.FAILURES`.
     """
     with contextlib.ExitStack() as stack:
         tasks = {name: task for name, task in load_tasks(cfg).items() if task.split == "held_in"}

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.expert.trajectory import Ending, Move, Trajectory
+from envs.errors import UserError
 from envs.records import Durations, Origin, Outcome, State, StepResult
 
 PARQUET = "trajectories.parquet"
@@ -64,7 +65,7 @@ SCHEMA = pa.schema(
 """`action` is the text that was written, `kind` what it was parsed as; scores in the task's own metric."""
 
 
-class TrajectoryError(ValueError):
+class TrajectoryError(UserError):
     """Trajectories that cannot be read; the message names the file and what to do."""
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
+from envs.errors import UserError
 from learner.config.schema import ReportConfig
 from learner.evaluation import evaluation
 from learner.run import journal, status, transitions
@@ -24,7 +25,7 @@ COUNTED = ("prompt_ids", "response_ids")
 COLUMNS = ("step", "group_id", "task_id", *COUNTED, "execute_seconds", "origin")
 
 
-class ReportError(OSError):
+class ReportError(UserError):
     """A folder that no report can be made of; the message names it, or the file in it."""
 
 

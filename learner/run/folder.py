@@ -18,6 +18,7 @@ from typing import IO, Any
 import msgspec
 from omegaconf import OmegaConf
 
+from envs.errors import UserError
 from learner.config.schema import Config
 from learner.stream.stream import Cursor
 
@@ -25,7 +26,7 @@ REWARD = "reward.json"
 """File of a checkpoint: the mean reward of the steps that led to it."""
 
 
-class RunError(RuntimeError):
+class RunError(UserError):
     """A run folder that cannot be used; the message names it and what to do."""
 
 

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
+from envs.errors import UserError
 from learner.config.schema import Config
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ class Finding:
     """What to do; empty where nothing has to be done."""
 
 
-class PreflightError(RuntimeError):
+class PreflightError(UserError):
     """The run would fail; the message has every reason and what to do."""
 
 

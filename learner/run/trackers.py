@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from envs.errors import UserError
+
 PROJECT = "mlagent"
 
 
-class TrackerError(RuntimeError):
+class TrackerError(UserError):
     """A tracker that cannot be used; the message names it and what to do."""
 
 

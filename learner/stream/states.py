@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from envs.errors import UserError
 from envs.records import State
 
 FLOOR = 0.1
@@ -22,7 +23,7 @@ MEMORY = 0.5
 """Share of the old estimate that stays when a state's rewards are seen again."""
 
 
-class StatePoolError(ValueError):
+class StatePoolError(UserError):
     """A state pool that cannot be read or drawn from; the message names the file."""
 
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envs import records
+from envs.errors import UserError
 from envs.records import State, Transition
 from learner.stream.states import Experience, StatePool
 
@@ -42,7 +43,7 @@ ARRAYS = {
 """What a pickle of arrays and their elements names."""
 
 
-class StreamError(RuntimeError):
+class StreamError(UserError):
     """A group that no actor could finish; the message carries the last actor's reason."""
 
 

@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "vllm", "ray", "deepspeed", "transformers"}
 MAY_IMPORT = {
+    "envs.errors": (),
     "envs.records": (),
     "envs.sockets": (),
     "envs.splits": (),
@@ -56,19 +57,19 @@ MAY_IMPORT = {
     ),
     "learner.reporting": ("envs.records", "learner.config", "learner.evaluation", "learner.figures", "learner.run"),
     "learner": (
-        "actors", "actors.expert", "actors.policy", "actors.runtime", "envs", "envs.benchmarks", "envs.records",
-        "envs.sandbox", "envs.sockets", "learner.algorithm", "learner.config", "learner.evaluation", "learner.ranks",
-        "learner.recipe", "learner.reporting", "learner.run", "learner.stream",
+        "actors", "actors.policy", "actors.runtime", "envs", "envs.records", "envs.sandbox", "learner.algorithm",
+        "learner.config", "learner.evaluation", "learner.ranks", "learner.recipe", "learner.reporting", "learner.run",
+        "learner.stream",
     ),
     "cluster.checks": (
-        "actors", "actors.policy", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner",
-        "learner.config", "learner.ranks", "learner.run",
+        "actors", "actors.policy", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner.config",
+        "learner.ranks", "learner.run",
     ),
     "cluster": ("cluster.checks", "learner", "learner.config", "learner.run", "learner.stream"),
 }  # fmt: skip
 """The arrows between rooms. A room is a folder, without the folders in it; a module that is named here is a room of its
-own: `envs.records` is what every room may import, `envs.__main__` and `actors.solve` are commands, which may import
-more than the modules beside them (`python -m envs step` tells what a step is worth)."""
+own: `envs.errors` is what every room may import, so that the rows leave it out; `envs.__main__` and `actors.solve` are
+commands, which may import more than the modules beside them (`python -m envs step` tells what a step is worth)."""
 TOP = {room.partition(".")[0] for room in MAY_IMPORT}
 GENERATED = {"tasks", "template"}  # scripts of tasks
 
@@ -104,7 +105,7 @@ def arrows() -> dict[str, dict[str, Path]]:
         for path in sources(top):
             room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
             for name in imported(path):
-                if (other := room_of(name)) and other != room:
+                if (other := room_of(name)) and other not in (room, "envs.errors"):
                     found[room][other] = path
     return found
 

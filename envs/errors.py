@@ -1,0 +1,14 @@
+"""How a failure that is no defect reaches the person who can mend it.
+
+Every room may import this file, which imports nothing.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Base of the errors whose message is meant for the user: it names the key, file or process, and what to do."""
+
+
+FAILURES = (UserError, OSError)
+"""What a command ends with one line for; anything else is a defect and shows its traceback."""
