@@ -30,10 +30,11 @@ prove: setup ## the recipe and its ablations as docs/results.md tells of them: h
 images: setup ## the images of cluster/images, where a registry can be reached; ARGS="cpu cuda sandbox"
 	@cluster/images/build.sh $(ARGS)
 
-lint: setup ## ruff
+lint: setup ## ruff, and mypy where pyproject.toml says
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
 
 clean: ## delete .venv and caches; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

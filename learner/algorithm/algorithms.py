@@ -83,10 +83,10 @@ def named(algorithm: str) -> Algorithm:
     """
     if algorithm in ALGORITHMS:
         return ALGORITHMS[algorithm]
-    found = imported(algorithm, f"{KEY}={algorithm}")
-    if not isinstance(found, Algorithm):
-        raise SocketError(f"{KEY}={algorithm} is {found!r}, not a learner.algorithm.algorithms.Algorithm")
-    return found
+    outside = imported(algorithm, f"{KEY}={algorithm}")
+    if not isinstance(outside, Algorithm):
+        raise SocketError(f"{KEY}={algorithm} is {outside!r}, not a learner.algorithm.algorithms.Algorithm")
+    return outside
 
 
 def advantages_of(algorithm: str, rewards: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def by_prompt(examples: Sequence[Example]) -> list[Group]:
     prompts = {example.prompt_ids.tobytes(): example.prompt_ids for example in examples}
     for example in examples:
         responses.setdefault(example.prompt_ids.tobytes(), []).append(example.response_ids)
-    return [Group(prompts[key], tuple(found)) for key, found in responses.items()]
+    return [Group(prompts[key], tuple(members)) for key, members in responses.items()]
 
 
 def shuffled(examples: Sequence[Example], together: int, rng: np.random.Generator) -> list[Example]:
@@ -188,17 +188,23 @@ def _pieces(groups: Sequence[Group], row_tokens: int) -> list[_Piece]:
     return pieces
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
+def _common(first: np.ndarray, second: np.ndarray) -> int:
     """How many tokens both begin with."""
-    shorter = min(len(one), len(other))
-    differ = one[:shorter] != other[:shorter]
+    shorter = min(len(first), len(second))
+    differ = first[:shorter] != second[:shorter]
     return int(differ.argmax()) if differ.any() else shorter
 
 
 def _row(pieces: Sequence[_Piece]) -> Row:
-    ids, positions, losses, targets, index = [], [], [], [], []
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    losses: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    index: list[np.ndarray] = []
     segments: list[Segment] = []
-    groups, prompt_ends, prompt_index = [], [], []
+    groups: list[int] = []
+    prompt_ends: list[np.ndarray] = []
+    prompt_index: list[np.ndarray] = []
     start = 0
 
     def add(tokens: np.ndarray, first: int) -> np.ndarray:
@@ -215,9 +221,9 @@ def _row(pieces: Sequence[_Piece]) -> Row:
             same = list(alike)
             end = _common(same[0].prompt_ids, same[-1].prompt_ids)
             last = add(same[0].prompt_ids[depth:end], depth)[-1:]
-            here = [piece for piece in same if len(piece.prompt_ids) == end]
+            ending = [piece for piece in same if len(piece.prompt_ids) == end]
             branches = []
-            for piece in here:
+            for piece in ending:
                 for response, offset in zip(piece.responses, piece.offsets, strict=True):
                     losses.append(np.concatenate([last, add(response[:-1], end)]))
                     targets.append(response)
@@ -227,7 +233,7 @@ def _row(pieces: Sequence[_Piece]) -> Row:
                 groups.append(piece.group)
                 prompt_ends.append(last)
             segments.append(Segment(end - depth, tuple(filter(None, branches)), parent))
-            grow(same[len(here) :], end, len(segments) - 1)
+            grow(same[len(ending) :], end, len(segments) - 1)
 
     grow(sorted(pieces, key=lambda piece: piece.prompt_ids.tolist()), 0, -1)
     return Row(

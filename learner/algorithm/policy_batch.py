@@ -6,7 +6,7 @@ its loss positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,29 +68,33 @@ def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int,
     worth = advantages(rl.algorithm, [t.reward for t in members], number, valid)
     emphasis = duration_emphasis([t.seconds for t in members], valid) if rl.duration_weight else np.ones(len(members))
     weights = token_weights(rl.aggregation, lengths, valid)
-    together: dict[tuple[int, bytes], list[int]] = {}
+    by_prompt: dict[tuple[int, bytes], list[int]] = {}
     has_gradient = valid if rl.kl or rl.entropy else worth.informative
     for index in np.flatnonzero(has_gradient).tolist():  # a group of whole episodes has many prompts
-        together.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
-    kept = [index for same in together.values() for index in same]
-
-    def per_token(values: Sequence[float]) -> np.ndarray:
-        return np.repeat(np.asarray(values, np.float32)[kept], np.asarray(lengths)[kept])
-
+        by_prompt.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
+    kept = [index for same in by_prompt.values() for index in same]
     chosen = [members[index] for index in kept]
-    if chosen:
-        behaviour = np.concatenate([t.behaviour_logprobs for t in chosen]).astype(np.float32)
-        current = np.concatenate([_sampled_under(t, version) for t in chosen])
-    per_member = [per_token(values) for values in (worth.values, emphasis, weights)]
-    prompts = [[members[index] for index in same] for same in together.values()]
+
+    def per_token(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values.astype(np.float32)[kept], np.asarray(lengths)[kept])
+
+    def end_to_end(arrays: Iterable[np.ndarray], dtype: type) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype)
+
+    behaviour = end_to_end((t.behaviour_logprobs for t in chosen), np.float32)
+    current = end_to_end((_sampled_under(t, version) for t in chosen), bool)
+    advantage, factor, weight = per_token(worth.values), per_token(emphasis), per_token(weights)
+    prompts = [[members[index] for index in same] for same in by_prompt.values()]
     rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in prompts], row_tokens)
     return PolicyBatch(
         rows=[
             PolicyRow(
-                row,
-                behaviour[row.token_index],
-                *(values[row.token_index] for values in per_member),
-                current[row.token_index],
+                row=row,
+                behaviour=behaviour[row.token_index],
+                advantages=advantage[row.token_index],
+                emphasis=factor[row.token_index],
+                weights=weight[row.token_index],
+                current=current[row.token_index],
             )
             for row in rows
         ],

@@ -6,6 +6,7 @@ Invariant: figures of rows, of ranks and of any split of a batch combine to thos
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def combine(parts: Sequence[PolicySums]) -> PolicySums:
         if name in _MAXIMA:
             return max(values)
         if name == "worst":
-            return tuple(sorted((one for value in values for one in value), reverse=True)[:WORST])
+            return tuple(sorted(itertools.chain(*values), reverse=True)[:WORST])
         return sum(values, start=()) if name in ("values", "responses") else sum(values)
 
     return PolicySums(**{field.name: together(field.name) for field in dataclasses.fields(PolicySums)})

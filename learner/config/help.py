@@ -24,7 +24,7 @@ def show() -> None:
     console.print(Text(f"config names: {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}\n"))
     about = {part.name: part.metadata["help"] for part in dataclasses.fields(Config)}
     table = Table.grid(padding=(0, 2))
-    for section, keys in itertools.groupby(fields(), lambda found: found[0].partition(".")[0]):
+    for section, keys in itertools.groupby(fields(), lambda entry: entry[0].partition(".")[0]):
         table.add_row(Text(section, "bold"), "", Text(about[section], "bold"))
         for name, item, kind in keys:
             help = Text.assemble(_help(item), (f" [{_default(item)}]", "green"))
@@ -34,7 +34,7 @@ def show() -> None:
 
 
 def _default(item: dataclasses.Field) -> str:
-    value = item.default if item.default is not dataclasses.MISSING else item.default_factory()
+    value = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
     if isinstance(value, list):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value) or '""'

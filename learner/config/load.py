@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import UserError
@@ -71,7 +71,7 @@ def _read(name: str) -> dict[str, Any]:
         raise ConfigError(f"{file} is not a config file: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file} is not a config file: its top level must be sections, such as `rl:`")
-    return tree
+    return {str(name): part for name, part in tree.items()}
 
 
 def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,7 +82,7 @@ def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flatten(value, f"{prefix}{name}.")
 
 
-def _set(cfg: Config, name: str, value: Any, where: str = "") -> None:
+def _set(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
     """Set a key from a YAML value or from the text of an argument."""
     known = {name: (item, kind) for name, item, kind in fields()}
     if name not in known:

@@ -40,7 +40,7 @@ def impossible(cfg: Config) -> str | None:
     if cfg.sandbox.hosts and not (cfg.sandbox.cpus and cfg.sandbox.memory_gb):
         return f"sandbox.hosts={cfg.sandbox.hosts} needs sandbox.cpus and sandbox.memory_gb: what one host offers"
     for name in ("learner", "actors", "sandbox"):
-        label = cfg[name].node
+        label = getattr(cfg, name).node
         if label and not all(label.partition("=")):
             return f"{name}.node={label} must be a Ray label KEY=VALUE, such as role={name}"
     if cfg.editor.endpoint and not cfg.editor.model:

@@ -309,10 +309,10 @@ class Config:
 
 def fields() -> Iterator[tuple[str, dataclasses.Field, type]]:
     """Every `section.key` with its dataclass field and its type."""
-    for part in dataclasses.fields(Config):
-        types = get_type_hints(part.default_factory)
-        for item in dataclasses.fields(part.default_factory):
-            yield f"{part.name}.{item.name}", item, types[item.name]
+    for part, kind in get_type_hints(Config).items():
+        types = get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            yield f"{part}.{item.name}", item, types[item.name]
 
 
 def type_name(kind: type) -> str:

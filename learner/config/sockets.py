@@ -5,6 +5,9 @@ Invariant: the room of a part is imported only where the part is from outside.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 from learner.config.schema import Config
 
 
@@ -16,7 +19,7 @@ def refused(cfg: Config) -> str | None:
         if ":" in cfg.reward.version:
             import reward
 
-            reward.check(reward.Terms(**cfg.reward))
+            reward.check(reward.Terms(**cast(Mapping[str, Any], cfg.reward)))
         if ":" in cfg.rl.algorithm:
             from learner.algorithm import algorithms
 
@@ -24,7 +27,7 @@ def refused(cfg: Config) -> str | None:
     except SocketError as error:
         return str(error)
     for split in ("held_in", "held_out"):
-        for name in cfg.tasks[split]:
+        for name in getattr(cfg.tasks, split):
             if ":" in name:
                 from envs.benchmarks import sources
 
