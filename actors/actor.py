@@ -19,6 +19,7 @@ import numpy as np
 import ray
 
 from actors.explorer import Explorer
+from actors.policy.card import CardWeights
 from actors.policy.endpoint import Ask
 from actors.policy.policy import Policy, PolicyDead
 from actors.policy.weights import Bucket, restore
@@ -186,9 +187,12 @@ class Actor(Explorer):
         """
         started = time.monotonic()
         async with self._receiving:  # differences build on what came before
+            sent = await asyncio.gather(*buckets)
+            if isinstance(sent[0], CardWeights):
+                await self._policy.load_from_card(sent[0])
+                return time.monotonic() - started
             before = self._weights or [None] * len(buckets)
-            received = zip(await asyncio.gather(*buckets), before, strict=True)
-            weights = [restore(one, old) for one, old in received]
+            weights = [restore(one, old) for one, old in zip(sent, before, strict=True)]
             await self._policy.update_weights(weights, version)
             if self._cfg.learner.full_every > 1:
                 self._weights = weights

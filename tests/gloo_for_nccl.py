@@ -49,13 +49,13 @@ def install() -> None:
     nccl_engine.worker_init_process_group = lambda info, parallel: Communicator(
         info.master_address, info.master_port, info.rank_offset + parallel.rank, info.world_size
     )
-    arguments = policy._engine_arguments
+    arguments = policy.engine_arguments
     if arguments.__name__ != "with_gloo":
 
         def with_gloo(*args: Any) -> dict[str, Any]:
             return arguments(*args) | {"worker_extension_cls": "tests.gloo_for_nccl.WorkerExtension"}
 
-        policy._engine_arguments = with_gloo
+        policy.engine_arguments = with_gloo
 
 
 class WorkerExtension(Real):

@@ -37,6 +37,11 @@ class ModelError(UserError):
     """A model that cannot be used; the message names it and what to do."""
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what is made or fetched once: MLAGENT_CACHE, or ~/.cache/mlagent."""
+    return Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent"))
+
+
 def resolve(path: str, cache: Path | None = None) -> Path:
     """The folder of the model `path`: a folder, a hub id (`organisation/name`), or `builtin:smollm2-135m`.
 
@@ -46,8 +51,7 @@ def resolve(path: str, cache: Path | None = None) -> Path:
         ModelError: there is no such model, it cannot be had, or a part of it is missing.
     """
     if path == BUILTIN:
-        root = Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent"))
-        folder = _builtin(cache or root / "models")
+        folder = _builtin(cache or cache_folder() / "models")
     elif path.startswith("builtin:"):
         raise ModelError(f"model.path={path}: the only built-in model is {BUILTIN}")
     elif (folder := Path(path).expanduser()).exists() or path.startswith(("/", ".", "~")) or path.count("/") != 1:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 import mmap
 import os
 import time
@@ -22,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from actors.policy.arguments import engine_arguments, set_environment
+from actors.policy.card import CardWeights
+from actors.policy.last_words import LastWords
 from actors.policy.weights import Bucket, digests
 from actors.runtime.metrics import Metrics, engine_logger
-from actors.runtime.remote import KEPT_MEMORY
 from envs.errors import UserError
 
-GIB = 1 << 30
 DEATH_SECONDS = 1.0
 """Between looks at whether the engine still lives."""
 
@@ -65,6 +65,7 @@ class Policy:
         self.tokens = 0
         self._model_dir, self._cfg = model_dir, cfg
         self._engine: Any = None
+        self._last_words = LastWords()
         self._shelf = Shelf()
         self._updating = asyncio.Lock()
 
@@ -74,16 +75,18 @@ class Policy:
         Raises:
             PolicyError: they do not start.
         """
-        _set_environment(self._cfg)
+        set_environment(self._cfg)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(**_engine_arguments(self._cfg, self._model_dir))
+            arguments = AsyncEngineArgs(**engine_arguments(self._cfg, self._model_dir))
             told = engine_logger(Metrics(self._cfg.run.name, by=self.name))
-            self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[told])
+            with self._last_words.heard():
+                self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[told])
         except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
-            raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {error}") from error
+            reason = self._last_words.cause() or error
+            raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {reason}") from error
         async with self._alive("start"):
             await self._engine.update_weight_version(str(self.version))
 
@@ -150,9 +153,7 @@ class Policy:
                 await self._load(lambda: self._shelf.put(buckets), version, {})
                 return
             update = self._shelf.put(buckets)
-            for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
-                if wrong:
-                    raise PolicyError(f"{self.name}: weight version {version} is damaged: {wrong}")
+            await self._verify(update, version)
             await self._load(lambda: update, version, digests(buckets))
 
     async def join_group(self, init_info: dict[str, Any]) -> None:
@@ -167,6 +168,21 @@ class Policy:
         async with self._updating, self._alive(f"weight version {version}"):
             await self._load(lambda: update_info, version, sent)
 
+    async def load_from_card(self, weights: CardWeights) -> None:
+        """As `update_weights`, for weights that lie in the memory of the engine's card."""
+        update, version = weights.update_info(), weights.version
+        async with self._updating, self._alive(f"weight version {version}"):
+            if version <= self.version:
+                return
+            if weights.checksums:
+                await self._verify(update, version)
+            await self._load(lambda: update, version, weights.digests)
+
+    async def _verify(self, update: dict[str, Any], version: int) -> None:
+        for wrong in await self._engine.collective_rpc("verify_weights", args=(update,)):
+            if wrong:
+                raise PolicyError(f"{self.name}: weight version {version} is damaged: {wrong}")
+
     async def _load(self, update: Callable[[], dict[str, Any]], version: int, sent: Mapping[str, str]) -> None:
         """update: called while the engine comes to rest, for which vLLM takes at least 20 ms."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -178,15 +194,15 @@ class Policy:
             await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update_info))
             await self._engine.finish_weight_update(str(version))
             if sent:
-                self._compare(await self._engine.compute_weight_checksums(), sent)
+                self._compare(await self._engine.collective_rpc("norm_digests"), sent)
             self.version = version
             await self._engine.resume_generation()
 
     @staticmethod
     def _compare(served: Sequence[Mapping[str, str]], sent: Mapping[str, str]) -> None:
         """Hold the digests of vLLM's parameters, by worker, against those of the weights that were sent."""
-        found = ((name.rpartition(":")[2], digest) for of_worker in served for name, digest in of_worker.items())
-        if wrong := sorted({name for name, digest in found if name in sent and digest != sent[name]}):
+        of_all = ((name, digest) for of_worker in served for name, digest in of_worker.items())
+        if wrong := sorted({name for name, digest in of_all if name in sent and digest != sent[name]}):
             raise PolicyError(f"vLLM serves other values of {', '.join(wrong[:3])} than it was sent")
 
     @contextlib.contextmanager
@@ -218,13 +234,17 @@ class Policy:
                 finally:
                     died = not watch.cancel()  # an engine that hangs is ended too, on the way here
         except EngineDeadError as error:
-            raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
+            raise self._died(awaited) from error
         except TimeoutError as error:
             if died:
-                raise PolicyDead(f"{self.name}: its vLLM engine died during {awaited}") from error
+                raise self._died(awaited) from error
             raise PolicyDead(
                 f"{self.name}: its vLLM engine did not finish {awaited} in {deadline:g} s (actors.deadline)"
             ) from error
+
+    def _died(self, awaited: str) -> PolicyDead:
+        cause = self._last_words.cause()
+        return PolicyDead(f"{self.name}: its vLLM engine died during {awaited}" + (f": {cause}" if cause else ""))
 
     def require_life(self) -> None:
         """Raises PolicyDead where the engine has ended."""
@@ -256,38 +276,6 @@ class Policy:
             self._engine = None
 
 
-def _engine_arguments(cfg: Any, model_dir: str) -> dict[str, Any]:
-    """What the engine is built with; arguments of `AsyncEngineArgs`."""
-    from vllm.config.weight_transfer import WeightTransferConfig
-
-    from actors.policy import kernels as engine_kernels
-
-    on_cpu = {
-        "enforce_eager": True,  # compiled, it is a seventh faster, but needs a C++ compiler and a minute to start
-        "enable_chunked_prefill": False,  # vLLM cannot rewind the seed of a half-read prompt on the CPU
-        "kv_cache_memory_bytes": int(cfg.actors.kv_cache_gb * GIB),
-        "ir_op_priority": engine_kernels.PRIORITY,  # 7 % less time to sample
-        "block_size": 32,  # smaller blocks share more of a group's prompt; the default, 128, is a tenth slower
-        # vLLM would start one more process just to bind threads to cores, which we leave to Ray.
-        "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
-    }
-    return {
-        "model": model_dir,
-        "dtype": cfg.model.dtype,
-        "max_model_len": cfg.model.context,
-        "max_num_seqs": cfg.actors.sequences,
-        "max_num_batched_tokens": max(2048, cfg.model.context),
-        "tensor_parallel_size": max(1, int(cfg.actors.gpus)),
-        "enable_prefix_caching": True,
-        "logprobs_mode": "processed_logprobs",
-        "generation_config": "vllm",  # a model's own top-p or top-k would change the sampling distribution
-        "weight_transfer_config": WeightTransferConfig(backend="object_store"),
-        "worker_extension_cls": "actors.policy.weights_engine.WorkerExtension",
-        "disable_log_stats": True,
-        **({} if cfg.actors.gpus else on_cpu),
-    }
-
-
 class Shelf:
     """A memory file in which the engine's processes find the buckets of an update.
 
@@ -317,16 +305,3 @@ class Shelf:
         self._file = os.memfd_create("weights")
         os.ftruncate(self._file, size)
         self._bytes = np.frombuffer(mmap.mmap(self._file, size), np.uint8)
-
-
-def _set_environment(cfg: Any) -> None:
-    """What vLLM reads from the environment; its own processes inherit it."""
-    os.environ |= KEPT_MEMORY | {  # new weights take the place of the old: two thirds of an update are faults otherwise
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
-        "OMP_NUM_THREADS": str(max(1, math.ceil(cfg.actors.cpus))),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall each other on cores that are shared
-        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(cfg.actors.deadline)),
-        "MLAGENT_ACTOR_PID": str(os.getpid()),
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }

@@ -1,10 +1,10 @@
 """vLLM's side of weight transfer; lives in the engine's worker processes.
 
-They are no part of Ray, so the actor fetches the buckets and leaves them in a memory file that the workers map; the
-tensors are loaded layer by layer, as vLLM's NCCL backend does, which takes what the learner broadcasts. Importing this
-module (named by `worker_extension_cls`) registers the backend and allows the kernels of `engine_kernels`. Invariants:
-`verify_weights` runs before an update begins, so damaged bytes never reach the model; the engine's processes do not
-outlive their actor, however and whenever that ends.
+They are no part of Ray, so the actor fetches the buckets and leaves them in a memory file that the workers map, or
+hands on where they lie in the memory of the card; the tensors are loaded layer by layer, as vLLM's NCCL backend does,
+which takes what the learner broadcasts. Importing this module (named by `worker_extension_cls`) registers the backend
+and allows the kernels of `kernels`. Invariants: `verify_weights` runs before an update begins, so damaged bytes never
+reach the model; the engine's processes do not outlive their actor, however and whenever that ends.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferInitInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 
+from actors.policy import card
 from actors.policy import kernels as engine_kernels
-from actors.policy.weights import TensorMeta, checksum, unpack
+from actors.policy.weights import TensorMeta, checksum, is_digested, sha256_of, unpack
 
 BACKEND = "object_store"
 ACTOR_PID = "MLAGENT_ACTOR_PID"
@@ -71,6 +72,8 @@ class ActorWeightTransferEngine(NCCLWeightTransferEngine):
         if "path" in update_info:
             tensors = ObjectStoreUpdate(**update_info).tensors()
             self.model.load_weights((name, tensor.to(self.device)) for name, tensor in tensors)
+        elif "card" in update_info:
+            self.model.load_weights(iter(_on_card(update_info, self.device)))
         else:
             self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
@@ -79,6 +82,7 @@ class ActorWeightTransferEngine(NCCLWeightTransferEngine):
     def finish_weight_update(self) -> None:
         super().finish_weight_update()
         renew_heads(self.model)
+        OPENED.clear()
 
 
 def renew_heads(model: torch.nn.Module) -> None:
@@ -93,12 +97,34 @@ class WorkerExtension:
     """Methods that vLLM adds to its worker, called by `collective_rpc`."""
 
     def verify_weights(self, update_info: dict[str, Any]) -> str | None:
-        """What is wrong with a bucket; None if the bytes of all are those that were packed."""
+        """What is wrong with the weights that are to be loaded; None if they are those that were packed or shared."""
+        if "card" in update_info:
+            tensors = _on_card(update_info, self.device)
+            wrong = list(card.damaged(tensors, update_info["checksums"]))
+            return f"{', '.join(wrong[:3])} differ from what the learner has" if wrong else None
         update = ObjectStoreUpdate(**update_info)
         for number, (data, (_, _, wanted, _)) in enumerate(zip(update.data(), update.buckets, strict=True)):
             if (found := checksum(data)) != wanted:
                 return f"bucket {number}: its checksum is {found[:12]}…, not {wanted[:12]}…"
         return None
+
+    def norm_digests(self) -> dict[str, str]:
+        """By name, the SHA-256 of each parameter that is served as it was sent (`is_digested`)."""
+        parameters = self.model_runner.get_model().named_parameters()
+        return {name: sha256_of(one) for name, one in parameters if is_digested(name, one.shape)}
+
+
+OPENED: dict[int, list[tuple[str, torch.Tensor]]] = {}
+"""By version, the learner's tensors on this card, from when they are verified to when they are loaded: a handle is
+opened once."""
+
+
+def _on_card(update_info: dict[str, Any], device: torch.device) -> list[tuple[str, torch.Tensor]]:
+    version = update_info["version"]
+    if version not in OPENED:
+        OPENED.clear()
+        OPENED[version] = card.open_shared(update_info, device)
+    return OPENED[version]
 
 
 def end_with(actor_pid: int) -> None:

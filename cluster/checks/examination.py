@@ -17,6 +17,7 @@ from pathlib import Path
 import ray
 
 from actors.policy.model import ModelError, resolve
+from actors.policy.sizes import ModelSize
 from cluster.checks import nodes as of_nodes
 from cluster.checks import sandboxes
 from cluster.checks.nodes import SANDBOX_SECONDS, About, NodeError, Probes
@@ -25,7 +26,7 @@ from envs.errors import FAILURES
 from envs.records import Task
 from learner.config.schema import Config
 from learner.run import preflight
-from learner.run.preflight import Finding, Model, Verdict
+from learner.run.preflight import Finding, Verdict
 
 CONNECT_SECONDS = 10.0
 REHEARSED = ("engine", "experiment", "weights", "log-probs")
@@ -70,7 +71,7 @@ def _reach(address: str) -> None:
 
 
 def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Finding]:
-    there, model = preflight.nodes(), Model.read(model_dir)
+    there, model = preflight.nodes(), ModelSize.read(model_dir)
     yield _ray(len(there))
     found = preflight.quick(cfg, model, there)
     yield from found
@@ -102,7 +103,7 @@ def _ray(alive: int) -> Finding:
 
 
 def _on_nodes(
-    cfg: Config, tasks: list[Task], model_dir: Path, model: Model, there: Sequence[preflight.Node], probes: Probes
+    cfg: Config, tasks: list[Task], model_dir: Path, model: ModelSize, there: Sequence[preflight.Node], probes: Probes
 ) -> Iterator[Finding]:
     gpu = preflight.on_gpu(cfg)
     names = [one.name for one in [*preflight.requirements(gpu), *of_nodes.locked()]]

@@ -23,12 +23,13 @@ from packaging.utils import canonicalize_name
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.policy.sizes import ModelSize
 from cluster.checks import sandboxes
 from envs.errors import UserError
 from envs.sandbox import SandboxFailure
 from learner.config.schema import Config
 from learner.run import preflight
-from learner.run.preflight import Finding, Model, Verdict, gb
+from learner.run.preflight import Finding, Verdict, gb
 
 LOCK = preflight.ROOT / "requirements-cpu.txt"
 SKEW_SECONDS = 2.0
@@ -208,7 +209,7 @@ def shared_memory(found: Mapping[str, About], there: Sequence[preflight.Node]) -
     return Finding("shared memory", Verdict.OK, f"/dev/shm of {gb(least)} or more holds the object store")
 
 
-def disk(cfg: Config, weights: Model, found: Mapping[str, About]) -> Finding:
+def disk(cfg: Config, weights: ModelSize, found: Mapping[str, About]) -> Finding:
     """Whether the checkpoints fit into `run.dir`, and the nodes have room for what is temporary."""
     one = weights.checkpoint_bytes(cfg.model.dtype)
     need = one * (cfg.checkpoint.keep + 1)  # a new one is complete before the oldest is deleted

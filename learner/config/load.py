@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import UserError
+from learner.config.defaults import settle
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
 from learner.config.sockets import refused
@@ -51,6 +52,7 @@ def load(arguments: Sequence[str]) -> Config:
         name, _, value = argument.partition("=")
         if name != "config":
             _set(cfg, name, value)
+    settle(cfg)
     if reason := impossible(cfg) or refused(cfg):
         raise ConfigError(reason)
     OmegaConf.set_readonly(cfg, True)

@@ -69,11 +69,27 @@ def impossible(cfg: Config) -> str | None:
         return f"actors.min={cfg.actors.min} ≤ actors.count={cfg.actors.count} ≤ actors.max={cfg.actors.max} must hold"
     if cfg.learner.transfer == "nccl" and not (cfg.learner.gpus and cfg.actors.gpus and cfg.run.mode == "ray"):
         return "learner.transfer=nccl needs GPUs for learner and actors: learner.gpus, actors.gpus and run.mode=ray"
+    if cfg.actors.gpus > 1 and cfg.actors.gpus % 1:
+        return f"actors.gpus={cfg.actors.gpus:g}: an engine has whole cards, or a share of one"
+    if cfg.learner.transfer == "nccl" and (cfg.learner.gpus < 1 or cfg.actors.gpus < 1):
+        return "learner.transfer=nccl takes no two processes of one card: use ipc, or give each whole cards"
+    if cfg.learner.transfer == "ipc" and not share_a_card(cfg):
+        return (
+            "learner.transfer=ipc is for one card that all share: run.mode=ray, learner.ranks=1, and shares of a card "
+            "(learner.gpus, and actors.gpus of each actor) that come to 1 at most"
+        )
     if cfg.learner.transfer == "nccl" and cfg.learner.full_every > 1:
         return "learner.transfer=nccl always sends full weights: learner.full_every must be 1"
     if rl.gap_stop <= rl.gap_warn:
         return f"rl.gap_stop={rl.gap_stop} must be above rl.gap_warn={rl.gap_warn}"
     return None
+
+
+def share_a_card(cfg: Config) -> bool:
+    """Whether the learner and all actors are on one GPU."""
+    learner, actors = cfg.learner, cfg.actors
+    together = learner.gpus + actors.gpus * max(actors.max, actors.count)
+    return bool(learner.ranks == 1 and learner.gpus and actors.gpus and together <= 1 and cfg.run.mode == "ray")
 
 
 def _in_job_folder() -> bool:

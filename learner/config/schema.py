@@ -211,7 +211,7 @@ class RlConfig:
 @dataclass
 class LearnerConfig:
     ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).", positive=True)
-    gpus: float = key(0.0, "GPUs per rank; 0 trains on the CPU.")
+    gpus: float = key(0.0, "GPUs per rank: 1, or the share of a card that it may use; 0 trains on the CPU.", maximum=1)
     cpus: float = key(1.0, "CPU cores per rank; a share of one rounds up to a thread.")
     node: str = key("", "Ray label KEY=VALUE of the nodes that ranks run on; empty: any node.")
     zero_stage: int = key(1, "DeepSpeed ZeRO stage: 0, 1, 2 or 3.", maximum=3)
@@ -222,15 +222,16 @@ class LearnerConfig:
     )
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, more time.")
     row_tokens: int = key(
-        2048,
-        "Most tokens of a packed row, at least model.context; a larger group takes several, which repeat its prompt.",
-        positive=True,
+        0,
+        "Most tokens of a packed row, at least model.context; a larger group takes several, which repeat its prompt. "
+        "0: 2048 on the CPU, 8192 on a GPU, or model.context if that is more.",
     )
     grad_clip: float = key(1.0, "Largest gradient norm.", positive=True)
     transfer: str = key(
-        "object_store",
-        "How weights travel: through Ray's object store, or broadcast from GPU to GPU (nccl).",
-        ["object_store", "nccl"],
+        "auto",
+        "How weights travel: through Ray's object store, broadcast from GPU to GPU (nccl), or not at all, between "
+        "processes of one card (ipc); auto: ipc where learner and actors share a card, else object_store.",
+        ["auto", "object_store", "nccl", "ipc"],
     )
     full_every: int = key(
         1, "Publish full weights every so many versions, lossless differences between; 1: always full.", positive=True
@@ -245,10 +246,15 @@ class LearnerConfig:
 @dataclass
 class ActorsConfig:
     count: int = key(1, "Actors, each one vLLM engine with its own sandboxes.", positive=True)
-    gpus: float = key(0.0, "GPUs per actor; 0 serves on the CPU.")
+    gpus: float = key(0.0, "GPUs per actor: whole cards, or the share of one; 0 serves on the CPU.")
+    gpu_memory: float = key(
+        0.0,
+        "Share of its cards' memory that an engine may use; 0: nine tenths of its share of a card.",
+        maximum=1,
+    )
     cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
     node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")
-    sequences: int = key(64, "Sequences an engine decodes at once.", positive=True)
+    sequences: int = key(0, "Sequences an engine decodes at once; 0: 64 on the CPU, 256 on a GPU.")
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)
     min: int = key(1, "Fewest actors that are left when fewer are needed, or asked for.", positive=True)
     max: int = key(0, "Most actors; above 0 their number follows the demand, 0: it stays actors.count.")

@@ -255,14 +255,16 @@ class Learner:
         self._everyone("export", Path(folder))
 
     def publish(self, bucket_bytes: int, version: int, full: bool = False) -> Published:
-        """The weights in the object store, as buckets of about `bucket_bytes` that `actors.policy.weights` unpacks.
+        """The weights in the object store, as buckets of about `bucket_bytes` that `actors.policy.weights` unpacks, or
+        where they lie on the card that all share.
 
         full: in full, for actors that have not got the version before; also every `learner.full_every` versions.
         """
         learner = self.cfg.learner
+        on_card = learner.transfer == "ipc" and not full
         full = full or version % learner.full_every == 0
         checked = self._is_checked(version)
-        return self._surviving(lambda: self._everyone("publish", bucket_bytes, version, full, checked)[0])
+        return self._surviving(lambda: self._everyone("publish", bucket_bytes, version, full, checked, on_card)[0])
 
     def broadcast(self, version: int, receivers: Callable[[], Sequence[Receiver]]) -> Published:
         """The weights in all actors' engines, over NCCL.

@@ -22,6 +22,7 @@ import ray
 import torch
 from torch import Tensor
 
+from actors.policy.card import share
 from actors.policy.weights import Bucket, difference, sha256_of
 from actors.policy.weights import pack as pack_weights
 from actors.pool import Receiver
@@ -88,6 +89,8 @@ class LearnerRank:
         }  # fmt: skip
         # Only DeepSpeed's inference kernels use this operator; building it takes half a minute and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if 0 < learner.gpus < 1:  # a rank that takes more than its share is told so, before an engine is
+            torch.cuda.set_per_process_memory_fraction(learner.gpus)
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
         dtype = getattr(torch, self.cfg.model.dtype)
         self.policy = PolicyModel.load(self.model_dir, dtype, learner.gradient_checkpointing)
@@ -190,16 +193,20 @@ class LearnerRank:
             for value in state.values():
                 value.zero_()
 
-    def publish(self, bucket_bytes: int, version: int, full: bool, checked: bool) -> Published:
+    def publish(self, bucket_bytes: int, version: int, full: bool, checked: bool, on_card: bool) -> Published:
         """The weights in the object store; only rank 0 packs, the others take part in gathers.
 
-        full: not as differences from the last ones published; checked: with checksums.
+        full: not as differences from the last ones published; checked: with checksums; on_card: where they lie in the
+        memory of this GPU instead, for engines on it.
         """
         weights = self._named_weights(bucket_bytes)
         if self.rank:
             for _ in weights:
                 pass
             return Published([], 0, 0)
+        if on_card:
+            size = sum(parameter.nbytes for _, parameter in self._named())
+            return Published([self._place.put(share(weights, version, checked))], 0, size)
         kept = self.cfg.learner.full_every > 1  # the next version is sent as its difference from them
         buckets = sent = list(pack_weights(weights, bucket_bytes, version, checked, kept))
         before, self._published = self._published, buckets if kept else []

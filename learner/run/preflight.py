@@ -12,18 +12,19 @@ import enum
 import importlib.metadata
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from huggingface_hub import parse_local_safetensors_file_metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
+from actors.policy.sizes import ModelSize
 from envs.errors import UserError
 from learner.config.schema import Config
+from learner.run import cards
 
 ROOT = Path(__file__).parents[2]
 VERSIONS_IN_STORE = 2
@@ -59,44 +60,23 @@ def require(cfg: Config, model_dir: Path) -> None:
     Raises:
         PreflightError: a check has failed.
     """
-    found = quick(cfg, Model.read(model_dir), nodes())
+    found = quick(cfg, ModelSize.read(model_dir), nodes())
     if failed := [f"{one.found}: {one.fix}" for one in found if one.verdict is Verdict.FAILED]:
         raise PreflightError("; ".join(failed))
 
 
-def quick(cfg: Config, model: Model, there: Sequence[Node]) -> list[Finding]:
+def quick(cfg: Config, model: ModelSize, there: Sequence[Node]) -> list[Finding]:
     gpu = on_gpu(cfg)
     return [
         packages(gpu, installed(requirements(gpu))),
         resources(cfg, there, autoscales()),
         object_store(cfg, model, there),
+        *gpu_memory(cfg, model, there),
     ]
 
 
 def on_gpu(cfg: Config) -> bool:
     return cfg.actors.gpus > 0 or cfg.learner.gpus > 0
-
-
-@dataclass(frozen=True)
-class Model:
-    """The size of a model."""
-
-    parameters: int
-
-    @classmethod
-    def read(cls, folder: Path) -> Model:
-        """From the headers of its weight files."""
-        headers = (parse_local_safetensors_file_metadata(file) for file in Path(folder).glob("*.safetensors"))
-        return cls(sum(sum(header.parameter_count.values()) for header in headers))
-
-    def bytes(self, dtype: str) -> int:
-        """Of one copy of the weights."""
-        return self.parameters * {"bfloat16": 2, "float32": 4}[dtype]
-
-    def checkpoint_bytes(self, dtype: str) -> int:
-        """Of one checkpoint: the weights twice (to go on from, and to load anywhere), the optimiser's two moments,
-        and its float32 copy of the weights where they are narrower."""
-        return 2 * self.bytes(dtype) + self.parameters * (12 if dtype == "bfloat16" else 8)
 
 
 def requirements(gpu: bool) -> list[Requirement]:
@@ -248,7 +228,7 @@ def _asked(share: Share) -> str:
     return f"{amounts(share.resources)}{memory}{label}"
 
 
-def object_store(cfg: Config, model: Model, there: Sequence[Node]) -> Finding:
+def object_store(cfg: Config, model: ModelSize, there: Sequence[Node]) -> Finding:
     """Whether the weights fit into Ray's object store on every node that may hold a rank or an actor."""
     holders = [share for share in shares(cfg) if share.who != "sandbox"]
     stores = [
@@ -264,6 +244,19 @@ def object_store(cfg: Config, model: Model, there: Sequence[Node]) -> Finding:
             f"start Ray there with --object-store-memory={need} or more, and a /dev/shm of that size",
         )  # fmt: skip
     return Finding("object store", Verdict.OK, f"{weights} fit into the smallest object store ({gb(smallest)})")
+
+
+def gpu_memory(cfg: Config, model: ModelSize, there: Sequence[Node]) -> Iterator[Finding]:
+    """Whether the cards hold learner and engines; nothing where none is used or none is there yet."""
+    with_cards = [node.id for node in there if node.resources.get("GPU")]
+    if not on_gpu(cfg) or not with_cards:
+        return
+    wrong = cards.misfits(cfg, model, cards.of_nodes(with_cards))
+    if wrong:
+        yield Finding("GPU memory", Verdict.FAILED, *wrong)
+    else:
+        parts = sum(cards.rank_bytes(cfg, model).values()) if cfg.learner.gpus else 0.0
+        yield Finding("GPU memory", Verdict.OK, f"learner ranks ({cards.gib(parts)}) and engines fit on the cards")
 
 
 def gb(size: float) -> str:

@@ -37,6 +37,7 @@ from actors.policy.model import resolve
 from actors.pool import ActorPool
 from envs.benchmarks.loader import load
 from envs.records import State, Step, StepResult, Task
+from learner.config.defaults import settle
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 from learner.stream.states import StatePool
@@ -165,6 +166,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = resolve("builtin:smollm2-135m")
     cfg = OmegaConf.structured(Config)
+    settle(cfg)
     cfg.model.response, cfg.rl.states, cfg.rl.actions, cfg.rl.learning_rate = RESPONSE, args.groups, ACTIONS, 1e-6
     cfg.sandbox.cache, cfg.learner.cpus, cfg.actors.cpus = False, float(os.cpu_count()), 1.0  # the cores are shared
     cfg.learner.row_tokens = 8192  # all prompts of a step

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from actors.policy import policy as policy_module
 from actors.policy.model import resolve
 from actors.policy.policy import Policy
+from learner.config.defaults import settle
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 from learner.training import BUCKET_BYTES
@@ -41,9 +42,9 @@ class Server:
     def __init__(self, name: str, model_dir: str, cfg: Any, keeps_memory: bool = True):
         if not keeps_memory:
             policy_module.KEPT_MEMORY = {}
-        arguments = policy_module._engine_arguments
+        arguments = policy_module.engine_arguments
         extended = {"worker_extension_cls": "tests.bench.weights_floor.Floor"}
-        policy_module._engine_arguments = lambda *args: arguments(*args) | extended
+        policy_module.engine_arguments = lambda *args: arguments(*args) | extended
         self.policy = Policy(name, model_dir, cfg, 0)
 
     async def start(self) -> float:
@@ -116,6 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = resolve(args.model)
     cfg = OmegaConf.structured(Config)
+    settle(cfg)
     cfg.actors.sequences, cfg.actors.kv_cache_gb, cfg.actors.cpus = 8, 0.2, 1
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     learner, servers, rows, version = Learner(cfg, folder), [], [], 0

@@ -44,8 +44,8 @@ MAY_IMPORT = {
         "learner.model",
     ),
     "learner.run": (
-        "actors", "actors.runtime", "envs.benchmarks", "envs.records", "learner.config", "learner.figures",
-        "learner.stream",
+        "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.records", "learner.config",
+        "learner.figures", "learner.stream",
     ),
     "learner.recipe": (
         "actors", "actors.expert", "actors.policy", "envs", "envs.records", "learner.algorithm", "learner.config",

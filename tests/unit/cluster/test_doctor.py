@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from actors.policy.sizes import ModelSize
 from cluster.checks import nodes, rehearsal, sandboxes
 from cluster.checks.nodes import About
 from cluster.checks.sandboxes import Trial
 from envs.benchmarks.loader import BUILTIN, load
 from learner.config.load import load as configure
 from learner.run import preflight
-from learner.run.preflight import Model, Node, Verdict
+from learner.run.preflight import Node, Verdict
 
+SEVEN_B = ModelSize(7_600_000_000, layers=28, width=3584, inner=18944, keys=512, vocabulary=152064)
+SMALL = dataclasses.replace(SEVEN_B, parameters=10**6)
 KEPT, GB = Trial(1.0, (), ()), 10**9
 
 
@@ -83,7 +86,7 @@ def test_labels_and_hosts_of_sandboxes_are_asked_for():
 
 
 def test_the_smallest_object_store_must_hold_the_weights():
-    cfg, seven_b = configure([]), Model(7_600_000_000)
+    cfg, seven_b = configure([]), SEVEN_B
     stores = [node(CPU=8, object_store_memory=40 * GB), node(CPU=8, object_store_memory=20 * GB)]
     finding = preflight.object_store(cfg, seven_b, stores)
     assert finding.verdict is Verdict.FAILED and "--object-store-memory=30400000000" in finding.fix
@@ -95,7 +98,7 @@ def test_parameters_are_counted_from_the_headers(tiny_model):
     from transformers import AutoModelForCausalLM
 
     there = AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert Model.read(tiny_model).parameters == sum(parameter.numel() for parameter in there.parameters())
+    assert ModelSize.read(tiny_model).parameters == sum(parameter.numel() for parameter in there.parameters())
 
 
 def test_shared_memory_must_hold_the_object_store():
@@ -122,10 +125,10 @@ def test_versions_of_all_nodes_are_held_against_the_lock(versions):
 
 def test_room_for_checkpoints_is_asked_for_before_they_are_written(tmp_path):
     cfg = configure([f"run.dir={tmp_path}"])
-    assert nodes.disk(cfg, Model(10**6), {"a": about()}).verdict is Verdict.OK
-    full = nodes.disk(cfg, Model(10**13), {"a": about()})
+    assert nodes.disk(cfg, SMALL, {"a": about()}).verdict is Verdict.OK
+    full = nodes.disk(cfg, dataclasses.replace(SEVEN_B, parameters=10**13), {"a": about()})
     assert full.verdict is Verdict.FAILED and "checkpoint.keep" in full.fix
-    assert "TMPDIR" in nodes.disk(cfg, Model(10**6), {"a": about(scratch=GB)}).fix
+    assert "TMPDIR" in nodes.disk(cfg, SMALL, {"a": about(scratch=GB)}).fix
 
 
 def test_imports_of_a_script_leave_out_the_standard_library_and_its_own_modules(tmp_path):

@@ -106,6 +106,7 @@ def test_logprobs_are_of_the_distribution_that_was_sampled(runner, sample, tiny_
 def test_norms_on_a_cpu_are_vllms_kernels_and_equal_its_plain_ones():
     # vLLM, which collecting the tests need not load; the second is what its workers import, which allows the kernels.
     from actors.policy import kernels as engine_kernels
+    from actors.policy import weights_engine  # noqa: F401
 
     for operation in engine_kernels.OPERATIONS:
         arguments = operation.generate_inputs(num_tokens=5, hidden_size=64, dtype=torch.bfloat16)

@@ -17,6 +17,7 @@ from actors.pool import ActorPool
 from envs.benchmarks.loader import load
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.algorithm.batching import Example
+from learner.config.defaults import settle
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[4]
 
 class Watched(Actor):
     async def digests(self) -> dict[str, str]:
-        (found,) = await self._policy._engine.compute_weight_checksums()
+        (found,) = await self._policy._engine.collective_rpc("norm_digests")
         return found
 
 
@@ -52,6 +53,7 @@ def test_all_actors_serve_what_is_broadcast_and_a_lost_one_is_made_up_for(tiny_m
     cfg.actors.count, cfg.actors.deadline, cfg.learner.deadline = 2, DEADLINE, DEADLINE
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.check_every, cfg.sft.batch = 2, 3, 1, 2
     cfg.sft.learning_rate = 0.05  # so that in bfloat16 the norms change too
+    settle(cfg)
     learner = Learner(cfg, tiny_model, said.append)
 
     def full_weights() -> list:

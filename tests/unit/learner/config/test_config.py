@@ -102,7 +102,41 @@ def test_help_shows_every_key_with_its_default(capsys):
         load(["rl.steps=2", "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    lines: dict[str, str] = {}
+    for line in filter(str.strip, shown.splitlines()):
+        lines.setdefault(line.split()[0], line)  # a help that is wrapped may go on with the name of a key
     for name, _, kind in fields():
         assert (str(kind) if "list" in str(kind) else kind.__name__) in lines[name]
     assert "[16]" in lines["rl.actions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sequences", "row_tokens", "transfer"),
+    [
+        ([], 64, 2048, "object_store"),
+        (["model.context=4096"], 64, 4096, "object_store"),
+        (["learner.gpus=0.5", "actors.gpus=0.5"], 256, 8192, "ipc"),
+        (["learner.gpus=0.5", "actors.gpus=0.25", "actors.count=2"], 256, 8192, "ipc"),
+        (["learner.gpus=0.5", "actors.gpus=0.5", "actors.count=2"], 256, 8192, "object_store"),
+        (["learner.gpus=1", "actors.gpus=1"], 256, 8192, "object_store"),
+        (["actors.gpus=1", "actors.sequences=8", "learner.row_tokens=1536"], 8, 1536, "object_store"),
+    ],
+)
+def test_keys_that_are_left_open_follow_the_device(arguments, sequences, row_tokens, transfer):
+    cfg = load(arguments)
+    assert (cfg.actors.sequences, cfg.learner.row_tokens, cfg.learner.transfer) == (sequences, row_tokens, transfer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["actors.gpus=1.5"], "actors.gpus=1.5: an engine has whole cards, or a share of one"),
+        (["learner.gpus=2"], "learner.gpus=2.0 must be at most 1"),
+        (["learner.gpus=0.5", "actors.gpus=0.5", "learner.transfer=nccl"], "takes no two processes of one card"),
+        (["learner.gpus=1", "actors.gpus=1", "learner.transfer=ipc"], "learner.transfer=ipc is for one card"),
+    ],
+)
+def test_cards_that_cannot_be_shared_so_are_refused(arguments, says):
+    with pytest.raises(ConfigError) as refused:
+        load(arguments)
+    assert says in str(refused.value)

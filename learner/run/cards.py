@@ -1,0 +1,133 @@
+"""Whether the GPUs' memory holds what a configuration puts on them: learner ranks, engines, or both on one card.
+
+The arithmetic is on the safe side and says its parts. Invariant: nothing is allocated to find out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.policy.arguments import FREE, GIB, RESERVE, EngineMemoryError, kv_cache_bytes, memory_share
+from actors.policy.sizes import BYTES, ModelSize
+from learner.config.rules import share_a_card
+from learner.config.schema import Config
+
+ASK_SECONDS = 60.0
+CONTEXT = 1.0 * GIB
+"""What CUDA, its libraries and the allocator's fragments take in a learner rank."""
+HEAD_TOKENS = 512
+"""Of a row whose logits a rank holds at once (`learner.model`)."""
+BUCKETS = 1.0 * GIB
+"""What ZeRO gathers and reduces at once."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU's memory, in bytes."""
+
+    name: str
+    total: int
+    free: int
+
+
+def read() -> list[Card]:
+    """The GPUs of this machine; none where there is no driver."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.rsplit(",", 2) for line in done.stdout.splitlines() if line.strip()]
+    return [Card(name.strip(), int(total) << 20, int(free) << 20) for name, total, free in rows]
+
+
+def of_nodes(names: Sequence[str]) -> dict[str, list[Card]]:
+    """By Ray node id; a node that does not answer has none."""
+    here = {
+        name: ray.remote(num_cpus=0)(read)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False))
+        .remote()
+        for name in names
+    }
+    done, _ = ray.wait(list(here.values()), num_returns=len(here), timeout=ASK_SECONDS) if here else ([], [])
+    answered: dict[str, list[Card]] = {}
+    for name, answer in here.items():
+        try:
+            answered[name] = ray.get(answer) if answer in done else []
+        except RayError:
+            answered[name] = []
+    return answered
+
+
+def rank_bytes(cfg: Config, size: ModelSize) -> dict[str, float]:
+    """What a learner rank has on its card at most, by part."""
+    learner, dtype, ranks = cfg.learner, cfg.model.dtype, cfg.learner.ranks
+    sharded = {stage: ranks if learner.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    master = 4 * size.parameters if dtype == "bfloat16" else 0
+    gradients = size.parameters * (4 if learner.zero_stage else BYTES[dtype])
+    tokens = learner.row_tokens
+    kept = tokens * size.width * BYTES[dtype] if learner.gradient_checkpointing else size.layer_bytes(tokens, dtype)
+    parts = {
+        "weights": 0.0 if learner.offload == "all" else size.bytes(dtype) / sharded[3],
+        "gradients": gradients / sharded[2],
+        "optimiser": 0.0 if learner.offload != "none" else (master + 8 * size.parameters) / sharded[1],
+        "activations": kept * size.layers + size.layer_bytes(tokens, dtype) + 2 * size.logit_bytes(HEAD_TOKENS),
+        "buffers": CONTEXT + (BUCKETS if ranks > 1 else 0.0),
+    }
+    return parts | ({"reference": size.bytes(dtype) / sharded[3]} if cfg.rl.kl else {})
+
+
+def engine_bytes(cfg: Config, size: ModelSize) -> float:
+    """The least that an engine needs on each of its cards: weights, a pass of the model, one sequence."""
+    cards, dtype = max(1, int(cfg.actors.gpus)), cfg.model.dtype
+    return size.bytes(dtype) / cards + RESERVE + size.cached_bytes(cfg.model.context, dtype) / cards
+
+
+def misfits(cfg: Config, size: ModelSize, cards: Mapping[str, Sequence[Card]]) -> tuple[str, str] | None:
+    """(what does not fit, what to do), of the smallest card there; None where all fits or there is no card to ask."""
+    known = [card for of_node in cards.values() for card in of_node]
+    if not known:
+        return None
+    smallest = min(known, key=lambda card: card.total)
+    rank, usable = rank_bytes(cfg, size), smallest.total * (1 - FREE)
+    learner_share = usable * min(1.0, cfg.learner.gpus)
+    told = f"{smallest.name} has {gib(smallest.total)}"
+    if cfg.learner.gpus and sum(rank.values()) > learner_share:
+        parts = ", ".join(f"{name} {gib(amount)}" for name, amount in rank.items() if amount)
+        return (
+            f"a learner rank needs {gib(sum(rank.values()))} ({parts}); {told}, of which "
+            f"learner.gpus={cfg.learner.gpus:g} has {gib(learner_share)}",
+            "learner.gradient_checkpointing=true, a lower learner.row_tokens, more learner.ranks with "
+            "learner.zero_stage=3, learner.offload=optimizer, or a larger learner.gpus",
+        )
+    if cfg.actors.gpus:
+        of_engine = smallest.total * memory_share(cfg)
+        try:
+            if cfg.actors.gpus < 1:
+                kv_cache_bytes(cfg, size, of_engine)
+            elif engine_bytes(cfg, size) > of_engine:
+                return (
+                    f"an engine needs {gib(engine_bytes(cfg, size))} on each of its cards; {told}",
+                    "more actors.gpus (whole cards: the model is split over them), or a lower model.context",
+                )
+        except EngineMemoryError as error:
+            return f"{told}: {error}", "or use a smaller model"
+    least = min(card.free for card in known)
+    engine_share = smallest.total * memory_share(cfg) if cfg.actors.gpus else 0.0
+    asked = learner_share + engine_share if share_a_card(cfg) else max(learner_share, engine_share)
+    if least < asked:
+        return (
+            f"a card has only {gib(least)} free of {gib(smallest.total)}, and {gib(asked)} are asked for",
+            "end what else runs on it (nvidia-smi shows it), or lower actors.gpu_memory",
+        )
+    return None
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.3g} GiB"
