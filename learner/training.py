@@ -173,9 +173,10 @@ class Training:
         self._scaler = Scaler(self.cfg, self.actors, self.progress.say)
         self.actors.collect(self._stream)
         for _ in range(self.cursor.step, rl.steps):
-            self._step_started = time.monotonic()
+            self._step_started, asked = time.monotonic(), time.time()
             groups = unpack(self._batch())
             self._wait_seconds = time.monotonic() - self._step_started
+            self._waited = asked, asked + self._wait_seconds
             yield groups
         self._ask("close")
         self._scaler.close()
@@ -207,9 +208,9 @@ class Training:
         figures = [metrics.pop(name) for name in ("advantages", "ratios", "losses")]
         transitions.write(self.run.dir, step, groups, *figures)
         seconds = time.monotonic() - self._step_started
-        row = step_metrics(groups, self.version - 1, metrics, seconds, time.time())
+        row = step_metrics(groups, self.version - 1, metrics, seconds, self._waited, time.time())
         account = self._ask("account")
-        row |= {"step": step, "wait_seconds": self._wait_seconds, "publish_seconds": self._publish_seconds}
+        row |= {"step": step, "publish_seconds": self._publish_seconds}
         row |= {"publish_mb": self._published.sent_bytes / 1e6}
         row |= {"publish_share": self._published.sent_bytes / self._published.full_bytes}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}

@@ -19,6 +19,7 @@ from envs.records import Outcome
 from learner.evaluation.evaluation import STAGES
 from learner.figures.action_text import visible
 from learner.figures.text import SPLITS
+from learner.figures.waiting import PARTS
 
 OUTCOME_COLOURS = {
     Outcome.EDITED: "#2f9e6e",
@@ -40,6 +41,7 @@ PART_COLOURS = {
     "restore": "#9b6dd6",
     "execute": "#2f9e6e",
     "grade": "#c2569b",
+    "admission": "#8a8f98",
 }
 LINE, FAINT, INK = "#2456c4", "#b8c4dc", "#2a2f3a"
 DISTINCT = ("#2456c4", "#e0801a", "#2f9e6e", "#c2569b", "#7a6a53", "#11a3b8", "#9b6dd6", "#d9534f")
@@ -203,6 +205,17 @@ def seconds(name: str, rows: Rows, parts: Sequence[str], total: str | None = Non
         axes.set_ylabel("seconds")
 
     return _over_steps(name, rows, [f"{part}_seconds" for part in parts], draw)
+
+
+def waiting(rows: Rows) -> str | None:
+    """The wait of each step by what was waited for, and its publishing."""
+    parts = [
+        {"step": row["step"], "publish_seconds": row["publish_seconds"]}
+        | {f"{part}_seconds": spent for part, spent in row["waited_for"].items()}
+        for row in rows
+        if "waited_for" in row
+    ]
+    return seconds("waiting", parts, (*PARTS, "publish"))
 
 
 def _known(points: Sequence[tuple[float, float | None]]) -> tuple[list[float], list[float]]:

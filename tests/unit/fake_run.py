@@ -133,6 +133,7 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
         origin=Origin.CACHE if rng.random() < 0.1 else Origin.RUN,
         reward_parts={"gain": reward - 0.5, "score": float(reward)},
         generate_seconds=2 + rng.random(),
+        finished=19.5,
     )
     values = {
         "id": name,
@@ -183,8 +184,9 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, setti
             transitions.write(run_dir, step, groups, *learned(rng, groups))
             train = {"logprob_gap_mean": 0.003 + 0.002 * rng.random(), "loss": 0.01, "train_seconds": 26.0}
             train |= {"entropy": 0.8 - 0.02 * step, "grad_norm": 1 + rng.random()}
-            row = step_metrics(groups, step, train, seconds=40 + 10 * rng.random(), now=20.0)
-            row |= {"step": step, "wait_seconds": 8 * rng.random(), "publish_seconds": 0.4}
+            seconds, wait = 40 + 10 * rng.random(), 8 * rng.random()
+            row = step_metrics(groups, step, train, seconds, (20.0 - wait, 20.0), now=20.0)
+            row |= {"step": step, "publish_seconds": 0.4}
             journal.append(row)
             view.advance(**row)
         evaluation.add("rl", attempts(0.85))

@@ -82,11 +82,17 @@ def make_hostile(run_dir: Path) -> Path:
 
 def test_a_whole_run_is_shown(finished):
     shown = page(finished)
-    assert len(shown.of("svg")) == 11  # the evaluation and ten plots over steps
+    assert len(shown.of("svg")) == 12  # the evaluation and eleven plots over steps
     assert [int(a["data-step"]) for a in shown.of("script") if "data-step" in a] == [1, 2, 3, 4, 5, 6]
     for part in ("builtin:smollm2-135m", "docker sandbox", "breast_cancer", "held-out mean", "6 of 10", "rmse ↓"):
         assert part in shown.text
-    for part in ("384 transitions", "USD per +0.01", "held-out gain, which comes with it"):
+    for part in (
+        "384 transitions",
+        "USD per +0.01",
+        "held-out gain, which comes with it",
+        "waits 9%: ",
+        "publishes 1%",
+    ):
         assert part in " ".join(shown.text.split())
 
 

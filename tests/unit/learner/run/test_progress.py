@@ -146,6 +146,20 @@ def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
     assert "no sign" not in shown(status.panel(ended, now + 120))
 
 
+def test_a_learner_step_says_what_the_learner_waited_for_and_the_next_stage_does_not(tmp_path):
+    console = log()
+    row = {"seconds": 10.0, "wait_seconds": 6.0, "publish_seconds": 1.0}
+    row["waited_for"] = {"admission": 0.0, "generate": 1.0, "queue": 3.0, "execute": 1.0, "grade": 1.0, "other": 0.01}
+    with Progress(tmp_path, console) as view:
+        view.stage("reinforce", 1)
+        view.advance(**learner_step(1, 0.4), **row)
+        shown_to_others = shown(status.panel(status.read(tmp_path / "status.json"), 0.0))
+        view.stage("evaluate rl", 1)
+    lines = console.file.getvalue().splitlines()
+    assert "waits 60%: queue 30%, experiments 20%, sampling 10%; publishes 10%" in lines[1]
+    assert "waits" not in lines[2] and "waits" not in shown_to_others
+
+
 def test_a_follower_ignores_an_earlier_run_and_shows_the_log_above_the_panel(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "INTERVAL", 0.05)
     status.write(tmp_path / "status.json", Status("earlier run", 0.0))
