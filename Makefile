@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-long test-fast bench prove images lint clean
+.PHONY: help setup train test test-long test-fast test-gpu bench prove images lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -20,6 +20,9 @@ test-long: ## the rest: several hosts, a cluster that grows, an ordinary user, r
 
 test-fast: setup ## the unit tests
 	@.venv/bin/python -m pytest tests/unit
+
+test-gpu: setup ## on a machine with a GPU: engine, weights, learner and the loop on one card, under five minutes
+	@.venv/bin/python -m pytest tests/gpu tests/contract/learner/ranks/test_learner.py tests/unit/learner/model
 
 bench: setup ## speed against baselines measured in the same run, as tables with machine and versions
 	@cluster/with_docker.sh .venv/bin/python -m tests.bench

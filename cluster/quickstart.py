@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import devices
 from cluster.head import Head, HeadError
 from learner.config.load import ConfigError, load
 from learner.run.progress import follow
@@ -34,7 +35,12 @@ def main(arguments: list[str]) -> int:
     if not any(argument.startswith("config=") for argument in arguments):
         arguments = ["config=quickstart", *arguments]
     try:
-        cfg = load(arguments)
+        cfg = load(arguments)  # --help ends here
+        if not os.environ.get("RAY_ADDRESS"):
+            added, told = devices.settings(arguments)
+            arguments = [*arguments, *added]
+            print(told, end="\n" if told else "", flush=True)
+            cfg = load(arguments)
     except ConfigError as error:
         return fail(error, 2)
     runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up this machine for `make train`, or with `tests` for `make test`: system packages, and .venv with the
-# versions of requirements-cpu.txt. Does nothing when nothing has changed; names the command where it may not install.
+# versions of requirements-cpu.txt, or of requirements-gpu.txt where there is a GPU (unless DEVICE=cpu). Does nothing
+# when nothing has changed; names the command where it may not install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -93,23 +94,37 @@ system_packages() {
     fi
 }
 
+# cpu or gpu: what DEVICE says, or by default what this machine has.
+device() {
+    case "${DEVICE:-auto}" in
+        cpu | gpu) echo "$DEVICE" ;;
+        auto) if nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi ;;
+        *) fail "DEVICE=$DEVICE: choose auto, cpu or gpu" ;;
+    esac
+}
+
 virtual_environment() {
-    local stamp python
-    stamp=.venv/.ready-$( (pwd && cat requirements-cpu.txt pyproject.toml cluster/setup.sh) | sha256sum | cut -c1-16)
+    local stamp python device lock
+    device=$(device)
+    lock=requirements-$device.txt
+    stamp=.venv/.ready-$( (pwd && cat "$lock" pyproject.toml cluster/setup.sh) | sha256sum | cut -c1-16)
     [ ! -e "$stamp" ] || return 0
     python=$(find_python)
+    # vLLM's builds for CPUs and for GPUs are two packages with the same files.
+    [ "$(cat .venv/.device 2>/dev/null || echo "$device")" = "$device" ] || rm -rf .venv
     rm -f .venv/.ready-*
     .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
     local install=(.venv/bin/python -m pip --disable-pip-version-check -qq install --no-compile)
-    say "installing the Python packages of requirements-cpu.txt into .venv (4 GB; a few minutes, once)"
-    if ! "${install[@]}" --no-deps 'torch==2.13.0+cpu' 2>/dev/null; then
+    say "installing the Python packages of $lock into .venv (4 GB, 12 GB for a GPU; a few minutes, once)"
+    if [ "$device" = cpu ] && ! "${install[@]}" --no-deps 'torch==2.13.0+cpu' 2>/dev/null; then
         say "no pip index has torch's CPU build, so the larger CUDA build comes (PIP_EXTRA_INDEX_URL may name one)"
         "${install[@]}" 'torch==2.13.0'
     fi
-    "${install[@]}" --no-deps -r requirements-cpu.txt
+    "${install[@]}" --no-deps -r "$lock"
     "${install[@]}" --no-deps --no-build-isolation --editable .
     # pip would compile with one core; some packages carry templates that are no Python, which is no failure.
     .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
+    echo "$device" >.venv/.device
     touch "$stamp"
     say "set up in $SECONDS s"
 }

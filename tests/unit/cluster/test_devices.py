@@ -1,0 +1,49 @@
+"""What `make train` does with the GPU of the machine it is started on."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import devices
+from learner.config.load import ConfigError, load
+from learner.run.cards import GIB, Card
+
+H200 = [Card("H200", 141 * GIB, 140 * GIB)]
+
+
+def test_a_card_is_shared_by_learner_and_actors_and_it_says_so():
+    added, told = devices.choose("auto", H200, built_for_gpu=True)
+    cfg = load(added)
+    assert (cfg.learner.gpus, cfg.actors.gpus, cfg.learner.transfer) == (0.5, 0.5, "ipc")
+    assert "H200 (141 GiB)" in told and "DEVICE=cpu" in told
+
+
+def test_without_a_card_nothing_is_added_or_said():
+    assert devices.choose("auto", [], built_for_gpu=False) == ([], "")
+
+
+def test_a_card_that_the_packages_cannot_use_is_named_with_what_helps():
+    added, told = devices.choose("auto", H200, built_for_gpu=False)
+    assert added == [] and "H200" in told and "DEVICE=gpu" in told
+    with pytest.raises(ConfigError, match="packages for CPUs: make setup DEVICE=gpu"):
+        devices.choose("gpu", H200, built_for_gpu=False)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
+    with pytest.raises(ConfigError, match="no GPU on this machine"):
+        devices.choose("gpu", [], built_for_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "arguments"), [("cpu", []), ("gpu", ["learner.gpus=0"]), ("auto", ["actors.gpus=1"])]
+)
+def test_what_the_user_says_comes_first(monkeypatch, device, arguments):
+    monkeypatch.setenv("DEVICE", device)
+    monkeypatch.setattr(devices.cards, "read", lambda: H200)
+    assert devices.settings(arguments) == ([], "")
+
+
+def test_another_device_is_refused(monkeypatch):
+    monkeypatch.setenv("DEVICE", "tpu")
+    with pytest.raises(ConfigError, match="DEVICE=tpu: choose one of auto, cpu, gpu"):
+        devices.settings([])
