@@ -201,8 +201,13 @@ class Policy:
     @staticmethod
     def _compare(served: Sequence[Mapping[str, str]], sent: Mapping[str, str]) -> None:
         """Hold the digests of vLLM's parameters, by worker, against those of the weights that were sent."""
-        of_all = ((name, digest) for of_worker in served for name, digest in of_worker.items())
-        if wrong := sorted({name for name, digest in of_all if name in sent and digest != sent[name]}):
+        compared = [(name, digest) for of_worker in served for name, digest in of_worker.items() if name in sent]
+        if not compared:
+            raise PolicyError(
+                f"vLLM serves none of {', '.join(sorted(sent)[:3])} by that name, so its weights cannot be checked; "
+                "learner.check_every=0 does without"
+            )
+        if wrong := sorted({name for name, digest in compared if digest != sent[name]}):
             raise PolicyError(f"vLLM serves other values of {', '.join(wrong[:3])} than it was sent")
 
     @contextlib.contextmanager

@@ -1,49 +1,100 @@
-"""Packed weights: what is unpacked is what was packed, and damage shows."""
+"""Packed weights: what is unpacked is what was packed, however it travelled, and damage on the way shows."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from actors.policy.weights import BaseMissing, Bucket, Delta, checksum, difference, pack, restore, unpack
+from actors.policy.weights import (
+    ALIGNMENT,
+    BaseMissing,
+    Bucket,
+    Delta,
+    checksum,
+    difference,
+    digests,
+    pack,
+    restore,
+    sha256_of,
+    unpack,
+)
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int8, torch.int64]
 
 
-@pytest.fixture
-def tensors() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "odd": torch.randn(7, 3, generator=generator).to(torch.bfloat16),
-        "transposed": torch.randn(4, 6, generator=generator).T,
-        "scalar": torch.tensor(2.5, dtype=torch.float64),
-        "counts": torch.arange(5, dtype=torch.int8),
-        "large": torch.randn(300, generator=generator),
-        "last": torch.ones(2, dtype=torch.float16),
-    }
+@st.composite
+def models(draw) -> dict[str, torch.Tensor]:
+    """Parameters of any type and shape: scalars, norms and matrices, some of them views that are not contiguous."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    tensors = {}
+    for number in range(draw(st.integers(1, 6))):
+        shape = draw(st.lists(st.integers(1, 9), max_size=3))
+        tensor = (100 * torch.randn(shape, generator=generator)).to(draw(st.sampled_from(DTYPES)))
+        tensors[f"{number}.{draw(st.sampled_from(['weight', 'bias']))}"] = tensor.mT if len(shape) > 1 else tensor
+    return tensors
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 100, 1 << 20])
+@given(models(), st.integers(1, 1000))
 def test_unpacking_gives_back_every_tensor_in_order(tensors, bucket_bytes):
     buckets = list(pack(tensors.items(), bucket_bytes, 1))
-    unpacked = [pair for b in buckets for pair in unpack(b.meta, torch.from_numpy(b.data))]
+    unpacked = [pair for one in buckets for pair in unpack(one.meta, torch.from_numpy(one.data))]
     assert [name for name, _ in unpacked] == list(tensors)
     for name, tensor in unpacked:
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor, tensors[name]), name
+    assert all(one.checksum == checksum(one.data) for one in buckets)
+    assert all(one.data.nbytes <= bucket_bytes or len(one.meta) == 1 for one in buckets)
+    sizes = [one.data.nbytes for one in buckets]
+    firsts = [-(-tensors[one.meta[0].name].nbytes // ALIGNMENT) * ALIGNMENT for one in buckets]
+    assert all(full + following > bucket_bytes for full, following in zip(sizes, firsts[1:], strict=False))
 
 
-def test_a_bucket_is_over_its_size_only_by_a_single_tensor(tensors):
-    buckets = list(pack(tensors.items(), 200, 1))
-    assert all(bucket.data.nbytes <= 200 or len(bucket.meta) == 1 for bucket in buckets)
-    assert max(len(bucket.meta) for bucket in buckets) > 1
+@given(models(), st.integers(1, 1000))
+def test_norms_have_the_digests_that_vllm_makes_of_them(tensors, bucket_bytes):
+    norms = {name: one for name, one in tensors.items() if one.dim() == 1 and name.endswith(".weight")}
+    found = digests(pack(tensors.items(), bucket_bytes, 1))
+    assert found == {name: sha256_of(one) for name, one in norms.items()}
 
 
-def test_one_flipped_bit_changes_the_checksum(tensors):
-    (bucket,) = pack(tensors.items(), 1 << 20, 1)
-    assert checksum(bucket.data) == bucket.checksum
-    damaged = bucket.data.copy()
-    damaged[len(damaged) // 2] ^= 1
-    assert checksum(damaged) != bucket.checksum
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    return {"large": torch.randn(300)}
+
+
+PLACES = ("whole", "difference", "base", "restored")
+
+
+@given(st.sampled_from(PLACES), st.integers(0), st.integers(0, 7))
+def test_damage_on_the_way_changes_the_checksum_of_what_arrives(place, byte, bit):
+    """Of a version that travels whole, or as a difference from the one before."""
+
+    def damaged(data: np.ndarray) -> np.ndarray:
+        copy = data.copy()
+        copy[byte % copy.size] ^= 1 << bit
+        return copy
+
+    generator = torch.Generator().manual_seed(0)
+    (old,) = pack([("w", torch.randn(2000, generator=generator).to(torch.bfloat16))], 1 << 20, 1)
+    new = moved(old, 0.02)
+    sent = new if place == "whole" else difference(new, old)
+    assert isinstance(sent, Delta) == (place != "whole")
+    if place in ("whole", "difference"):
+        sent = dataclasses.replace(sent, data=damaged(sent.data))
+    held = dataclasses.replace(old, data=damaged(old.data)) if place == "base" else old
+    try:
+        received = restore(sent, held)
+    except OSError:  # bits that Zstandard cannot unpack
+        assert place == "difference"
+        return
+    data = damaged(received.data) if place == "restored" else received.data
+    assert received.checksum == new.checksum
+    assert (checksum(data) == received.checksum) == np.array_equal(data, new.data)
+    assert place == "difference" or not np.array_equal(data, new.data)  # some bits of Zstandard's say nothing
 
 
 def test_packing_copies(tensors):

@@ -30,14 +30,6 @@ def test_ppo_leaves_the_baseline_to_the_value_head():
     assert result.equal_groups == 2
 
 
-@pytest.mark.parametrize(("algorithm", "expected"), [("grpo", [-1, 0, 1]), ("rloo", [-1, 0, 1])])
-def test_masked_members_enter_no_statistic(algorithm, expected):
-    """A group short of a member is normalised by those that are left."""
-    result = advantages(algorithm, [0.0, float("nan"), 1.0], [0, 0, 0], [True, False, True])
-    assert result.values.tolist() == pytest.approx(expected, abs=1e-5)
-    assert result.informative.tolist() == [True, False, True]
-
-
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_equal_lonely_and_masked_groups_are_reported_and_have_no_advantage(algorithm):
     rewards = [0.1] * 7 + [5, 6, 3, 4, 0, 1]

@@ -66,8 +66,8 @@ def test_an_algorithm_from_outside_gives_advantages_and_loss():
     path = "outside_algorithms.own:mine"
     assert load([f"rl.algorithm={path}"]).rl.algorithm == path
     batch = policy_batch.build(GROUPS, VERSION, 100, RlConfig(algorithm=path))
-    assert batch.advantages == pytest.approx({"a0": -0.5, "a2": 0.5, "b0": 0, "b1": 0, "c0": 1, "c1": -1})
-    assert {t.id for t in batch.members} == {"a0", "a2", "c0", "c1"}, "a group of zeros is not computed"
+    assert batch.advantages == pytest.approx({"a.0": -0.5, "a.2": 0.5, "b.0": 0, "b.1": 0, "c.0": 1, "c.1": -1})
+    assert {t.id for t in batch.members} == {"a.0", "a.2", "c.0", "c.1"}, "a group of zeros is not computed"
 
     [policy_row] = batch.rows
     logprobs = torch.tensor(policy_row.behaviour + 0.5, requires_grad=True)

@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from learner.algorithm.batching import BatchingError, Example, Group, Row, Segment, by_prompt, pack, shard, shuffled
 
@@ -66,28 +68,56 @@ def sequences(row: Row) -> dict[tuple[int, ...], int]:
     return Counter(found)
 
 
-@pytest.mark.parametrize("alphabet", [2, 99])
-def test_every_response_token_is_trained_exactly_once_within_the_budget(alphabet):
-    rng = np.random.default_rng(0)
-    groups = [group(rng, int(prompt), *rng.integers(1, 12, 5)) for prompt in rng.integers(1, 20, 12)]
-    groups = [Group(g.prompt_ids % alphabet, g.responses) for g in groups]  # of two tokens, prompts begin alike
+shapes = st.tuples(
+    st.lists(st.integers(0, 1), min_size=1, max_size=9), st.lists(st.integers(1, 6), min_size=1, max_size=6)
+)
+
+
+@given(st.lists(shapes, min_size=1, max_size=9), st.sampled_from([14, 25, 80]))
+def test_every_response_token_is_trained_exactly_once_within_the_budget(shapes, row_tokens):
+    """Prompts of two tokens begin alike; no two responses do."""
+    fresh = itertools.count(2)
+    groups = [Group(ids(*p), tuple(ids(*itertools.islice(fresh, n)) for n in lengths)) for p, lengths in shapes]
     responses = np.concatenate([response for g in groups for response in g.responses])
-    rows = pack(groups, row_tokens=40)
+    rows = pack(groups, row_tokens)
     index = np.concatenate([row.token_index for row in rows])
     targets = np.concatenate([row.target_ids for row in rows])
     assert sorted(index) == list(range(len(responses)))
     assert (targets == responses[index]).all()
-    assert max(len(row.input_ids) for row in rows) <= 40
+    assert max(len(row.input_ids) for row in rows) <= row_tokens
     assert sum(map(sequences, rows), Counter()) == Counter(
         (*g.prompt_ids.tolist(), *response.tolist()) for g in groups for response in g.responses
     )
+    for row in rows:
+        begun = {tuple(groups[number].prompt_ids[:end]) for number in row.groups for end in range(1, 10)}
+        assert len(row.input_ids) == len(begun) + sum(length - 1 for length in row.responses), "prompts are there twice"
+        ends = zip(row.groups, row.prompt_ends, strict=True)
+        assert all(row.position_ids[end] == len(groups[number].prompt_ids) - 1 for number, end in ends)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 4))
+def test_ranks_have_equally_many_rows_and_nearly_equally_many_tokens(lengths, ranks):
+    rows = [pack([Group(ids(1), (ids(*range(length)),))], 100)[0] for length in lengths]
+    shards = shard(rows, ranks)
+    assert len(shards) == ranks and len({len(part) for part in shards}) == 1
+    assert sorted(index for part in shards for index in part if index is not None) == list(range(len(lengths)))
+    load = [sum(lengths[index] for index in part if index is not None) for part in shards]
+    assert max(load) - min(load) <= max(lengths)
+    assert len(shards[0]) == max(sum(index is not None for index in part) for part in shards), "fillers on all ranks"
 
 
 def test_groups_lie_where_they_have_most_in_common():
-    prompts = [ids(*start, n) for n in range(3) for start in ((1,) * 9, (2,) * 9)]
-    rows = pack([Group(prompt, (ids(5, 5, 5),)) for prompt in prompts], row_tokens=18)
-    assert [sorted(row.groups) for row in rows] == [[0, 2, 4], [1, 3, 5]]
-    assert [len(row.input_ids) for row in rows] == [9 + 3 * 3] * 2
+    """Of three rows with room the last shares two tokens, the second one, and the first, the fullest, none."""
+    starts = [ids(*(1,) * 20), ids(2, 3, *(4,) * 16), ids(2, 5, *(4,) * 14), ids(2, 5, 6)]
+    rows = pack([Group(prompt, (ids(*(7,) * 9),)) for prompt in starts], row_tokens=39)
+    assert [sorted(row.groups) for row in rows] == [[0], [1], [2, 3]]
+    assert [len(row.input_ids) for row in rows] == [28, 26, 24 + 9]
+
+
+def test_a_group_lies_elsewhere_where_what_it_shares_leaves_too_little_room():
+    prompts = [ids(1, 2, *(3,) * 20), ids(*(4,) * 15), ids(1, 2, *(5,) * 8)]
+    rows = pack([Group(prompt, (ids(7),)) for prompt in prompts], row_tokens=29)
+    assert [sorted(row.groups) for row in rows] == [[0], [1, 2]]
 
 
 def test_a_large_group_is_split_and_repeats_its_prompt():
@@ -112,15 +142,6 @@ def test_small_groups_share_a_row():
 def test_what_no_row_can_hold_is_refused(bad, message):
     with pytest.raises(BatchingError, match=message):
         pack([Group(ids(1), (ids(2),)), bad], row_tokens=10)
-
-
-def test_shards_are_balanced_and_equally_many():
-    rng = np.random.default_rng(0)
-    rows = [pack([group(rng, 1, length)], 100)[0] for length in (60, 10, 20, 30, 50)]
-    shards = shard(rows, 2)
-    assert sorted(index for part in shards for index in part if index is not None) == [0, 1, 2, 3, 4]
-    assert {len(part) for part in shards} == {3}
-    assert [sum(len(rows[i].input_ids) for i in part if i is not None) for part in shards] == [90, 80]
 
 
 def test_examples_of_one_prompt_share_a_group():

@@ -1,0 +1,110 @@
+"""The objectives as their papers and the peers state them, token after token: what the learner is held against.
+
+It shares nothing with the learner but its configuration and transitions: no packing, no batches of tensors, double
+precision. Advantages: DeepSeekMath (2402.03300), RLOO (2402.14740), PPO's R − V(s). Clipping: PPO (1707.06347) in the
+form of OpenAI's Spinning Up; dual clip (1912.09729). Stale tokens: decoupled PPO (2110.00641), its weight truncated as
+in IMPALA (1802.01561). KL: Schulman's k3. Aggregation: DAPO's (2503.14476) and GRPO's. Durations: 2509.01684.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.records import Outcome, Transition
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Said:
+    """What models say of a response of R tokens: float [R]."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    proximal: Tensor
+    """Log-probs of the policy as it was when this learner step began."""
+    reference: Tensor
+    value: Tensor
+    """Scalar: V of its prompt."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """Figures of a token that has a gradient."""
+
+    response: str
+    part: float
+    """Of the loss, that of the value left out."""
+    ratio: float
+    clipped: bool
+    weight: float
+    """That corrects for staleness."""
+    kl: float
+
+
+def plain_loss(
+    groups: Sequence[Sequence[Transition]], rl: Any, version: int, said: Mapping[str, Said]
+) -> tuple[Tensor, Tensor, list[Token]]:
+    """(loss of the policy, loss of V, figures of the tokens); rl: the configuration; said: by transition id."""
+    valid = [one for group in groups for one in group if one.outcome is not Outcome.INFRA_FAILURE]
+    mean_seconds = statistics.fmean(one.seconds for one in valid) if valid else 0.0
+    total_tokens = sum(len(one.response_ids) for one in valid)
+    policy, of_value, figures = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
+    for group in groups:
+        members = [one for one in group if one.outcome is not Outcome.INFRA_FAILURE]
+        rewards = [one.reward for one in members]
+        if rl.algorithm != "ppo" and len(set(rewards)) < 2 and not rl.kl and not rl.entropy:
+            continue
+        for number, one in enumerate(members):
+            its = Said(*(getattr(said[one.id], field).double() for field in Said.__dataclass_fields__))
+            advantage = _advantage(rl.algorithm, rewards, number, its.value.item())
+            if rl.duration_weight and mean_seconds:
+                advantage *= one.seconds / mean_seconds
+            length = len(one.response_ids)
+            share = 1 / total_tokens if rl.aggregation == "token" else 1 / (len(valid) * length)
+            for place in range(length):
+                term, figure = _token(one, place, its, advantage, rl, version)
+                policy = policy + share * term
+                figures.append(Token(one.id, share * term.item(), *figure))
+            if rl.algorithm == "ppo":
+                of_value = of_value + share * length * (its.value - one.reward) ** 2
+    return policy, of_value, figures
+
+
+def _advantage(algorithm: str, rewards: Sequence[float], number: int, value: float) -> float:
+    own, others = rewards[number], [*rewards[:number], *rewards[number + 1 :]]
+    if algorithm == "ppo":
+        return own - value
+    if len(set(rewards)) < 2:
+        return 0.0
+    if algorithm == "rloo":
+        return own - statistics.fmean(others)
+    return (own - statistics.fmean(rewards)) / (statistics.pstdev(rewards) + EPSILON)
+
+
+def _token(one: Transition, place: int, its: Said, advantage: float, rl: Any, version: int) -> tuple[Tensor, tuple]:
+    logprob, proximal, behaviour = its.logprobs[place], its.proximal[place], float(one.behaviour_logprobs[place])
+    (sampled_under,) = (number for number, start, end in one.version_spans if start <= place < end)
+    weight = 1.0
+    if rl.correction != "none" and sampled_under != version:
+        weight = math.exp(proximal.item() - behaviour)
+        if rl.correction == "truncated":
+            weight = min(weight, rl.correction_cap)
+    ratio = torch.exp(logprob - (behaviour if rl.correction == "none" else proximal))
+    low, high = (-math.inf, 1 + rl.clip) if advantage >= 0 else (1 - rl.clip, rl.dual_clip or math.inf)
+    clipped = advantage != 0 and not low <= ratio.item() <= high
+    term = -weight * advantage * ratio.clamp(low, high)
+    kl = 0.0
+    if rl.kl:
+        difference = its.reference[place] - logprob
+        k3 = (torch.exp(difference) - 1) - difference
+        term, kl = term + rl.kl * k3, k3.item()
+    term = term - rl.entropy * its.entropy[place]
+    return term, (ratio.item(), clipped, weight, kl)
