@@ -28,9 +28,9 @@ def train(run: Training) -> None:
         run.checkpoint()
 
     for groups in run.batches():  # K actions of each drawn state, executed and rewarded; oldest first
-        metrics = run.learner.train(groups, run.version)  # clipped policy gradient on group-normalised advantages
+        report = run.learner.train(groups, run.version)  # clipped policy gradient on group-normalised advantages
         run.publish()  # actors go on under the new weights; requests in flight are kept
-        run.record(groups, metrics)
+        run.record(groups, report)
 
     run.evaluate("rl")
     run.report()

@@ -17,7 +17,6 @@ import numpy as np
 import ray
 from omegaconf import OmegaConf
 from ray.exceptions import GetTimeoutError, RayActorError
-from transformers import AutoTokenizer
 
 from actors.policy.model import resolve
 from actors.pool import ActorError, ActorPool
@@ -26,11 +25,13 @@ from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
 from learner.algorithm.batching import Example
+from learner.algorithm.step_report import StepReport
 from learner.config.schema import Config
 from learner.evaluation import evaluation
-from learner.ranks.handle import Learner, LearnerError
+from learner.ranks import logprob_gap
+from learner.ranks.handle import Learner
 from learner.recipe import exploration, finetuning, selection, warmstart
-from learner.reporting import report
+from learner.reporting.report import write_report
 from learner.run import preflight, trackers, transitions
 from learner.run.folder import NoRoom, Run
 from learner.run.journal import Journal, step_metrics
@@ -191,7 +192,7 @@ class Training:
             partial.rename(folder)
         self.learner.hold_reference(folder)
 
-    def record(self, groups: list[list[Transition]], metrics: dict[str, Any]) -> None:
+    def record(self, groups: list[list[Transition]], report: StepReport) -> None:
         """Keep what one learner step trained on and what came of it, and let the stream go on.
 
         Raises:
@@ -204,11 +205,10 @@ class Training:
         step = self.cursor.step + 1
         saved = self._overdue or step % self.cfg.checkpoint.every == 0 or step == self.cfg.rl.steps
         self.cursor = self._ask("advance", spreads, found, saved)
-        self._check_gap(step, metrics["logprob_gap_mean"], metrics.pop("worst_tokens"))
-        figures = [metrics.pop(name) for name in ("advantages", "ratios", "losses")]
-        transitions.write(self.run.dir, step, groups, *figures)
+        logprob_gap.check(step, report, self.cfg.rl, self.model_dir, self.progress.say)
+        transitions.write(self.run.dir, step, groups, report)
         seconds = time.monotonic() - self._step_started
-        row = step_metrics(groups, self.version - 1, metrics, seconds, self._waited, time.time())
+        row = step_metrics(groups, self.version - 1, report, seconds, self._waited, time.time())
         account = self._ask("account")
         row |= {"step": step, "publish_seconds": self._publish_seconds}
         row |= {"publish_mb": self._published.sent_bytes / 1e6}
@@ -221,27 +221,6 @@ class Training:
         self._rewards.append(row["reward_mean"])
         if saved:
             self.checkpoint()
-
-    def _check_gap(self, step: int, gap: float | None, worst: list[dict[str, Any]]) -> None:
-        """Engine and learner must agree on the log-probs of the same tokens under the same weights.
-
-        Raises:
-            LearnerError: they are further apart than `rl.gap_stop`; the message shows the worst tokens.
-        """
-        rl = self.cfg.rl
-        if gap is None or gap <= rl.gap_warn:
-            return
-        found = f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner"
-        if gap <= rl.gap_stop:
-            self.progress.say(f"{found} > rl.gap_warn")
-            return
-        pieces = AutoTokenizer.from_pretrained(self.model_dir).convert_ids_to_tokens([one["token"] for one in worst])
-        shown = "".join(
-            f"\n  {one['transition']} token {one['position']} {piece!r}: engine {one['engine']:.3f}, "
-            f"learner {one['learner']:.3f}"
-            for one, piece in zip(worst, pieces, strict=True)
-        )
-        raise LearnerError(f"{found} > rl.gap_stop={rl.gap_stop:g}; the worst tokens:{shown}")
 
     def checkpoint(self) -> None:
         """Keep what a restart needs. Where the disk is full, the run goes on and tries again after each step.
@@ -265,7 +244,7 @@ class Training:
         snapshots.collect(self._pool().states, UNUSED_SECONDS)
 
     def report(self) -> None:
-        self.progress.say(f"report {report.write_report(self.run.dir)}")
+        self.progress.say(f"report {write_report(self.run.dir)}")
 
     def _batch(self) -> list[bytes]:
         """The stream's next batch; the actors are looked after while it fills.

@@ -80,8 +80,8 @@ def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Fi
         began = time.monotonic()
         group = actors.first("evaluate", task.id, RESPONSES, SEED)
         sampled = time.monotonic() - began
-        figures = learner.train([varied(group)], 1)
-        yield log_probs(cfg, figures["logprob_gap_mean"], group, sampled, figures["train_seconds"])
+        report = learner.train([varied(group)], 1)
+        yield log_probs(cfg, report.update.logprob_gap_mean, group, sampled, report.train_seconds)
 
 
 def varied(group: list[Transition]) -> list[Transition]:

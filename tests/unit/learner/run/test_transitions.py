@@ -6,6 +6,7 @@ import pytest
 
 from envs.records import Durations, Outcome, StepInfo, Transition
 from learner.run import transitions
+from tests.unit.fake_run import report_of
 
 
 def transition(name: str, **parts: float) -> Transition:
@@ -35,7 +36,8 @@ def transition(name: str, **parts: float) -> Transition:
 
 def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
     groups = [[transition("a", score=0.7), transition("b")]]
-    transitions.write(tmp_path, 4, groups, {"a": -1.25}, ratios={"b": 1.5}, losses={"a": 0.25})
+    report = report_of(advantages={"a": -1.25}, ratios={"b": 1.5}, losses={"a": 0.25})
+    transitions.write(tmp_path, 4, groups, report)
     a, b = transitions.read(tmp_path)
     assert (a["id"], a["step"], a["advantage"], b["advantage"]) == ("a", 4, -1.25, None)
     assert (a["ratio"], b["ratio"], a["loss"], b["loss"]) == (None, 1.5, 0.25, None)
@@ -49,15 +51,15 @@ def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
 
 def test_a_step_written_again_replaces_its_file_and_truncation_forgets_later_steps(tmp_path):
     for step in (2, 10, 9):
-        transitions.write(tmp_path, step, [[transition(f"t{step}")]])
-    transitions.write(tmp_path, 9, [[transition("again")]])
+        transitions.write(tmp_path, step, [[transition(f"t{step}")]], report_of())
+    transitions.write(tmp_path, 9, [[transition("again")]], report_of())
     assert [row["id"] for row in transitions.read(tmp_path, ["id"])] == ["t2", "again", "t10"]
     transitions.truncate_after(tmp_path, 9)
     assert [row["step"] for row in transitions.read(tmp_path, ["step"])] == [2, 9]
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
-    transitions.write(tmp_path, 1, [[transition("kept")]])
+    transitions.write(tmp_path, 1, [[transition("kept")]], report_of())
 
     def half(table, where, **_):
         where.write_bytes(b"PAR1half")
@@ -65,5 +67,5 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pq, "write_table", half)
     with pytest.raises(OSError, match="No space"):
-        transitions.write(tmp_path, 1, [[transition("lost")]])
+        transitions.write(tmp_path, 1, [[transition("lost")]], report_of())
     assert [row["id"] for row in transitions.read(tmp_path)] == ["kept"]

@@ -1,0 +1,117 @@
+"""A learner whose ranks die, whenever that is, ends with what an undisturbed one has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from envs.records import Outcome, Transition
+from learner.algorithm.batching import Example
+from learner.algorithm.policy_step import PolicySums
+from learner.config.schema import Config
+from learner.ranks import handle
+from learner.ranks.group import LearnerError, RankDied
+from learner.ranks.handle import Learner
+
+
+class Ranks:
+    """In the place of the processes: their weights are the list of steps that made them, lost when they start anew.
+
+    `dies` is the call, counted over the whole run, in which a rank dies once it has done its part.
+    """
+
+    def __init__(self, cfg: Config, model_dir: Path) -> None:
+        self.cfg, self.model_dir = cfg, model_dir
+        self.calls, self.dies = 0, -1
+        self.disk: dict[Path, Any] = {}
+
+    def __len__(self) -> int:
+        return 1
+
+    def start(self) -> None:
+        self.weights: list[Any] = []
+
+    def close(self) -> None:
+        del self.weights
+
+    def everyone(self, method: str, *args: Any) -> list[Any]:
+        answer = getattr(self, f"_{method}")(*args)
+        self.calls += 1
+        if self.calls - 1 == self.dies:
+            raise RankDied(f"learner rank 0 died in {method}")
+        return [answer]
+
+    def each(self, method: str, shards: list[Any], *args: Any) -> list[Any]:
+        return self.everyone(method, shards[0], *args)
+
+    def _finetune_step(self, rows: list[Any], tokens: int, rate: float) -> tuple[float, float]:
+        self.weights.append((rate, [row.input_ids.tolist() for row in rows]))
+        return 1.0, 1.0
+
+    def _policy_step(self, rows: list[Any], rate: float, first: bool) -> PolicySums:
+        self.weights.append((rate, [one.row.input_ids.tolist() for one in rows]))
+        return PolicySums()
+
+    def _reset_optimizer(self) -> None:
+        self.weights.append("reset")
+
+    def _hold_reference(self, folder: Path) -> None:
+        self.reference = folder
+
+    def _publish(self, *_: Any) -> list[Any]:
+        return list(self.weights)
+
+    def _save(self, folder: Path, position: dict[str, int]) -> None:
+        self.disk[folder] = list(self.weights), position
+
+    def _load(self, folder: Path) -> dict[str, int]:
+        self.weights, position = list(self.disk[folder][0]), self.disk[folder][1]
+        return position
+
+
+def transition(step: int, member: int) -> Transition:
+    ids = np.array([step, member], np.int32)
+    return Transition(
+        id=f"{step}.{member}", group_id=str(step), state_id="s", task_id="t", prompt_ids=ids[:1], response_ids=ids,
+        behaviour_logprobs=np.zeros(2, np.float32), version_spans=((1, 0, 2),), outcome=Outcome.EDITED,
+        reward=float(member),
+    )  # fmt: skip
+
+
+def trained(dies: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
+    """What actors get at the end of a run, and how many calls the ranks had."""
+    cfg = OmegaConf.structured(Config)
+    cfg.sft.batch, cfg.sft.epochs, cfg.learner.restarts, cfg.learner.row_tokens = 2, 3, 1, 8
+    monkeypatch.setattr(handle, "RankGroup", Ranks)
+    learner = Learner(cfg, Path("model"), lambda _: None)
+    learner._ranks.dies = dies
+    examples = [Example(np.array([i], np.int32), np.array([i, 1], np.int32)) for i in range(4)]
+    for done in learner.finetune(examples):
+        if done.step % 2 == 0 and done.step < done.total:
+            learner.save(Path("finetuning"))
+    learner.save(Path("step_0"))
+    learner.hold_reference(Path("reference"))
+    for step in range(4):
+        learner.train([[transition(step, member) for member in range(2)]], step + 1)
+        if step == 1:
+            learner.save(Path("step_2"))
+    return learner.publish(1, 5), learner._ranks.calls
+
+
+def test_whichever_call_a_rank_dies_in_the_weights_are_those_of_an_undisturbed_run(monkeypatch):
+    expected, calls = trained(-1, monkeypatch)
+    assert len(expected) == 6 + 1 + 4
+    ended = []
+    for call in range(calls):
+        try:
+            assert trained(call, monkeypatch)[0] == expected, f"a death in call {call}"
+        except LearnerError as error:
+            ended.append((call, str(error)))
+    assert [what for _, what in ended] == [
+        "learner rank 0 died in save",  # the first after fine-tuning: there is nothing to go back to
+        "learner rank 0 died in hold_reference",
+    ]
