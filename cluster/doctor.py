@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all is well, 1 a check failed, 2 the configuration is refused, 130 interrupted."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
     try:
         cfg = load([argument for argument in arguments if argument != "--json"])
     except ConfigError as error:

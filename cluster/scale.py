@@ -17,7 +17,6 @@ from ray.job_submission import JobSubmissionClient
 from ray.util import list_named_actors
 
 from envs.errors import UserError
-from learner.stream.scaling import CONTROL
 
 SECONDS = 30.0
 
@@ -32,6 +31,8 @@ def find(job: str) -> Any:
     Raises:
         ScaleError: there is none of that name, or several.
     """
+    from learner.stream.scaling import CONTROL  # heavy, and `--help` does not need it
+
     named = [one for one in list_named_actors(all_namespaces=True) if one["name"].rpartition("/")[2] == CONTROL]
     found = [one for one in named if one["name"] == f"{job}/{CONTROL}"]
     if not found:

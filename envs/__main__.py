@@ -14,7 +14,7 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,13 +43,16 @@ class CommandError(UserError):
     """A command that cannot be completed; the message says why."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Exit status."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    arguments = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     try:
-        arguments.command(arguments)
+        options.command(options)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def list_tasks(arguments: argparse.Namespace) -> None:
@@ -204,4 +207,4 @@ def _require_score(task: Task, baseline: StepResult) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,6 @@
 """`python -m envs`: the commands, and what `check` finds."""
 
 import json
-import sys
 
 import pytest
 
@@ -10,16 +9,16 @@ from envs.benchmarks.loader import builtin_tasks, load
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `python -m envs …`: (exit status or message, stdout)."""
+def run(capsys):
+    """Run `python -m envs …`: (exit status, or what it says where that is 1, stdout)."""
 
     def run(*arguments: str) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["envs", *arguments])
         try:
-            command.main()
-        except SystemExit as stop:
-            return stop.code, capsys.readouterr().out
-        return 0, capsys.readouterr().out
+            status = command.main(arguments)
+        except SystemExit as stop:  # argparse's
+            status = stop.code
+        out, err = capsys.readouterr()
+        return (err if status == 1 else status), out
 
     return run
 

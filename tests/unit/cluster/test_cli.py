@@ -1,0 +1,67 @@
+"""`mlagent`: every command opens its door, with its arguments and its exit code, and loads nothing else."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cluster import cli
+
+ROOT = Path(__file__).parents[3]
+SAID = {
+    "train": "rl.actions",
+    "evaluate": "URL#MODEL",
+    "solve": "--approve",
+    "doctor": "--json",
+    "report": "RUN [RUN ...]",
+    "tasks": "write a task to start from",
+    "scale": "as many as are needed",
+}
+
+
+def test_the_installed_command_is_this_one():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {name: pkgutil.resolve_name(path) for name, path in scripts.items()} == {"mlagent": cli.main}
+    assert set(SAID) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_shows_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert not end.value.code
+    assert SAID[name].lower() in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "rl.setps=3"], 2, "error: unknown key rl.setps: did you mean rl.steps?"),
+        (["evaluate", "rl.setps=3"], 2, "error: unknown key rl.setps: did you mean rl.steps?"),
+        (["doctor", "rl.setps=3"], 2, "error: unknown key rl.setps: did you mean rl.steps?"),
+        (["tasks", "check", "whine"], 1, "error: there is no task 'whine': did you mean wine?"),
+        (["report", "nowhere"], 1, "nowhere"),
+        (["slove"], 2, "error: mlagent has no command slove: did you mean solve?"),
+    ],
+)
+def test_arguments_go_in_and_the_exit_code_comes_out(arguments, code, message, capsys):
+    assert cli.main(arguments) == code
+    assert message in capsys.readouterr().err
+
+
+def test_the_list_of_commands_and_the_help_of_training_load_nothing_heavy():
+    code = (
+        "import json, sys\nfrom cluster import cli\n"
+        "cli.main(['--help'])\n"
+        "try:\n    cli.main(['train', '--help'])\n"
+        "finally:\n    print(json.dumps(sorted(m for m in sys.modules if '.' not in m)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in cli.COMMANDS)
+    assert not {"torch", "vllm", "ray", "deepspeed", "transformers", "pandas"} & set(json.loads(done.stderr))
