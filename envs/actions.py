@@ -12,9 +12,9 @@ whose message tells the policy what to do; no path leaves the workspace or hides
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from envs.records import Task
@@ -24,17 +24,19 @@ MAX_FILES = 20
 """Editable files of one state: the script and what the agent wrote."""
 MAX_INSPECTED_LINES = 60
 MAX_INSPECTED_WIDTH = 160
+MAX_INSPECTED_BYTES = 32 << 20
+"""How far into a file lines are looked for."""
+PART_BYTES = 1 << 16
+"""Of a line, what is read at once."""
 SUBMISSION = "submission.csv"
 """Written by the script, never by the agent."""
 
-HEADER = re.compile(r"^[ \t]*Action:[ \t]*(?P<name>\S.*?)[ \t]*$", re.MULTILINE)
+HEADER = re.compile(r"^[ \t]*Action:(?P<name>.*)$", re.MULTILINE)
 PAYLOAD = re.compile(r"^(?:<{5,9} SEARCH|```)", re.MULTILINE)
-ARGUMENT = re.compile(r"[ \t]*(?P<name>File|Lines):[ \t]*(?P<value>\S.*?)[ \t]*")
-BLOCK = re.compile(
-    r"^<{5,9} SEARCH[ \t]*\n(?P<search>(?:.*\n)*?)={5,9}[ \t]*\n(?P<replace>(?:.*\n)*?)>{5,9} REPLACE[ \t]*$",
-    re.MULTILINE,
-)
-FENCE = re.compile(r"^```\w*[ \t]*\n(?P<content>(?:.*\n)*?)```[ \t]*$", re.MULTILINE)
+ARGUMENT = re.compile(r"(?P<name>File|Lines):(?P<value>.*)")
+BLOCK = tuple(map(re.compile, (r"<{5,9} SEARCH[ \t]*", r"={5,9}[ \t]*", r">{5,9} REPLACE[ \t]*")))
+FENCE = tuple(map(re.compile, (r"```\w*[ \t]*", r"```[ \t]*")))
+BLANKS = " \t"
 PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_PATH_PARTS = 4
 
@@ -110,22 +112,22 @@ def parse(text: str, task: Task) -> Action:
     text = text.replace("\r\n", "\n")
     first = PAYLOAD.search(text)
     head, payload = (text[: first.start()], text[first.start() :]) if first else (text, "")
-    headers = list(HEADER.finditer(head))
+    headers = [found for found in HEADER.finditer(head) if found["name"].strip(BLANKS)]
     if len(headers) != 1:
         raise InvalidAction(f"write one line `Action: NAME` before anything else; there are {len(headers)}")
-    name = headers[0]["name"].lower()
+    name = headers[0]["name"].strip(BLANKS).lower()
     if name not in NAMES:
         raise InvalidAction(f"there is no action {name[:40]!r}: use {', '.join(NAMES).title()}")
     arguments = _arguments(head[headers[0].end() :])
     path = checked_path(arguments.get("File", task.script))
     if name == "edit":
-        found = _all(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
-        return Edit(path, tuple((block["search"], block["replace"]) for block in found))
+        blocks = _blocks(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
+        return Edit(path, tuple((search, replacement) for search, replacement in blocks))
     if name == "write":
-        found = _all(FENCE, payload, "Write needs the whole file between two ``` lines and nothing else")
-        if len(found) > 1:
+        contents = _blocks(FENCE, payload, "Write needs the whole file between two ``` lines and nothing else")
+        if len(contents) > 1:
             raise InvalidAction("Write takes one file: there are two ``` blocks")
-        return Write(path, found[0]["content"])
+        return Write(path, contents[0][0])
     if payload:
         raise InvalidAction(f"{name.title()} takes no block: use Edit to change lines or Write for a whole file")
     if name == "inspect":
@@ -164,8 +166,7 @@ def inspect(action: Inspect, files: Mapping[str, str], task: Task) -> str:
     if action.path in files:
         lines = _rows(files[action.path])
     elif (file := task.env_dir / action.path).is_file():
-        with file.open(errors="replace") as opened:
-            lines = [line.rstrip("\n") for _, line in zip(range(action.end), opened, strict=False)]
+        lines = _first_lines(file, action.end)
     else:
         raise InvalidAction(f"there is no file {action.path}")
     shown = [
@@ -190,6 +191,22 @@ def checked_path(name: str) -> str:
     return "/".join(parts)
 
 
+def _first_lines(file: Path, count: int) -> list[str]:
+    """The first lines of a file of any size, cut, as far as its first `MAX_INSPECTED_BYTES` hold them."""
+    lines: list[str] = []
+    begins = True
+    with file.open("rb") as opened:
+        left = MAX_INSPECTED_BYTES
+        while left > 0 and (part := opened.readline(min(left, PART_BYTES))):
+            left -= len(part)
+            if begins:
+                if len(lines) == count:
+                    break
+                lines.append(part[: 4 * MAX_INSPECTED_WIDTH].decode(errors="replace").rstrip("\r\n"))
+            begins = part.endswith(b"\n")
+    return lines
+
+
 def _edited(action: Edit, files: Mapping[str, str]) -> str:
     """Text of the file after the edit. Lines are matched whole, but for blanks at their ends."""
     if action.path not in files:
@@ -199,14 +216,21 @@ def _edited(action: Edit, files: Mapping[str, str]) -> str:
         wanted = [line.rstrip() for line in _rows(search)]
         if not any(wanted):
             raise InvalidAction("the SEARCH lines are empty: copy the lines to replace")
-        bare = [line.rstrip() for line in lines]
-        places = [i for i in range(len(bare)) if bare[i : i + len(wanted)] == wanted]
-        if not places:
+        place, again = _places([line.rstrip() for line in lines], wanted)
+        if place is None:
             raise InvalidAction(f"the SEARCH lines are not in {action.path}: copy them exactly")
-        if len(places) > 1:
-            raise InvalidAction(f"the SEARCH lines occur {len(places)} times in {action.path}: add one that differs")
-        lines[places[0] : places[0] + len(wanted)] = _rows(replacement)
+        if again is not None:
+            raise InvalidAction(f"the SEARCH lines occur more than once in {action.path}: add one that differs")
+        lines[place : place + len(wanted)] = _rows(replacement)
     return "".join(f"{line}\n" for line in lines)
+
+
+def _places(lines: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, int | None]:
+    """Where the wanted lines begin for the first time, and for the second; a search in one text takes linear time."""
+    text, needle = "".join(f"\n{line}" for line in (*lines, "")), "".join(f"\n{line}" for line in (*wanted, ""))
+    first = text.find(needle)
+    second = text.find(needle, first + 1) if first >= 0 else -1
+    return tuple(None if found < 0 else text.count("\n", 0, found) for found in (first, second))
 
 
 def _rows(text: str) -> list[str]:
@@ -226,21 +250,38 @@ def _check_writable(path: str, files: Mapping[str, str], task: Task) -> None:
         raise InvalidAction(f"there are {len(files)} files already: change one of them")
 
 
-def _all(pattern: re.Pattern[str], payload: str, complaint: str) -> list[re.Match[str]]:
-    """Every match, if the payload is nothing but matches and blank lines."""
-    found = list(pattern.finditer(payload))
-    if not found or pattern.sub("", payload).strip():
+def _blocks(marks: Sequence[re.Pattern[str]], payload: str, complaint: str) -> list[list[str]]:
+    """The texts between the lines that are such marks, block after block; between blocks are blank lines only.
+
+    One pass over the lines: a pattern over all of them would try each line as the end of each other.
+    """
+    blocks: list[list[list[str]]] = []
+    position = 0
+    for line in payload.split("\n"):
+        if marks[position].fullmatch(line):
+            position = (position + 1) % len(marks)
+            if position == 1:
+                blocks.append([])
+            if position:
+                blocks[-1].append([])
+        elif position:
+            blocks[-1][-1].append(f"{line}\n")
+        elif line.strip():
+            raise InvalidAction(complaint)
+    if position or not blocks:
         raise InvalidAction(complaint)
-    return found
+    return [["".join(lines) for lines in block] for block in blocks]
 
 
 def _arguments(text: str) -> dict[str, str]:
     """The `File:` and `Lines:` lines between the action's name and its blocks."""
     arguments = {}
     for line in filter(str.strip, text.splitlines()):
-        if not (found := ARGUMENT.fullmatch(line)) or found["name"] in arguments:
+        found = ARGUMENT.fullmatch(line.strip(BLANKS))
+        value = found["value"].strip(BLANKS) if found else ""
+        if not value or found["name"] in arguments:
             raise InvalidAction(f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}")
-        arguments[found["name"]] = found["value"]
+        arguments[found["name"]] = value
     return arguments
 
 

@@ -7,8 +7,10 @@ wrong and what to do; a task without problems may still be a poor one, but it ca
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -127,6 +129,7 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
             except GradeError:
                 continue
             yield f"scripts/eval.py scores a submission {how}: refuse it (envs.grading.read_submission does)"
+        yield from _of_labels(task, table, score)
         table.iloc[::-1].to_csv(file, index=False)
         try:
             reordered = grade(task, Path(folder))
@@ -136,6 +139,48 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
             yield (
                 f"scripts/eval.py scores {reordered:g} instead of {score:g} when rows are in another order: align by id"
             )
+
+
+def _of_labels(task: Task, submission: pd.DataFrame, score: float) -> Iterator[str]:
+    """Whether a class may have the name of a missing value: renamed on both sides, it must change no score."""
+    for file in sorted(task.private_dir.glob("*.csv")):
+        answers = pd.read_csv(file, dtype=str, keep_default_na=False)
+        for column in answers.columns[1:]:
+            labels = set(answers[column])
+            predicted = [name for name in submission.columns[1:] if set(submission[name]) <= labels]
+            if not predicted or pd.to_numeric(answers[column], errors="coerce").notna().any():
+                continue
+            label = submission[predicted[0]].mode()[0]
+            scores = {
+                to: _score(
+                    task, file.name, _renamed(answers, [column], label, to), _renamed(submission, predicted, label, to)
+                )
+                for to in ("another_class", "NA", "None", "null")
+            }
+            if scores.pop("another_class") != score:  # the grader knows its classes by their names
+                continue
+            if wrong := [to for to, found in scores.items() if found != score]:
+                yield (
+                    f"scripts/eval.py takes the class {wrong[0]!r} for a missing value: read the answers with "
+                    "envs.grading.read_answers, and the submission with read_submission"
+                )
+
+
+def _renamed(table: pd.DataFrame, columns: list[str], label: str, to: str) -> pd.DataFrame:
+    return table.assign(**{name: table[name].replace(label, to) for name in columns})
+
+
+def _score(task: Task, name: str, answers: pd.DataFrame, submission: pd.DataFrame) -> float | None:
+    """What the grader says of a submission where scripts/`name` holds other answers; None if it refuses it."""
+    with tempfile.TemporaryDirectory() as folder:
+        private = Path(folder, "scripts")
+        shutil.copytree(task.private_dir, private)
+        answers.to_csv(private / name, index=False)
+        submission.to_csv(Path(folder, SUBMISSION), index=False)
+        try:
+            return grade(replace(task, private_dir=private), Path(folder))
+        except GradeError:
+            return None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from envs import grading
 from envs.admission import Admission, Capacity
-from envs.grading import GradeError, grade
+from envs.grading import GradeError, GraderFailed, grade
 from envs.records import MILESTONES, Durations, Experiment, Outcome, Task
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import restore
@@ -62,6 +63,7 @@ class SandboxRunner:
         """seed: of the random numbers that every experiment starts with, so that a run can be repeated."""
         self._sandboxes, self._admission, self.seed = sandboxes, Admission(capacity), seed
         self.name, self.image = sandboxes.name, sandboxes.image
+        grading.process.start()
 
     @property
     def running(self) -> int:
@@ -87,7 +89,7 @@ class SandboxRunner:
                 times.append(time.monotonic())
                 outcome, score, log = OUTCOMES.get(result.status), None, result.output
                 if outcome is None:
-                    outcome, score, log = _graded(task, sandbox.workspace, log)
+                    outcome, score, log = _graded(task, files, sandbox.workspace, log)
                 times.append(time.monotonic())
         except OSError as error:
             raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
@@ -107,8 +109,17 @@ class SandboxRunner:
         self._sandboxes.close()
 
 
-def _graded(task: Task, workspace: Path, log: str) -> tuple[Outcome, float | None, str]:
+def _graded(task: Task, files: Mapping[str, str], workspace: Path, log: str) -> tuple[Outcome, float | None, str]:
     try:
         return Outcome.EDITED, grade(task, workspace), log
     except GradeError as reason:
-        return Outcome.SCRIPT_ERROR, None, f"{log}\n{reason}"
+        told = f"{log}\n{reason}"
+        if isinstance(reason, GraderFailed) and _unchanged(task, files):
+            told += f"\nthis is the task's fault: its {task.script} is unchanged, so mend scripts/eval.py"
+        return Outcome.SCRIPT_ERROR, None, told
+
+
+def _unchanged(task: Task, files: Mapping[str, str]) -> bool:
+    """Whether all of these files are as the task has them."""
+    own = {name: task.env_dir / name for name in files}
+    return all(own[name].is_file() and own[name].read_text() == text for name, text in files.items())

@@ -1,53 +1,62 @@
-"""Grading: the host reads `submission.csv` and computes the metric itself; nothing that a script prints counts.
+"""Grading: the task's own grader computes the metric from `submission.csv`; nothing that a script prints counts.
 
 Invariants: the submission is opened without following links and only if it is a regular file of bounded size; the
-grader sees a private copy; a submission that cannot be scored is a `GradeError`, whose reason reveals no answer.
+grader sees a private copy, in a process of its own (`envs.grader`), so that no submission and no grader holds up, ends
+or moves ours; a submission that cannot be scored is a `GradeError`, whose reason reveals no answer; ids and labels are
+what is written, also where a class is called NA.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
 import math
 import os
 import stat
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from envs.benchmarks.loader import TaskError
+from envs.grader_process import GraderProcess
 from envs.records import Task
 
 SUBMISSION = "submission.csv"
 MAX_BYTES = 50 << 20
+MISSING = frozenset({
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+})  # fmt: skip
+"""What pandas reads as no value. Here it is one only where no answer is called so."""
+
+process = GraderProcess()
 
 
 class GradeError(ValueError):
     """A submission that gets no score; the message tells its author why."""
 
 
+class GraderFailed(GradeError):
+    """The grader raised or ended instead of refusing: the submission's fault, unless the submission is honest."""
+
+
 def grade(task: Task, workspace: Path) -> float:
     """The task's metric of the submission in `workspace`, from the task's own `scripts/eval.py`.
 
     Raises:
-        GradeError: there is no submission, or the grader refuses it, or its score is not finite.
+        GradeError: there is no submission, or the grader refuses it or fails on it, or its score is not finite.
         TaskError: the grader itself does not load.
+        SandboxFailure: the process that runs graders does not start, or was killed.
     """
-    get_score = _grader(task.private_dir / "eval.py")
-    content = _read_untrusted(workspace / SUBMISSION)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / SUBMISSION).write_bytes(content)
-        try:
-            score = float(get_score(folder))
-        except Exception as error:  # the submission is untrusted: what it breaks in the grader is its own fault
-            reason = error if isinstance(error, GradeError) else f"{type(error).__name__}: {error}"
-            raise GradeError(f"{SUBMISSION} was refused: {reason}") from error
-    if not math.isfinite(score):
+    submission = _open_untrusted(workspace / SUBMISSION)
+    try:
+        answer = process.ask(task.private_dir / "eval.py", submission)
+    finally:
+        os.close(submission)
+    if reason := answer.get("failed"):
+        raise GraderFailed(f"{SUBMISSION} was refused: {reason}")
+    if reason := answer.get("refused"):
+        raise GradeError(f"{SUBMISSION} was refused: {reason}")
+    if not math.isfinite(score := answer["score"]):
         raise GradeError(f"{SUBMISSION} was refused: its {task.metric} is {score}")
     return score
 
@@ -58,14 +67,30 @@ def medal(task: Task, score: float) -> str | None:
     return next((name for name, needed in task.medals if sign * score >= sign * needed), None)
 
 
+def read_answers(grader: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """For a task's eval.py, which gives its `__file__`: the answers.csv beside it, with ids and labels as written.
+
+    text: columns that are no numbers, also where they look so.
+    """
+    file = Path(grader).with_name("answers.csv")
+    return pd.read_csv(file, dtype=dict.fromkeys(text, str), keep_default_na=False, low_memory=False)
+
+
 def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """For a task's eval.py: the submission's `columns`, one row per answer, in the order of the answers' `id`.
+
+    A column of numbers is read as numbers, unless the answers have numbers among their labels.
 
     Raises:
         GradeError: a missing column, missing, repeated or unknown ids, or a value that is missing or infinite.
     """
+    labels = _labels(answers)
+    as_text = any(_is_number(label) for label in _labels(answers.drop(columns="id")))
     try:
-        submission = pd.read_csv(Path(folder) / SUBMISSION)
+        submission = pd.read_csv(
+            Path(folder) / SUBMISSION, dtype=dict.fromkeys(columns, str) if as_text else None, keep_default_na=False,
+            na_values=sorted(MISSING - labels), low_memory=False,
+        )  # fmt: skip
     except (ValueError, UnicodeDecodeError) as error:
         raise GradeError(f"not a CSV table ({error})") from error
     if absent := [name for name in ["id", *columns] if name not in submission]:
@@ -81,8 +106,22 @@ def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence
     return aligned.reset_index()
 
 
-def _read_untrusted(file: Path) -> bytes:
-    """Content of a file that untrusted code left: a regular file of at most `MAX_BYTES`, never a link or a pipe."""
+def _labels(answers: pd.DataFrame) -> set[str]:
+    """Every text among the answers."""
+    columns = [answers[name] for name in answers if not pd.api.types.is_numeric_dtype(answers[name])]
+    return {value for column in columns for value in column.unique() if isinstance(value, str)}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text not in MISSING
+
+
+def _open_untrusted(file: Path) -> int:
+    """Descriptor of a file that untrusted code left: a regular file of at most `MAX_BYTES`, never a link or a pipe."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -95,19 +134,7 @@ def _read_untrusted(file: Path) -> bytes:
             raise GradeError(f"{SUBMISSION} is not a regular file")
         if status.st_size > MAX_BYTES:
             raise GradeError(f"{SUBMISSION} has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-        with open(descriptor, "rb", closefd=False) as opened:
-            return opened.read(MAX_BYTES)
-    finally:
+    except BaseException:
         os.close(descriptor)
-
-
-@functools.cache
-def _grader(file: Path) -> Callable[[str], float]:
-    name = f"mlagent_eval_{hashlib.sha256(bytes(file)).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-        return module.get_score
-    except Exception as error:
-        raise TaskError(f"{file} does not load ({type(error).__name__}: {error}): it must define get_score") from error
+        raise
+    return descriptor

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from envs import actions
-from envs.actions import Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
+from envs.actions import HEADER, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
 from envs.records import Task
 
 Editor = Callable[[str], str]
@@ -51,7 +51,6 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 FORMAT = "Answer with:\nThought: <idea>\nAction: <name>\nAction Input: <JSON with these keys>\nActions:\n" + "\n".join(
     f"{name}: {', '.join(keys)}" for name, keys in ACTIONS.items()
 )
-HEADER = re.compile(r"^[ \t]*Action:[ \t]*(?P<name>\S.*?)[ \t]*$", re.MULTILINE)
 INPUT = re.compile(r"^[ \t]*Action Input:", re.MULTILINE)
 CODE = re.compile(r"```(?:python)?[ \t]*\n(?P<code>.*?)```", re.DOTALL)
 
@@ -83,12 +82,13 @@ def parse(text: str) -> ResearchAction:
     """
     text = text.replace("\r\n", "\n")
     start = INPUT.search(text)
-    headers = list(HEADER.finditer(text[: start.start()] if start else text))
+    head = text[: start.start()] if start else text
+    headers = [found["name"].strip() for found in HEADER.finditer(head) if found["name"].strip()]
     if len(headers) != 1 or start is None:
         raise InvalidAction("write one line `Action: NAME` and then `Action Input: {JSON}`")
     names = {name.lower(): name for name in ACTIONS}
-    if (name := names.get(headers[0]["name"].lower())) is None:
-        raise InvalidAction(f"there is no action {headers[0]['name'][:40]!r}: use {', '.join(ACTIONS)}")
+    if (name := names.get(headers[0].lower())) is None:
+        raise InvalidAction(f"there is no action {headers[0][:40]!r}: use {', '.join(ACTIONS)}")
     try:
         given, _ = json.JSONDecoder(strict=False).raw_decode(text[start.end() :].lstrip())
     except (ValueError, RecursionError) as error:

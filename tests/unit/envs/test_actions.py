@@ -1,12 +1,16 @@
 """Parsing what the policy writes, and applying it; nothing but an exact action may have an effect."""
 
+import contextlib
 import dataclasses
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from envs import research_actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write, apply, inspect, parse
 from envs.records import Direction, Limits, Task
 
@@ -77,7 +81,15 @@ def test_other_actions(text, action):
         ("Action: Execute\n```\nrm\n```", "takes no block"),
         (edit("model = Tree()\n", "x\n"), "the SEARCH lines are not in train.py"),
         (edit("Tree(depth=1)\n", "x\n"), "the SEARCH lines are not in train.py"),
-        (edit("print(1)\n", "x\n"), "occur 2 times"),
+        (edit("print(1)\n", "x\n"), "occur more than once"),
+        (edit("  import a\n", "x\n"), "the SEARCH lines are not in train.py"),
+        (edit("\timport a\nmodel = Tree(depth=1)\n", "x\n"), "the SEARCH lines are not in train.py"),
+        (
+            edit("import a\n", "print(1)\n") + edit("model = Tree(depth=1)\nprint(1)\n", "x\n", ""),
+            "are not in train.py",
+        ),
+        (edit("import a\n", "b = 1\n") + edit("import a\n", "c = 1\n", ""), "the SEARCH lines are not in train.py"),
+        (edit("import a\n", "print(2)\nprint(2)\n") + edit("print(2)\n", "c = 1\n", ""), "occur more than once"),
         (edit("\n", "x\n"), "SEARCH lines are empty"),
         (edit("import a\n", "import a\n"), "leaves train.py as it is"),
         (edit("import a\n", "x" * 50_000 + "\n"), "at most 40000"),
@@ -133,13 +145,81 @@ def test_inspect_shows_numbered_lines_of_scripts_and_data(tmp_path):
         inspect(Inspect("train.py", 7, 9), FILES, task)
 
 
+def test_a_block_may_remove_what_made_the_next_ones_lines_ambiguous():
+    """Whether lines occur once is judged on the script as the blocks before it leave it."""
+    text = edit("model.fit(X, y)\nprint(1)\n", "") + edit("print(1)\n", "print(2)\n", "")
+    assert run(text) == "import a\nmodel = Tree(depth=1)\nprint(2)\n"
+
+
+def test_overlapping_places_are_two():
+    with pytest.raises(InvalidAction, match="more than once"):
+        apply(Edit("train.py", (("x\nx\n", "y\n"),)), {"train.py": "x\nx\nx\n"}, TASK)
+
+
+def test_inspect_reads_a_bounded_part_of_a_file_of_any_size(tmp_path):
+    """A line of 300 MiB, lines after it, and what is beyond the bound."""
+    with (tmp_path / "long.csv").open("wb") as file:
+        file.write(b"id,x\n" + "é".encode() * 200 + b"9" * (1 << 20) + b"\r\nthird\n")
+        file.truncate(300 << 20)  # zeros, in no room
+    task = dataclasses.replace(TASK, env_dir=tmp_path)
+    tracemalloc.start()
+    try:
+        shown = inspect(Inspect("long.csv", 1, 60), FILES, task).split("\n")
+        with pytest.raises(InvalidAction, match="no lines 5-9"):
+            inspect(Inspect("long.csv", 5, 9), FILES, task)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert shown[:3] == ["1: id,x", "2: " + "é" * 160, "3: third"] and len(shown) == 4 and len(shown[3]) <= 163
+    assert peak < 4 << 20
+
+
+PATHS = st.sampled_from(["train.py", "notes.txt", "lib/features.py", "a/b/c/d.csv"])
+BARE = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=12)
+LINES = st.lists(st.one_of(BARE, st.sampled_from(["", "    x = 1", "Action: Undo", "File: x"])), max_size=5)
+TEXT = LINES.map(lambda lines: "".join(f"{line}\n" for line in lines))
+MARKS = ("<" * 5, "=" * 5, ">" * 5, "```")
+CONTENT = TEXT.filter(lambda text: not any(line.startswith(MARKS) for line in text.split("\n")))
+ACTIONS = st.one_of(
+    st.builds(Edit, PATHS, st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3).map(tuple)),
+    st.builds(Write, PATHS, CONTENT),
+    st.builds(lambda path, start, more: Inspect(path, start, start + more), PATHS, st.integers(1, 999_900),
+              st.integers(0, 59)),
+    st.sampled_from([Execute(), Undo(), FinalAnswer()]),
+)  # fmt: skip
+BLANKS = st.text(" \t", max_size=3)
+
+
+def written(action, blanks: str) -> str:
+    """The action as a policy would write it."""
+    head = f"Thought: because\n{blanks}Action:{blanks}{action.kind.title()}{blanks}\n"
+    if isinstance(action, Edit | Write | Inspect):
+        head += f"{blanks}File:{blanks}{action.path}{blanks}\n"
+    if isinstance(action, Inspect):
+        head += f"Lines: {action.start}-{action.end}\n"
+    if isinstance(action, Edit):
+        head += "\n".join(edit(search, replacement, "") for search, replacement in action.blocks)
+    if isinstance(action, Write):
+        head += f"```python{blanks}\n{action.content}```{blanks}"
+    return head
+
+
+@given(ACTIONS, BLANKS)
+def test_an_action_that_is_written_is_read_as_it_was_meant(action, blanks):
+    assert parse(written(action, blanks), TASK) == action
+    assert parse(written(action, blanks).replace("\n", "\r\n"), TASK) == action
+
+
 PIECES = st.sampled_from(
-    ["Action: Edit\n", "Action: Write\n", "File: train.py\n", "File: ../x\n", "<<<<<<< SEARCH\n", "=======\n", "```\n",
-     ">>>>>>> REPLACE\n", "import a\n", "Thought: x\n"]
+    ["Action: Edit\n", "Action: Write\n", "Action: Inspect\n", "Action:", "File: train.py\n", "File: ../x\n",
+     "Lines: 1-2\n",
+     "<<<<<<< SEARCH\n", "=======\n", "```\n", ">>>>>>> REPLACE\n", "import a\n", "print(1)\n", "Thought: x\n", "\r\n",
+     "\ud800", " ", "\t"]
 )  # fmt: skip
 
 
-@given(st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map("".join))
+@settings(max_examples=400)
+@given(st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=16).map("".join))
 def test_any_text_is_an_action_or_is_refused(text):
     try:
         action = parse(text, TASK)
@@ -147,3 +227,38 @@ def test_any_text_is_an_action_or_is_refused(text):
     except InvalidAction:
         return
     assert set(changed) <= {"train.py"} and changed != FILES
+
+
+@settings(deadline=None, max_examples=25, phases=[Phase.generate])
+@given(st.lists(st.tuples(PIECES, st.sampled_from([1, 3000])), min_size=1, max_size=6), st.booleans())
+def test_long_texts_are_read_in_bounded_time(pieces, opened):
+    """The same pieces over and over, where a pattern would try each as the end of each other."""
+    text = "".join(piece * times for piece, times in pieces)
+    started = time.process_time()
+    with contextlib.suppress(InvalidAction):
+        parse(f"Action: Edit\n<<<<<<< SEARCH\n{text}" if opened else text, TASK)
+    with contextlib.suppress(InvalidAction):
+        research_actions.parse(text)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Action: Edit\n" + "<<<<<<< SEARCH\n" * 2000 + "=======\n" * 2000,
+        "Action: Edit\n" + "<<<<<<< SEARCH\n=======\n" * 2000,
+        "Action: Write\n" + "```x\n" * 20_000,
+        "Action: x" + " " * 60_000 + "y",
+        "Action: Edit\nFile: x" + "\t" * 60_000 + "y",
+        "Action: Inspect\nLines: " + "1" * 100_000,
+        edit("\n" * 15_000 + "x\n", "y\n"),
+    ],
+    ids=["searches", "halves", "fences", "a name", "an argument", "digits", "blank lines"],
+)  # fmt: skip
+def test_no_text_takes_long_to_be_refused(text):
+    started = time.process_time()
+    with pytest.raises(InvalidAction):
+        apply(parse(text, TASK), {"train.py": "\n" * 40_000}, TASK)
+    with pytest.raises(InvalidAction):
+        research_actions.parse(text)
+    assert time.process_time() - started < 2

@@ -1,0 +1,156 @@
+"""The process that runs graders: `python -m envs.grader`, started and asked by `envs.grader_process`.
+
+It loads pandas and scikit-learn once, and becomes another process for each eval.py by a fork. Such a worker grades one
+submission after another, and ends after the first one that its grader neither scores nor refuses. Invariants: a grading
+has a deadline, a limit on memory and a working folder of its own; the grader sees a private copy of the submission, and
+only if the table is no larger than a grader can be asked to read; a worker that ends without a reply died of its task
+or of its submission, which is for the host to tell.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import hashlib
+import importlib.util
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sklearn.metrics  # noqa: F401 (what most graders import)
+
+from envs.grading import MAX_BYTES, SUBMISSION, GradeError, read_submission
+
+MAX_COLUMNS = 2000
+"""pandas takes seconds for 20,000 columns of one name, and a minute for 400,000 of different ones."""
+MAX_ROWS = 10_000_000
+MAX_CELL = 1 << 20
+"""Characters."""
+MAX_WRITTEN = 256 << 20
+"""Bytes of a file that a grader may write in its working folder."""
+MAX_REASON = 2000
+MESSAGE_BYTES = 65536
+
+
+def main() -> None:
+    control = socket.socket(fileno=os.dup(0))
+    preload()
+    control.send(b"{}")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers
+    gc.collect()
+    gc.freeze()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+        if not message:  # the host has gone
+            return
+        if os.fork() == 0:
+            try:
+                control.close()
+                work(json.loads(message), socket.socket(fileno=descriptors[0]))
+            finally:
+                os._exit(1)
+        os.close(descriptors[0])
+
+
+def preload() -> None:
+    """What pandas sets up at its first use is set up before a fork."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5], "y": ["a", "b"]})
+        table.to_csv(Path(folder) / SUBMISSION, index=False)
+        read_submission(folder, table, ["x", "y"])
+
+
+def work(task: dict[str, Any], control: socket.socket) -> None:
+    """Load one eval.py and grade the submissions that the host sends, until it goes away or the grader fails."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a grader may start processes of its own
+    sys.path[:] = task["path"]
+    limit(task["memory_mb"])
+    signal.alarm(task["seconds"])
+    try:
+        get_score = load(Path(task["file"]))
+    except BaseException as error:
+        control.send(told(failed=f"{type(error).__name__}: {error}"))
+        return
+    signal.alarm(0)
+    control.send(b"{}")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+        if not message:
+            return
+        control.send(b"{}")
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever the grader made of it
+        signal.alarm(task["seconds"])
+        with open(descriptors[0], "rb") as submission:
+            answer = grade(get_score, submission.read(MAX_BYTES), Path(json.loads(message)["folder"]))
+        signal.alarm(0)
+        control.send(told(**answer))
+        if "failed" in answer:
+            return
+
+
+def load(file: Path) -> Callable[[str], float]:
+    name = f"mlagent_eval_{hashlib.sha256(bytes(file)).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module.get_score
+
+
+def grade(get_score: Callable[[str], float], content: bytes, folder: Path) -> dict[str, float | str]:
+    """What the grader makes of a submission: its `score`, why it was `refused`, or how the grader `failed`."""
+    try:
+        os.chdir(folder)
+        (folder / SUBMISSION).write_bytes(content)
+        check_size(folder / SUBMISSION)
+        return {"score": float(get_score(str(folder)))}
+    except GradeError as reason:
+        return {"refused": str(reason)}
+    except BaseException as error:  # a SystemExit among them
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def check_size(file: Path) -> None:
+    """Read the table once as a stream, which costs no more than its bytes do.
+
+    Raises:
+        GradeError: it has more columns or rows, or a larger cell, than a grader is asked to read.
+    """
+    csv.field_size_limit(MAX_CELL)
+    with file.open(encoding="utf-8", errors="replace", newline="") as opened:
+        try:
+            for number, row in enumerate(csv.reader(opened), 1):
+                if len(row) > MAX_COLUMNS:
+                    raise GradeError(f"row {number} has {len(row):,} columns; at most {MAX_COLUMNS:,} are read")
+                if number > MAX_ROWS:
+                    raise GradeError(f"there are more than {MAX_ROWS:,} rows")
+        except csv.Error as error:
+            raise GradeError(f"not a CSV table ({error})") from error
+
+
+def limit(memory_mb: int) -> None:
+    """Keep this process to what it has now and `memory_mb` more, and to small files."""
+    with open("/proc/self/statm") as statm:
+        data = int(statm.read().split()[5]) * resource.getpagesize()
+    most = data + (memory_mb << 20)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_WRITTEN, MAX_WRITTEN))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def told(**answer: float | str) -> bytes:
+    """The answer as a message, which is of bounded size."""
+    return json.dumps(
+        {key: value[:MAX_REASON] if isinstance(value, str) else value for key, value in answer.items()}
+    ).encode()
+
+
+if __name__ == "__main__":
+    main()
