@@ -117,6 +117,28 @@ def test_a_crooked_submission_gets_no_score(environment: Environment, start: Sta
     honest(environment, start)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "','.join(['spam', 'ham'] * 10_000)",  # labels joined where lines were meant
+        "','.join('0' * 40_000)",
+        "','.join('0' * (1 << 19))",
+        "','.join(f'column-{n}' for n in range(400_000))",
+        "'id,y' + ',' * 400_000",
+        "'id,y\\n0,' + '9' * (2 << 20)",
+    ],
+    ids=["20,000 labels", "80 kB", "1 MiB", "400,000 columns", "400,000 empty ones", "a cell of 2 MiB"],
+)
+def test_a_table_that_takes_minutes_to_read_is_refused_at_once(
+    environment: Environment, start: State, table: str
+) -> None:
+    result = attack(environment, start, f"open('submission.csv', 'w').write({table} + '\\n')")
+    assert (result.outcome, result.score_after) == (Outcome.SCRIPT_ERROR, None), result.log_tail
+    assert "refused" in result.log_tail
+    assert result.durations.grade < 8, "without bounds it is from ten seconds to minutes"
+    honest(environment, start)
+
+
 def test_rows_in_another_order_change_nothing(environment: Environment, start: State) -> None:
     script = f"{SUBMIT}table['y'] = table['id'] % 2\ntable.iloc[::-1].to_csv('submission.csv')"
     assert attack(environment, start, script).score_after == 1.0
