@@ -42,9 +42,7 @@ def choose(device: str, there: Sequence[Card], built_for_gpu: bool) -> tuple[lis
         if device == "gpu":
             raise ConfigError(f"{name} is here, but .venv has the packages for CPUs: make setup DEVICE=gpu")
         return [], f"{name} is not used: .venv has the packages for CPUs ({hint})"
-    return list(
-        SHARED
-    ), f"learner and actors share the GPU {name} (DEVICE=cpu, learner.gpus or actors.gpus change it)"
+    return list(SHARED), f"learner and actors share the GPU {name} (DEVICE=cpu, learner.gpus or actors.gpus change it)"
 
 
 def serves_on_gpu() -> bool:

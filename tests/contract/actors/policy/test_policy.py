@@ -205,10 +205,10 @@ def test_an_engine_that_hangs_in_an_update_is_ended_and_not_called_dead(runner, 
 ACTOR = """
 import asyncio, sys, time
 from actors.policy.policy import Policy
-from learner.config.schema import Config
+from learner.config.load import load
 
 if __name__ == "__main__":
-    asyncio.run(Policy("actor-0", sys.argv[1], Config(), 0).start())
+    asyncio.run(Policy("actor-0", sys.argv[1], load([]), 0).start())
     print("serving", flush=True)
     time.sleep(600)
 """

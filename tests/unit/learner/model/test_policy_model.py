@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from learner.algorithm.batching import Group, pack
-from learner.model import policy_model
+from learner.model import attention, log_prob_head
 from learner.model.policy_model import PolicyModel, UnsupportedModelError
 
 SHAPE = {
@@ -23,9 +23,9 @@ MODELS = {
 }
 
 
-def build(config, attention: str):
+def build(config, implementation: str):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
 
 
 def groups() -> list[Group]:
@@ -63,16 +63,16 @@ def weights(length: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("row_tokens", [200, 32])
-@pytest.mark.parametrize("dense", [policy_model.DENSE, 0])
+@pytest.mark.parametrize("dense", [attention.DENSE, 0])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_packed_rows_equal_single_sequences(device, name, dense, row_tokens, checkpointing, monkeypatch):
-    monkeypatch.setattr(policy_model, "DENSE", dense)
-    monkeypatch.setattr(policy_model, "DENSE_PROMPT", dense)
-    monkeypatch.setattr(policy_model, "CHUNK", 5)
-    monkeypatch.setattr(policy_model, "BLOCK", 2)
+    monkeypatch.setattr(attention, "DENSE", dense)
+    monkeypatch.setattr(attention, "DENSE_PROMPT", dense)
+    monkeypatch.setattr(log_prob_head, "CHUNK", 5)
+    monkeypatch.setattr(log_prob_head, "BLOCK", 2)
     expected_logprobs, expected_entropies, expected_grads = plain(MODELS[name])
-    model = PolicyModel(build(MODELS[name], policy_model.ATTENTION)).train().to(device)
+    model = PolicyModel(build(MODELS[name], attention.ATTENTION)).train().to(device)
     if checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     logprobs, entropies = torch.empty_like(expected_logprobs), torch.empty_like(expected_entropies)
@@ -97,10 +97,10 @@ def test_packed_rows_equal_single_sequences(device, name, dense, row_tokens, che
 @pytest.mark.parametrize("row_tokens", [200, 32])
 def test_the_blocks_for_a_gpu_let_each_token_see_the_same(row_tokens):
     """A CPU has the forward pass of this attention only; where there is a GPU, the test above has its backward pass."""
-    decoder = PolicyModel(build(MODELS["llama"], policy_model.ATTENTION)).model.get_decoder()
+    decoder = PolicyModel(build(MODELS["llama"], attention.ATTENTION)).model.get_decoder()
     for row in pack(groups(), row_tokens):
         ids, positions = torch.tensor(row.input_ids)[None], torch.tensor(row.position_ids)[None]
-        blocks = policy_model.block_mask(row.segments, ids.device)
+        blocks = attention.block_mask(row.segments, ids.device)
         expected, got = (
             decoder(ids, position_ids=positions, use_cache=False, segments=row.segments, blocks=one).last_hidden_state
             for one in (None, blocks)
@@ -108,8 +108,35 @@ def test_the_blocks_for_a_gpu_let_each_token_see_the_same(row_tokens):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [1, 4, 16])
+def test_a_block_is_left_out_only_where_no_token_of_it_is_seen_and_whole_only_where_all_are(block, monkeypatch):
+    monkeypatch.setattr(attention, "FLEX_BLOCK", block)
+    for row in pack(groups(), 200):
+        until = attention.seen_until(row.segments, torch.device("cpu")).tolist()
+        mask = attention.block_mask(row.segments, torch.device("cpu"))
+        partly, wholly = (
+            {
+                (query, key)
+                for query, (count, keys) in enumerate(zip(counts[0, 0].tolist(), order[0, 0].tolist(), strict=True))
+                for key in keys[:count]
+            }
+            for counts, order in (
+                (mask.kv_num_blocks, mask.kv_indices), (mask.full_kv_num_blocks, mask.full_kv_indices),
+            )
+        )  # fmt: skip
+        seen = {
+            (query // block, key // block)
+            for query in range(len(until)) for key in range(query + 1) if query < until[key]
+        }  # fmt: skip
+        assert seen <= partly | wholly and not partly & wholly
+        for query_block, key_block in wholly:
+            queries = range(query_block * block, (query_block + 1) * block)
+            keys = range(key_block * block, (key_block + 1) * block)
+            assert all(key <= query < until[key] for query in queries for key in keys)
+
+
 def test_features_are_of_the_prompts_alone_and_carry_no_gradient():
-    model = PolicyModel(build(MODELS["llama"], policy_model.ATTENTION))
+    model = PolicyModel(build(MODELS["llama"], attention.ATTENTION))
     alone = [model(pack([group], 200)[0])[2][0] for group in groups()]
     (row,) = pack(groups(), 200)
     features = model(row)[2]
@@ -120,4 +147,4 @@ def test_features_are_of_the_prompts_alone_and_carry_no_gradient():
 def test_models_whose_attention_the_rows_would_change_are_refused():
     config = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     with pytest.raises(UnsupportedModelError, match="full attention"):
-        PolicyModel(build(config, policy_model.ATTENTION))
+        PolicyModel(build(config, attention.ATTENTION))
