@@ -39,11 +39,10 @@ def imported(path: str, named_by: str) -> Any:
     try:
         return pkgutil.resolve_name(path)
     except Exception as error:  # a module may raise whatever it likes
-        reason = f"{type(error).__name__}: {error}"
-        raise SocketError(
-            f"{named_by} cannot be imported ({reason}): put its module on PYTHONPATH, of every node, or in the folder "
-            "where the command is run"
-        ) from error
+        remedy = ""
+        if isinstance(error, ModuleNotFoundError):
+            remedy = ": its module must be on PYTHONPATH, of every node, or in the folder where the command is run"
+        raise SocketError(f"{named_by} cannot be imported ({type(error).__name__}: {error}){remedy}") from error
 
 
 @contextlib.contextmanager
