@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-long test-fast test-gpu bench prove images lint clean
+.PHONY: help setup train test test-long test-fast test-gpu mutants bench prove images lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -24,6 +24,9 @@ test-fast: setup ## the unit tests
 test-gpu: setup ## on a machine with a GPU: engine, weights, learner and the loop on one card, under five minutes
 	@.venv/bin/python -m pytest tests/gpu tests/contract/learner/ranks/test_learner.py tests/unit/learner/model
 
+mutants: setup ## change the most important code in small ways, one at a time: do the tests notice? ARGS="PART ..."
+	@.venv/bin/python -m tests.mutants $(ARGS)
+
 bench: setup ## speed against baselines measured in the same run, as tables with machine and versions
 	@cluster/with_docker.sh .venv/bin/python -m tests.bench
 
@@ -39,5 +42,5 @@ lint: setup ## ruff, and mypy where pyproject.toml says
 	@.venv/bin/mypy
 
 clean: ## delete .venv and caches; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .mutants *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

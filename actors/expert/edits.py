@@ -40,21 +40,28 @@ def _research(thought: str, name: str, **arguments: str | int) -> str:
 
 
 def _edit(thought: str, before: str, after: str) -> str:
-    """Each block's search lines occur once in the script as the blocks before it leave it."""
+    """Each block's search lines, never only blank ones, occur once in the script as the blocks before it leave it."""
     old, new = before.splitlines(), after.splitlines()
-    written, line = [], 0
-    for start, end, first, last in _hunks(old, new):
-        while start == end or _occurrences(new[:first] + old[start:], old[start:end]) != 1:
-            if start > line:  # a line above that both versions have; never into the block before
+    hunks, blocks = _hunks(old, new), list[tuple[int, int, int, int]]()
+    while hunks:
+        start, end, first, last = hunks.pop(0)
+        while not any(map(str.strip, old[start:end])) or _occurrences(new[:first] + old[start:], old[start:end]) != 1:
+            if start > (blocks[-1][1] if blocks else 0):  # a line above that both versions have
                 start, first = start - 1, first - 1
+            elif hunks and hunks[0][0] == end:
+                _, end, _, last = hunks.pop(0)
             elif end < len(old):
                 end, last = end + 1, last + 1
+            elif blocks:
+                start, _, first, _ = blocks.pop()
             else:
-                break
-        written.append((old[start:end], new[first:last]))
-        line = end
-    blocks = "".join(f"<<<<<<< SEARCH\n{_text(a)}=======\n{_text(b)}>>>>>>> REPLACE\n" for a, b in written)
-    return f"Thought: {thought}\nAction: Edit\n{blocks}"
+                break  # there are only blank lines
+        blocks.append((start, end, first, last))
+    written = "".join(
+        f"<<<<<<< SEARCH\n{_text(old[start:end])}=======\n{_text(new[first:last])}>>>>>>> REPLACE\n"
+        for start, end, first, last in blocks
+    )
+    return f"Thought: {thought}\nAction: Edit\n{written}"
 
 
 def _hunks(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int, int, int]]:

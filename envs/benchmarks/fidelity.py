@@ -42,7 +42,8 @@ def _csv(file: Path, share: float) -> None:
 
 
 def _jsonl(file: Path, share: float) -> None:
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    with file.open(encoding="utf-8", newline="\n") as opened:
+        lines = opened.readlines()  # at line feeds only: a text may hold what splitlines() takes for an end of line
     file.write_text("".join(lines[row] for row in _kept(len(lines), share)), encoding="utf-8")
 
 

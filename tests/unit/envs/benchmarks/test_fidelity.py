@@ -1,5 +1,7 @@
 """A task on a share of its rows."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,22 @@ def test_a_csv_keeps_a_share_of_its_rows_as_they_were_written(tmp_path):
     kept = file.read_text().splitlines()[1:]
     assert len(kept) == 40 and set(kept) <= set(rows)
     assert kept == sorted(kept, key=lambda row: int(row.split(",")[0])), "a series stays a series"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_every_row_that_is_kept_is_one_of_the_file_in_its_order_and_none_is_kept_twice(tmp_path, share):
+    """Whatever is in it: nothing is read as missing, in another encoding, or as the end of a line."""
+    texts = ["é", "NA", "null", "a\u2028b\x85c", "", "1.50"] * 50
+    rows = [json.dumps({"i": i, "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    pd.DataFrame({"i": range(len(texts)), "text": texts}).to_csv(tmp_path / "a.csv", index=False)
+    for name in ("a.jsonl", "a.csv"):
+        before = (tmp_path / name).read_text(encoding="utf-8").split("\n")
+        subsample(tmp_path / name, share)
+        kept = (tmp_path / name).read_text(encoding="utf-8").split("\n")
+        places = [before.index(row) for row in kept[:-1]]
+        assert places == sorted(set(places)) and kept[-1] == ""
+        assert len(places) - name.endswith("csv") == max(share * len(texts), FEWEST)
 
 
 def test_lines_and_arrays_keep_the_same_rows_each_time(tmp_path):

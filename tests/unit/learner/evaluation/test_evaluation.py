@@ -11,7 +11,7 @@ from rich.console import Console
 
 from envs.records import Direction, Limits, Origin, Outcome, StepInfo, Task, Transition
 from learner.evaluation.evaluation import Evaluation, EvaluationError, summarise, table
-from learner.figures.statistics import VALID, bootstrap_interval, distinct
+from learner.figures.statistics import VALID, distinct
 
 EMPTY = np.zeros(0, np.int32)
 
@@ -113,13 +113,6 @@ def test_a_stage_says_what_it_gained_over_the_one_before(tmp_path):
     assert low < found["rl"]["gain"] < high and 0.05 < low < 0.1 < high < 0.15
     assert "gain" not in found["sft"]
     assert "gain" not in evaluation._result["splits"]["held_out"]["rl"], "nothing was attempted there"
-
-
-def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    intervals = [bootstrap_interval([rng.normal(0.4, 0.1, 40), rng.normal(0.6, 0.3, 40)]) for _ in range(100)]
-    covered = sum(low < 0.5 < high for low, high in intervals)
-    assert 87 <= covered < 100
 
 
 def test_the_table_shows_what_there_is():

@@ -91,6 +91,21 @@ def test_figures_of_two_tasks_weigh_them_the_same():
     assert (found["prompt_tokens"], found["response_tokens"]) == (500, 100)
     low, high = found["improvement_ci"]
     assert low == pytest.approx(0.05) and high == pytest.approx(0.15)  # wine resampled: 0, 0.1 or 0.2
+    for name in ("improvement", "gap", "reward"):
+        low, high = found[f"{name}_ci"]
+        assert low < found[name] < high
+
+
+def test_an_attempt_without_actions_has_no_reward_and_one_without_a_known_best_no_gap():
+    unknown = {name: dataclasses.replace(of, m_best=None) for name, of in TASKS.items()}
+    begun = scores.figures([attempt("wine"), attempt("diabetes", tried(45.0))], unknown)
+    assert (begun["n"], begun["actions"], begun["reward"], begun["valid_rate"]) == (2, 1, 0.5, 1.0)
+    assert begun["improvement"] == pytest.approx((0 + 0.1) / 2)
+    assert (begun["gap"], begun["gap_ci"], begun["best_gap"]) == (None, None, None)
+    one_known = scores.figures(
+        [attempt("wine", tried(0.6)), attempt("diabetes", tried(45.0))], unknown | {"wine": ACCURACY}
+    )
+    assert one_known["gap"] == pytest.approx(0.25), "a task without a gap does not count as one that closed none"
 
 
 def test_nothing_is_null():
@@ -116,6 +131,26 @@ def test_a_difference_is_of_the_trials_that_both_made():
     assert found["reward"] == 0 and found["reward_ci"] == [0, 0]
     nothing = scores.difference(alone, theirs, TASKS)
     assert nothing["improvement"] is None and nothing["improvement_ci"] is None
+
+
+@pytest.mark.parametrize("apart", [{"setting": STEP}, {"task_id": "other"}, {"state_id": "t"}, {"seed": 1}], ids=str)
+def test_only_the_same_trial_of_the_other_is_compared(apart):
+    mine, theirs = attempt("wine", tried(0.6)), attempt("wine", tried(0.5))
+    tasks = {"wine": ACCURACY, "other": ACCURACY}
+    assert scores.difference([mine], [theirs], tasks)["improvement"] == pytest.approx(0.2)
+    assert scores.difference([mine], [dataclasses.replace(theirs, **apart)], tasks)["improvement"] is None
+
+
+def test_a_difference_weighs_tasks_the_same_and_leaves_out_what_was_not_rewarded():
+    def reward(of: float) -> Tried:
+        return tried(0.6, reward=of)
+
+    mine = [*(attempt("wine", reward(0.5), seed=i) for i in range(3)), attempt("diabetes", reward(0.9), tried(45.0))]
+    theirs = [*(attempt("wine", reward(0.25), seed=i) for i in range(3)), attempt("diabetes", reward(0.1), tried(50.0))]
+    found = scores.difference([*mine, attempt("wine", seed=7)], [*theirs, attempt("wine", reward(0.9), seed=7)], TASKS)
+    assert found["reward"] == pytest.approx((0.25 + 0.4) / 2)
+    assert found["reward_ci"] == pytest.approx([found["reward"]] * 2)
+    assert scores.difference(mine, theirs, {"wine": ACCURACY})["reward"] == pytest.approx(0.25)
 
 
 def test_the_result_compares_with_the_first_agent_and_the_tables_show_it():
