@@ -25,6 +25,7 @@ from envs.benchmarks.loader import TaskError, load
 from envs.errors import FAILURES
 from envs.records import Task
 from learner.config.schema import Config
+from learner.config.sockets import outside
 from learner.run import preflight
 from learner.run.preflight import Finding, Verdict
 
@@ -110,6 +111,8 @@ def _on_nodes(
     about: dict[str, About] = probes.ask("about", names, str(model_dir))
     yield of_nodes.versions(gpu, about)
     yield of_nodes.model(about, model_dir)
+    if settings := outside(cfg):
+        yield of_nodes.parts(about, settings, probes.ask("refused", cfg))
     storage = list(_storage(cfg, probes, about))
     yield from storage
     yield of_nodes.shared_memory(about, there)

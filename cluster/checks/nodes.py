@@ -28,6 +28,7 @@ from cluster.checks import sandboxes
 from envs.errors import UserError
 from envs.sandbox import SandboxFailure
 from learner.config.schema import Config
+from learner.config.sockets import refused
 from learner.run import preflight
 from learner.run.preflight import Finding, Verdict, gb
 
@@ -69,6 +70,9 @@ class Probe:
             shutil.disk_usage(tempfile.gettempdir()).free,
             Path(model_dir, "config.json").is_file(),
         )
+
+    def refused(self, cfg: Config) -> str | None:
+        return refused(cfg)
 
     def now(self) -> float:
         return time.time()
@@ -193,6 +197,14 @@ def model(found: Mapping[str, About], model_dir: Path) -> Finding:
         fix = "put the model on storage that all nodes share (HF_HOME or MLAGENT_CACHE there), or into the image"
         return Finding("model", Verdict.FAILED, f"{model_dir} is not on {', '.join(lacking)}", fix)
     return Finding("model", Verdict.OK, f"{model_dir} is on {hosts(found)}")
+
+
+def parts(found: Mapping[str, About], settings: Sequence[str], refusals: Mapping[str, str | None]) -> Finding:
+    """Whether every node can use what the settings name by import path; refusals: by node, why it cannot."""
+    if wrong := [f"{found[name].host}: {reason}" for name, reason in refusals.items() if reason]:
+        fix = "bring the modules to every node: in the image, on PYTHONPATH, or with `ray job submit --working-dir`"
+        return Finding("parts", Verdict.FAILED, "; ".join(wrong), fix)
+    return Finding("parts", Verdict.OK, f"{', '.join(settings)} can be used on {hosts(found)}")
 
 
 def shared_memory(found: Mapping[str, About], there: Sequence[preflight.Node]) -> Finding:

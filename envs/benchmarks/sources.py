@@ -43,25 +43,29 @@ def folder_of(source: str, name: str) -> Path:
         TaskError: the source cannot be used, or has no such task.
     """
     try:
-        folder = _source(source)(name)
+        folder = _source(source, f"task {name}")(name)
     except SocketError as error:
-        raise TaskError(f"task {name}: {error}") from error
+        raise TaskError(str(error)) from error
     if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
         raise TaskError(f"task {name}: source {source} must return its folder, not {folder!r}")
     return Path(folder).resolve()
 
 
-def check(name: str) -> None:
-    """Import the source of a task and look at its signature. Raises SocketError where it cannot be used."""
+def check(name: str, named_by: str) -> None:
+    """Import the source of a task and look at its signature; named_by: how a message calls it.
+
+    Raises:
+        SocketError: it cannot be used.
+    """
     named = split(name)
     if named and named[0] not in SOURCES:
-        _source(named[0])
+        _source(named[0], named_by)
 
 
-def _source(source: str) -> TaskSource:
-    function = imported(SOURCES.get(source, source), f"source {source}")
+def _source(source: str, named_by: str) -> TaskSource:
+    function = imported(SOURCES.get(source, source), f"{named_by}: source {source}")
     try:
         inspect.signature(function).bind("name")
     except TypeError as error:
-        raise SocketError(f"source {source} must take the name of a task ({error})") from error
+        raise SocketError(f"{named_by}: source {source} must take the name of a task ({error})") from error
     return function

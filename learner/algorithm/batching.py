@@ -131,7 +131,7 @@ def pack(groups: Sequence[Group], row_tokens: int) -> list[Row]:
     bins: list[list[_Piece]] = []
     tokens: list[int] = []
     for piece in sorted(_pieces(groups, row_tokens), key=lambda piece: -piece.size):
-        common = [max(_common(piece.prompt_ids, other.prompt_ids) for other in held) for held in bins]
+        common = [max(_common(piece.prompt_ids, other.prompt_ids) for other in pieces) for pieces in bins]
         room = [place for place in range(len(bins)) if tokens[place] + piece.size - common[place] <= row_tokens]
         if room:
             place = max(room, key=common.__getitem__)
@@ -140,7 +140,7 @@ def pack(groups: Sequence[Group], row_tokens: int) -> list[Row]:
         else:
             bins.append([piece])
             tokens.append(piece.size)
-    return [_row(held) for held in bins]
+    return [_row(pieces) for pieces in bins]
 
 
 def shard(rows: Sequence[Row], ranks: int) -> list[list[int | None]]:

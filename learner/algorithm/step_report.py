@@ -108,7 +108,7 @@ def build(batch: PolicyBatch, passes: Sequence[PolicySums], rate: float, seconds
         learning_rate=rate,
         train_tokens=batch.tokens,
         train_seconds=seconds,
-        train_tokens_per_s=sum(len(one.row.input_ids) for one in batch.rows) * len(passes) / seconds,
+        train_tokens_per_s=sum(len(policy_row.row.input_ids) for policy_row in batch.rows) * len(passes) / seconds,
         advantages=advantages,
         ratios={name: ratio for name, ratio, _ in responses},
         losses={name: loss for name, _, loss in responses},

@@ -1,4 +1,4 @@
-"""Tries what a configuration names by import path, before anything starts.
+"""What a configuration names by import path, and whether it can be used here.
 
 Invariant: the room of a part is imported only where the part is from outside.
 """
@@ -11,28 +11,33 @@ from typing import Any, cast
 from learner.config.schema import Config
 
 
+def outside(cfg: Config) -> list[str]:
+    """The settings, `key=value`, that name a part by import path."""
+    settings = [("reward.version", cfg.reward.version), ("rl.algorithm", cfg.rl.algorithm)]
+    settings += [("tasks.held_in", name) for name in cfg.tasks.held_in]
+    settings += [("tasks.held_out", name) for name in cfg.tasks.held_out]
+    return [f"{key}={value}" for key, value in settings if ":" in value]
+
+
 def refused(cfg: Config) -> str | None:
     """Why a part from outside cannot be used, naming its key; None if all can."""
     from envs.sockets import SocketError
 
-    try:
-        if ":" in cfg.reward.version:
-            import reward
+    for setting in outside(cfg):
+        key, _, value = setting.partition("=")
+        try:
+            if key == "reward.version":
+                import reward
 
-            reward.check(reward.Terms(**cast(Mapping[str, Any], cfg.reward)))
-        if ":" in cfg.rl.algorithm:
-            from learner.algorithm import algorithms
+                reward.check(reward.Terms(**cast(Mapping[str, Any], cfg.reward)))
+            elif key == "rl.algorithm":
+                from learner.algorithm import algorithms
 
-            algorithms.check(cfg.rl.algorithm)
-    except SocketError as error:
-        return str(error)
-    for split in ("held_in", "held_out"):
-        for name in getattr(cfg.tasks, split):
-            if ":" in name:
+                algorithms.check(value)
+            else:
                 from envs.benchmarks import sources
 
-                try:
-                    sources.check(name)
-                except SocketError as error:
-                    return f"tasks.{split}={name}: {error}"
+                sources.check(value, setting)
+        except SocketError as error:
+            return str(error)
     return None

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from actors.policy.sizes import ModelSize
@@ -15,6 +16,8 @@ from cluster.checks.nodes import About
 from cluster.checks.sandboxes import Trial
 from envs.benchmarks.loader import BUILTIN, load
 from learner.config.load import load as configure
+from learner.config.schema import Config, RewardConfig
+from learner.config.sockets import outside
 from learner.run import preflight
 from learner.run.preflight import Node, Verdict
 
@@ -112,6 +115,16 @@ def test_a_clock_that_is_off_and_a_model_that_is_not_there_name_their_host():
     clocks = nodes.clocks({"a": 0.01, "b": -7.0}, found)
     assert clocks.verdict is Verdict.FAILED and "off is 7.0 s behind" in clocks.found and "good" not in clocks.found
     assert "is not on off" in nodes.model(found, Path("/models/mine")).found
+
+
+def test_a_part_from_outside_that_one_node_has_not_got_is_named_with_it():
+    cfg = OmegaConf.structured(Config(reward=RewardConfig(version="nowhere_at_all:mine")))
+    found, settings = {"a": about("good"), "b": about("off")}, outside(cfg)
+    assert settings == ["reward.version=nowhere_at_all:mine"]
+    assert nodes.parts(found, settings, {"a": None, "b": None}).verdict is Verdict.OK
+    finding = nodes.parts(found, settings, {"a": None, "b": nodes.Probe().refused(cfg)})
+    assert finding.verdict is Verdict.FAILED
+    assert finding.found.startswith("off: reward.version=nowhere_at_all:mine cannot be imported")
 
 
 def test_versions_of_all_nodes_are_held_against_the_lock(versions):
