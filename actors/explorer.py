@@ -90,6 +90,7 @@ class Explorer:
     async def share(self, actors: int, position: int) -> None:
         """Take an equal share of the node with the other actors on it; position: this one's among them."""
         self._environment.runner.resize(self._capacity(actors, position))
+        self._environment.runner.expect(self._tasks.values())
 
     async def baselines(self) -> dict[str, StepResult]:
         """The result of every task's unchanged script."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -58,6 +58,10 @@ class Host:
 
     def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
         return self._runner.run(task, files)
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        """Get ready for experiments of these tasks."""
+        self._runner.expect(tasks)
 
     def close(self) -> None:
         self._runner.close()
@@ -138,6 +142,10 @@ class HostedRunner:
             raise SandboxFailure(f"sandbox host {name} was lost: {str(error).splitlines()[0]}") from error
         except RayTaskError as error:
             raise error.cause from error
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        for host in self._hosts.values():
+            host.expect.remote(list(tasks))
 
     def resize(self, capacity: Capacity) -> None:
         """Hosts have what the configuration says, however many actors there are."""

@@ -35,6 +35,16 @@ class Capacity:
     gpus: tuple[int, ...] = ()
     """Ids of the GPUs that experiments may have; each goes to one experiment at a time."""
 
+    def holds(self, need: Limits) -> int:
+        """How many such experiments have enough CPUs and memory beside each other."""
+        return int(min(self.cpus / need.cpus, self.memory_mb / need.memory_mb))
+
+    def sets_of_gpus(self, number: int) -> list[tuple[int, ...]]:
+        """The GPUs, so many to an experiment; without any, one set of none."""
+        if not number:
+            return [()]
+        return [self.gpus[start : start + number] for start in range(0, len(self.gpus) - number + 1, number)]
+
 
 def node_capacity(actors: int = 1) -> Capacity:
     """An equal share of this node for each of the actors on it: its cores, and half of its memory."""
@@ -52,7 +62,7 @@ class Admission:
     """Lets threads through when their experiment fits."""
 
     def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic):
-        self._capacity, self._clock = capacity, clock
+        self.capacity, self._clock = capacity, clock
         self._cpus, self._memory_mb, self._gpus = 0.0, 0.0, list(capacity.gpus)
         self._line: list[_Waiting] = []
         self._changed = threading.Condition()
@@ -88,21 +98,21 @@ class Admission:
             with self._changed:
                 known = self._estimates.get(key, seconds)
                 self._estimates[key] = (1 - RECENT) * known + RECENT * seconds
-                self._gpus += [gpu for gpu in gpus if gpu in self._capacity.gpus]
+                self._gpus += [gpu for gpu in gpus if gpu in self.capacity.gpus]
                 self._use(need, -1)
                 self._changed.notify_all()
 
     def resize(self, capacity: Capacity) -> None:
         """Change what there is; experiments that run keep what they have."""
         with self._changed:
-            in_use = set(self._capacity.gpus) - set(self._gpus)
-            self._capacity, self._gpus = capacity, [gpu for gpu in capacity.gpus if gpu not in in_use]
+            in_use = set(self.capacity.gpus) - set(self._gpus)
+            self.capacity, self._gpus = capacity, [gpu for gpu in capacity.gpus if gpu not in in_use]
             self._changed.notify_all()
 
     def _possible(self, need: Limits) -> bool:
         """True, or an `AdmissionError`."""
         asked = {"cpus": need.cpus, "memory_mb": need.memory_mb, "gpus": need.gpus}
-        there = {**vars(self._capacity), "gpus": len(self._capacity.gpus)}
+        there = {**vars(self.capacity), "gpus": len(self.capacity.gpus)}
         for name, most in there.items():
             if asked[name] > most:
                 raise AdmissionError(
@@ -117,8 +127,8 @@ class Admission:
 
     def _fits(self, need: Limits) -> bool:
         return (
-            self._cpus + need.cpus <= self._capacity.cpus
-            and self._memory_mb + need.memory_mb <= self._capacity.memory_mb
+            self._cpus + need.cpus <= self.capacity.cpus
+            and self._memory_mb + need.memory_mb <= self.capacity.memory_mb
             and need.gpus <= len(self._gpus)
         )
 

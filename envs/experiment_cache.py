@@ -16,7 +16,7 @@ import logging
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class CachedRunner:
 
     def resize(self, capacity: Capacity) -> None:
         self._runner.resize(capacity)
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        self._runner.expect(tasks)
 
     def close(self) -> None:
         self._runner.close()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +50,10 @@ class Runner(Protocol):
 
     def resize(self, capacity: Capacity) -> None:
         """Change what experiments may use together."""
+        ...
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        """Get ready for experiments of these tasks, as many as can run at once; returns at once."""
         ...
 
     def close(self) -> None:
@@ -104,6 +109,14 @@ class SandboxRunner:
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        capacity = self._admission.capacity
+        different = {replace(task.limits, seconds=1.0) for task in tasks}
+        self._sandboxes.expect({
+            (limits, gpus): 1 if gpus else capacity.holds(limits)
+            for limits in different for gpus in capacity.sets_of_gpus(limits.gpus)
+        })  # fmt: skip
 
     def close(self) -> None:
         self._sandboxes.close()

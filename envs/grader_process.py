@@ -26,7 +26,7 @@ from typing import Any
 
 from envs.benchmarks.task_file import TaskError
 from envs.sandbox import SandboxFailure
-from envs.sandbox.base import PREFIX
+from envs.sandbox.folders import PREFIX
 
 SECONDS = 60
 """So long a grader may take for one submission, and to load."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from envs.admission import Admission, Capacity
@@ -61,6 +61,9 @@ class SimulatedRunner:
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        """There is nothing to start."""
 
     def close(self) -> None:
         pass

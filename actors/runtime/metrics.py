@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +161,9 @@ class MeteredRunner:
 
     def resize(self, capacity: Capacity) -> None:
         self._runner.resize(capacity)
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        self._runner.expect(tasks)
 
     def close(self) -> None:
         self._runner.close()

@@ -1,20 +1,26 @@
 """Sandboxes: where experiments run. `SandboxPool` keeps them warm and hands them out.
 
-Invariants: a sandbox serves one experiment at a time; one that failed is closed, and so are those that were idle
-meanwhile, since the engine may have taken them along; an engine that has worked before is waited for; of those not in
-use at most `warm` are kept, the ones used last. How many are in use at once is the caller's affair (`envs.admission`).
+Invariants: a sandbox serves one experiment at a time, of any task of its kind; those that are expected are started
+ahead of need, beside each other, and once they are there, no experiment waits for a start; one that failed is closed
+and replaced, and so are those that were idle meanwhile, since the engine may have taken them along; an engine that has
+worked before is waited for. How many are in use at once is the caller's affair (`envs.admission`).
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-from envs.records import Task
-from envs.sandbox.base import UIDS_PER_PROCESS, Backend, RunResult, Sandbox, SandboxFailure, sweep
+from envs.records import Limits, Task
+from envs.sandbox.base import UIDS_PER_PROCESS, Backend, Kind, RunResult, Sandbox, SandboxFailure, kind_of
+from envs.sandbox.data import TaskData
+from envs.sandbox.folders import sweep
 
 __all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
 
@@ -29,7 +35,7 @@ class SandboxPool:
     def __init__(
         self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base", patience: float = 0.0
     ):
-        """warm: idle sandboxes kept, of all tasks together; starting one takes a second.
+        """warm: most idle sandboxes that are kept, those used last; 0: as many as are expected.
 
         patience: seconds that a backend which started sandboxes before, and does not now, is asked again;
         packages: what experiments can import, `base` or `torch`.
@@ -38,84 +44,167 @@ class SandboxPool:
         self._backend = _choose(backend, image, packages)
         self.name, self.image, self.maps_root = self._backend.name, self._backend.image, self._backend.maps_root
         self._warm, self._patience, self._worked = warm, patience, False
+        self._data = TaskData()
         self._free = list(range(UIDS_PER_PROCESS))[::-1]
         self._idle: list[Sandbox] = []
-        self._lock = threading.Lock()
+        self._expected: dict[Kind, int] = {}
+        self._there: collections.Counter[Kind] = collections.Counter()
+        self._coming: collections.Counter[Kind] = collections.Counter()
+        self._changed = threading.Condition()
+        self._starters = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="sandbox-start")
         self._closed = False
+        self.starts = 0
+        """Sandboxes started so far."""
 
     @property
     def idle(self) -> int:
         """Sandboxes that are started and wait for an experiment."""
         return len(self._idle)
 
+    def expect(self, at_once: Mapping[tuple[Limits, tuple[int, ...]], int]) -> None:
+        """Keep so many sandboxes, in use or idle, for experiments with these limits and GPUs; returns at once."""
+        expected: dict[Kind, int] = {}
+        for (limits, gpus), number in at_once.items():
+            kind = kind_of(limits, gpus)
+            expected[kind] = max(number, expected.get(kind, 0))
+        with self._changed:
+            self._expected = expected
+        self._settle()
+
     @contextlib.contextmanager
     def acquire(self, task: Task, gpus: tuple[int, ...] = ()) -> Iterator[Sandbox]:
-        """A sandbox of `task` that sees the GPUs with these ids, for as long as the context lasts.
+        """A sandbox that shows `task`, with its limits and the GPUs with these ids, for as long as the context lasts.
 
         Raises:
             SandboxFailure: a new sandbox does not start, or the pool has been closed.
         """
-        sandbox = self._take(task, gpus)
+        sandbox = self._take(task, kind_of(task.limits, gpus))
         try:
+            sandbox.serve(task)
             yield sandbox
         except BaseException as error:
             suspects = []
             if isinstance(error, SandboxFailure):
-                with self._lock:
+                with self._changed:
                     suspects, self._idle = self._idle, []
-            for gone in [sandbox, *suspects]:
-                self._end(gone)
+            self._end(sandbox, *suspects)
+            self._settle()
             raise
-        with self._lock:
-            if sandbox.usable:
+        if sandbox.usable:
+            with self._changed:
                 self._idle.append(sandbox)
-            surplus = [self._idle.pop(0) for _ in range(len(self._idle) - (0 if self._closed else self._warm))]
-        for gone in surplus if sandbox.usable else [*surplus, sandbox]:
-            self._end(gone)
+                self._changed.notify_all()
+        else:
+            self._end(sandbox)
+        self._settle()
 
-    def _take(self, task: Task, gpus: tuple[int, ...]) -> Sandbox:
-        with self._lock:
+    def _take(self, task: Task, kind: Kind) -> Sandbox:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._coming[kind] or self._of(kind))
             if self._closed:
                 raise SandboxFailure("the sandboxes have been closed")
-            for position, sandbox in reversed(list(enumerate(self._idle))):
-                if sandbox.serves(task, gpus):
-                    return self._idle.pop(position)
+            if fitting := self._of(kind):
+                chosen = max(fitting, key=lambda sandbox: sandbox.fits(task))  # of equals the longest unused
+                self._idle.remove(chosen)
+                return chosen
+            unused = self._idle.pop(0) if self._idle and not self._free else None
+        if unused:
+            self._end(unused)
+        with self._changed:
             if not self._free:
-                raise SandboxFailure(f"{UIDS_PER_PROCESS} sandboxes are in use at once: lower sandbox.warm")
-            slot = self._free.pop()
-        try:
-            return self._started(task, slot, gpus)
-        except BaseException:
+                raise SandboxFailure(f"{UIDS_PER_PROCESS} sandboxes are in use at once: lower sandbox.cpus")
+            slot = self._reserve(kind)
+        return self._started(kind, slot)
+
+    def _of(self, kind: Kind) -> list[Sandbox]:
+        return [sandbox for sandbox in self._idle if sandbox.kind == kind]
+
+    def _reserve(self, kind: Kind) -> int:
+        self._there[kind] += 1
+        return self._free.pop()
+
+    def _release(self, kind: Kind, slot: int) -> None:
+        with self._changed:
+            self._there[kind] -= 1
             self._free.append(slot)
+
+    def _settle(self) -> None:
+        """Start what is expected and not there, and close what is idle beyond what is kept."""
+        with self._changed:
+            surplus = self._surplus()
+            self._idle = [sandbox for sandbox in self._idle if sandbox not in surplus]
+            missing = [kind for kind, number in self._expected.items() for _ in range(number - self._there[kind])]
+            room = self._warm - self._there.total() if self._warm else len(self._free)
+            missing = missing[: max(0, min(room, len(self._free)))]
+            ahead = [(kind, self._reserve(kind)) for kind in missing]
+            self._coming.update(missing)
+        for kind, slot in ahead:
+            self._starters.submit(self._start_ahead, kind, slot)
+        self._end(*surplus)
+
+    def _surplus(self) -> list[Sandbox]:
+        """Idle sandboxes that are not kept: the longest unused, or all but one of those that nobody expects."""
+        if self._closed:
+            return self._idle
+        if self._warm:
+            return self._idle[: max(0, len(self._idle) - self._warm)]
+        beyond, surplus = self._there - collections.Counter(self._expected), []
+        for sandbox in self._idle:
+            if beyond[sandbox.kind] > 0:
+                beyond[sandbox.kind] -= 1
+                surplus.append(sandbox)
+        return surplus[:-1]
+
+    def _start_ahead(self, kind: Kind, slot: int) -> None:
+        sandbox = None
+        try:
+            sandbox = self._started(kind, slot)
+        except SandboxFailure as reason:  # the experiment that needs it starts its own, or is told
+            log.warning("a sandbox did not start ahead of need: %s", reason)
+        finally:
+            with self._changed:
+                self._coming[kind] -= 1
+                if sandbox and not self._closed:
+                    self._idle.append(sandbox)
+                    sandbox = None
+                self._changed.notify_all()
+        if sandbox:
+            self._end(sandbox)
+
+    def _started(self, kind: Kind, slot: int) -> Sandbox:
+        end = time.monotonic() + self._patience
+        try:
+            while True:
+                try:
+                    sandbox = Sandbox(self._backend, self._data, kind, slot)
+                except SandboxFailure as reason:
+                    if not self._worked or self._closed or time.monotonic() > end:
+                        raise
+                    log.warning("asking again for a sandbox: %s", reason)
+                    time.sleep(RETRY_SECONDS)
+                else:
+                    self._worked = True
+                    self.starts += 1
+                    return sandbox
+        except BaseException:
+            self._release(kind, slot)
             raise
 
-    def _started(self, task: Task, slot: int, gpus: tuple[int, ...]) -> Sandbox:
-        end = time.monotonic() + self._patience
-        while True:
+    def _end(self, *sandboxes: Sandbox) -> None:
+        for sandbox in sandboxes:
             try:
-                sandbox = Sandbox(self._backend, task, slot, gpus)
-            except SandboxFailure as reason:
-                if not self._worked or self._closed or time.monotonic() > end:
-                    raise
-                log.warning("asking again for a sandbox: %s", reason)
-                time.sleep(RETRY_SECONDS)
-            else:
-                self._worked = True
-                return sandbox
-
-    def _end(self, sandbox: Sandbox) -> None:
-        try:
-            sandbox.close()
-        finally:
-            self._free.append(sandbox.slot)
+                sandbox.close()
+            finally:
+                self._release(sandbox.kind, sandbox.slot)
 
     def close(self) -> None:
         """Close the idle sandboxes now, and those in use as soon as they are given back."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for sandbox in idle:
-            self._end(sandbox)
+        with self._changed:
+            self._closed, self._expected = True, {}
+            self._changed.notify_all()
+        self._starters.shutdown(cancel_futures=True)
+        self._settle()
+        self._data.close()
 
 
 def _choose(name: str, image: str, packages: str) -> Backend:

@@ -6,11 +6,8 @@ that the sandbox failed, never that the experiment did; a sandbox that raised is
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +16,16 @@ from typing import Protocol
 
 from envs.errors import UserError
 from envs.records import Limits, Task
-from envs.sandbox import cgroup, disk, milestones, preload
-from envs.sandbox.disk import wipe
+from envs.sandbox import disk, milestones, preload
+from envs.sandbox.data import TaskData
+from envs.sandbox.folders import HeldFolder
 
 MOUNTED_TASK = "/task"
-"""Where every sandbox shows `task.env_dir`, read-only."""
+"""Where every sandbox shows the `env_dir` of the task that it serves, read-only."""
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
-PREFIX = "mlagent-slot-"
-"""Of the folder of each sandbox, in the folder for temporary files."""
 FIRST_UID = 2_000_000
-UIDS_PER_PROCESS = 64
+UIDS_PER_PROCESS = 256
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
 else: limits on processes are counted per user."""
 
@@ -57,11 +53,45 @@ class RunResult:
     """Of `milestones.NAMES`, those that it was seen to reach."""
 
 
+@dataclass(frozen=True)
+class Folders:
+    """The host's folders that a sandbox has mounted."""
+
+    name: str
+    """Unique on this machine."""
+    workspace: Path
+    shown: Path
+    """Where the data of the task are, seen at `MOUNTED_TASK`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What cannot be changed once a sandbox has started; it serves every task of its kind."""
+
+    limits: Limits
+    """As they are at the start: memory and cores can be changed."""
+    gpus: tuple[int, ...]
+
+
+def kind_of(limits: Limits, gpus: Sequence[int] = ()) -> Kind:
+    """The kind of sandbox for experiments with these limits that see the GPUs with these ids."""
+    fixed = {"cpus": float(_threads(limits)), "disk_mb": limits.disk_mb, "processes": limits.processes}
+    return Kind(Limits(gpus=len(gpus), **fixed), tuple(sorted(gpus)))
+
+
 class Channel(Protocol):
     """A line-by-line connection to the runner in a sandbox."""
 
     contained: bool
     """Memory and processes of an experiment are limited as a whole; otherwise the runner limits each process."""
+
+    def limit(self, memory_mb: int, cpus: float) -> None:
+        """Give experiments so much from now on, all their processes together.
+
+        Raises:
+            SandboxFailure: it cannot be changed.
+        """
+        ...
 
     def send(self, line: str) -> None: ...
 
@@ -96,8 +126,9 @@ class Backend(Protocol):
     """Inside, this process's own user is user 0, without privileges, as in a rootless engine: runner and experiment
     stay it."""
 
-    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> Channel:
-        """Start a sandbox that sees `task.env_dir` (read-only) and `workspace`, its runner waiting for the first line.
+    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> Channel:
+        """Start a sandbox that sees `folders.shown` (read-only) and `folders.workspace`, its runner waiting for the
+        first line.
 
         Raises:
             SandboxFailure: it does not start; the message says why and what to do.
@@ -106,25 +137,24 @@ class Backend(Protocol):
 
 
 class Sandbox:
-    """One warm sandbox of one task: runs one experiment at a time in its workspace."""
+    """One warm sandbox: runs one experiment at a time in its workspace, of any task of its kind."""
 
-    def __init__(self, backend: Backend, task: Task, slot: int, gpus: tuple[int, ...] = ()):
-        self.slot = slot
+    def __init__(self, backend: Backend, data: TaskData, kind: Kind, slot: int):
+        self.kind, self.slot = kind, slot
         self.usable = True
         """False once it has ended: it must be closed."""
-        self._key = _key(task, gpus)
+        self._data, self._env_dir = data, None
+        self._shares = kind.limits.memory_mb, kind.limits.cpus
         self._channel: Channel | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = (self._folder / "lock").open("w")  # held as long as this process lives: see `sweep`
-        self.workspace = self._folder / "workspace"
+        self._folder = HeldFolder()
+        self.workspace, self._shown = self._folder.make("workspace"), self._folder.make("task")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self.workspace.mkdir()
             uid = os.getuid()
             if uid == 0:
                 uid = FIRST_UID + os.getpid() * UIDS_PER_PROCESS + slot
                 _give(self.workspace, uid)
-            self._channel = backend.open(task, self.workspace, uid, gpus)
+            folders = Folders(self._folder.path.name, self.workspace, self._shown)
+            self._channel = backend.open(folders, kind.limits, uid, kind.gpus)
             setup = {
                 "uid": 0 if backend.maps_root else uid, "contained": self._channel.contained,
                 "guarded": backend.guarded, "task": MOUNTED_TASK,
@@ -136,9 +166,25 @@ class Sandbox:
             self.close()
             raise
 
-    def serves(self, task: Task, gpus: tuple[int, ...]) -> bool:
-        """Whether it was made for this task, its limits and these GPUs."""
-        return self._key == _key(task, gpus)
+    def fits(self, task: Task) -> int:
+        """The larger, the less there is to do before it serves this task of its kind."""
+        return 2 * (self._env_dir == task.env_dir) + (self._shares == (task.limits.memory_mb, task.limits.cpus))
+
+    def serve(self, task: Task) -> None:
+        """Show this task, and no other, and have its limits.
+
+        Raises:
+            SandboxFailure: its limits cannot be changed.
+            OSError: the task cannot be shown.
+        """
+        shares = task.limits.memory_mb, task.limits.cpus
+        if self._shares != shares:
+            self._channel.limit(*shares)
+            self._shares = shares
+        if self._env_dir != task.env_dir:
+            self._env_dir = None  # until all of it is there
+            self._data.show(task.env_dir, self._shown)
+            self._env_dir = task.env_dir
 
     def run(
         self, argv: Sequence[str], limits: Limits, env: Mapping[str, str] | None = None, seed: int | None = None
@@ -171,27 +217,7 @@ class Sandbox:
         """End the runner and whatever it runs, and delete the workspace."""
         if self._channel:
             self._channel.close()
-        self._lock.close()
-        _delete(self._folder)
-
-
-def sweep() -> None:
-    """Delete the folders and control groups of sandboxes whose process was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            cgroup.forget(folder.name)
-            _delete(folder)
-
-
-def _delete(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # what a dying experiment still writes stays behind
-        wipe(folder)
-        folder.rmdir()
-
-
-def _key(task: Task, gpus: tuple[int, ...]) -> tuple:
-    return task.env_dir, task.limits, gpus
+        self._folder.close()
 
 
 def _give(workspace: Path, uid: int) -> None:
@@ -201,19 +227,23 @@ def _give(workspace: Path, uid: int) -> None:
         raise SandboxFailure(f"root may not use user id {uid} here ({error}): run as an ordinary user") from error
 
 
-def refuse_gpus(backend: str, task: Task, gpus: tuple[int, ...]) -> None:
+def refuse_gpus(backend: str, gpus: tuple[int, ...]) -> None:
     """For a backend that has none to give.
 
     Raises:
-        SandboxFailure: the task asks for a GPU.
+        SandboxFailure: the experiment asks for a GPU.
     """
     if gpus:
-        raise SandboxFailure(f"task {task.id} asks for a GPU, which the {backend} sandbox cannot give: use docker")
+        raise SandboxFailure(f"a task asks for a GPU, which the {backend} sandbox cannot give: use docker")
+
+
+def _threads(limits: Limits) -> int:
+    return max(1, int(limits.cpus))
 
 
 def environment(limits: Limits) -> dict[str, str]:
     """Environment of the runner: numerical libraries use no more threads than the experiment has cores."""
-    threads = str(max(1, int(limits.cpus)))
+    threads = str(_threads(limits))
     libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "LOKY_MAX")
     names = {f"{name}_{'CPU_COUNT' if name == 'LOKY_MAX' else 'NUM_THREADS'}": threads for name in libraries}
     return {**names, "HOME": "/tmp", "USER": "agent", "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -33,34 +34,45 @@ class Cgroup:
             OSError: groups cannot be made here.
         """
         self.version = 2 if (ROOT / "cgroup.controllers").exists() else 1
-        self._limit = memory = memory_mb << 20
-        quota, most = int(cpus * PERIOD_US), "max" if processes is None else processes
-        if self.version == 2:
-            self.folders = [ROOT / name]
-            (ROOT / "cgroup.subtree_control").write_text("+memory +pids +cpu")
-            values = {
-                "memory.max": memory, "memory.swap.max": 0, "pids.max": most, "cpu.max": f"{quota} {PERIOD_US}",
-            }  # fmt: skip
-        else:
-            self.folders = [ROOT / kind / name for kind in V1]
-            values = {
-                "memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory, "pids.max": most,
-                "cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota,
-            }  # fmt: skip
+        self._limit = math.inf
+        most = "max" if processes is None else processes
+        self.folders = [ROOT / name] if self.version == 2 else [ROOT / kind / name for kind in V1]
         try:
+            if self.version == 2:
+                (ROOT / "cgroup.subtree_control").write_text("+memory +pids +cpu")
             for folder in self.folders:
                 if not (folder.parent / "cgroup.procs").exists():
                     raise OSError(f"{folder.parent} is no cgroup controller")
                 folder.mkdir()
-            for file, value in values.items():
-                owner = next((folder for folder in self.folders if (folder / file).exists()), None)
-                if owner:
-                    (owner / file).write_text(str(value))
-                elif "swap" not in file and "memsw" not in file:  # without swap there is nothing to limit
-                    raise OSError(f"the kernel has no {file}")
+            self._write({"pids.max": most})
+            self.limit(memory_mb, cpus)
         except OSError:
             self.close()
             raise
+
+    def limit(self, memory_mb: int, cpus: float) -> None:
+        """Let its processes have so much together from now on.
+
+        Raises:
+            OSError: they have more memory now.
+        """
+        memory, quota = memory_mb << 20, int(cpus * PERIOD_US)
+        if self.version == 2:
+            self._write({"memory.max": memory, "memory.swap.max": 0, "cpu.max": f"{quota} {PERIOD_US}"})
+        else:
+            ceilings = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+            growing = memory > self._limit  # the kernel wants the second never to be below the first
+            self._write({file: memory for file in (reversed(ceilings) if growing else ceilings)})
+            self._write({"cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota})
+        self._limit = memory
+
+    def _write(self, values: Mapping[str, object]) -> None:
+        for file, value in values.items():
+            owner = next((folder for folder in self.folders if (folder / file).exists()), None)
+            if owner:
+                (owner / file).write_text(str(value))
+            elif "swap" not in file and "memsw" not in file:  # without swap there is nothing to limit
+                raise OSError(f"the kernel has no {file}")
 
     @property
     def memory(self) -> Path:

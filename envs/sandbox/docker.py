@@ -1,4 +1,4 @@
-"""The Docker backend: a warm container per slot and task, without network, privileges or a writable root.
+"""The Docker backend: a warm container per slot, without network, privileges or a writable root.
 
 The container's PID 1 is the runner, spoken to over the attached standard streams. It ends when its input closes, and
 `auto_remove` deletes it, so containers do not outlive the actor that started them (`docker ps --filter label=mlagent`
@@ -21,12 +21,13 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, Mount
 
-from envs.records import Task
+from envs.records import Limits
 from envs.sandbox import image, packages, runner
-from envs.sandbox.base import MOUNTED_TASK, SandboxFailure, environment
+from envs.sandbox.base import MOUNTED_TASK, Folders, SandboxFailure, environment
 
 LABEL = "mlagent"
 STDOUT = 1
+CPU_PERIOD = 100_000
 ENFORCED = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 """What `docker info` must confirm."""
 
@@ -50,8 +51,8 @@ class DockerBackend:
         self._runner_mb = packages.RUNNER_MB[chosen]
         self.image = image_name or image.ensure(self._engine, chosen)
 
-    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
-        limits, user = task.limits, 0 if self.maps_root else uid
+    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
+        user = 0 if self.maps_root else uid
         try:
             container = self._engine.containers.create(
                 self.image,
@@ -65,9 +66,7 @@ class DockerBackend:
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 pids_limit=limits.processes + 1,
-                mem_limit=f"{limits.memory_mb + self._runner_mb}m",
-                memswap_limit=f"{limits.memory_mb + self._runner_mb}m",
-                nano_cpus=int(min(limits.cpus, os.cpu_count()) * 1e9),
+                **shares(limits.memory_mb + self._runner_mb, limits.cpus),
                 tmpfs={"/tmp": f"size={limits.disk_mb}m,mode=1777"},
                 shm_size=f"{limits.disk_mb}m",
                 device_requests=[DeviceRequest(device_ids=[str(gpu) for gpu in gpus], capabilities=[["gpu"]])]
@@ -76,17 +75,24 @@ class DockerBackend:
                 environment=environment(limits),
                 working_dir="/workspace",
                 mounts=[
-                    Mount(MOUNTED_TASK, str(task.env_dir), type="bind", read_only=True),
-                    Mount("/workspace", str(workspace), type="bind"),
+                    Mount(MOUNTED_TASK, str(folders.shown), type="bind", read_only=True),
+                    Mount("/workspace", str(folders.workspace), type="bind"),
                 ],
             )
-            channel = AttachedChannel(container)
+            channel = AttachedChannel(container, self._runner_mb)
             container.start()
         except ImageNotFound as error:
             raise SandboxFailure(f"the engine has no image {self.image!r} (sandbox.image)") from error
         except (DockerException, OSError) as error:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel
+
+
+def shares(memory_mb: int, cpus: float) -> dict[str, Any]:
+    """Limits of a container that can be changed while it runs, as the engine wants them."""
+    quota = int(min(cpus, os.cpu_count()) * CPU_PERIOD)
+    return {"mem_limit": f"{memory_mb}m", "memswap_limit": f"{memory_mb}m",
+            "cpu_period": CPU_PERIOD, "cpu_quota": quota}  # fmt: skip
 
 
 def require_limits(info: Mapping[str, Any]) -> None:
@@ -110,12 +116,20 @@ class AttachedChannel:
 
     contained = True
 
-    def __init__(self, container: docker.models.containers.Container):
-        self._container = container
+    def __init__(self, container: docker.models.containers.Container, own_mb: int):
+        """own_mb: memory of the container that is not the experiment's."""
+        self._container, self._own_mb = container, own_mb
         attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self._socket: socket.socket = attached._sock
         self._owner = attached
         self._raw, self._lines, self._said = b"", b"", b""
+
+    def limit(self, memory_mb: int, cpus: float) -> None:
+        try:
+            self._container.update(**shares(memory_mb + self._own_mb, cpus))
+        except (DockerException, OSError) as error:
+            name = self._container.short_id
+            raise SandboxFailure(f"container {name} cannot be given {memory_mb} MiB: {error}") from error
 
     def send(self, line: str) -> None:
         try:

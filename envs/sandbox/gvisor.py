@@ -16,9 +16,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from envs.records import Task
+from envs.records import Limits
 from envs.sandbox import cgroup, host_view, packages
-from envs.sandbox.base import SandboxFailure, refuse_gpus
+from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/user_guide/install)"
@@ -55,23 +55,22 @@ class GvisorBackend:
             raise SandboxFailure(f"`runsc` does not work here: {(tried.stderr or tried.stdout).strip()[-500:]}")
         self._packages, self.image = chosen, packages.requirements(chosen)
 
-    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
-        refuse_gpus("gvisor", task, gpus)
-        bundle = workspace.parent / "bundle"
+    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
+        refuse_gpus("gvisor", gpus)
+        bundle = folders.workspace.parent / "bundle"
         (bundle / "root").mkdir(parents=True)
-        (bundle / "config.json").write_text(json.dumps(_config(task, workspace, self._packages)))
-        name, runsc = f"mlagent-{uid}-{workspace.parent.name}", _runsc(bundle)
-        limits, group = task.limits, None
+        (bundle / "config.json").write_text(json.dumps(_config(folders, limits, self._packages)))
+        name, runsc = f"mlagent-{uid}-{folders.name}", _runsc(bundle)
+        group, own_mb = None, packages.RUNNER_MB[self._packages] + KERNEL_MB
         if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
-            memory_mb = limits.memory_mb + packages.RUNNER_MB[self._packages] + KERNEL_MB
-            group = cgroup.make(workspace.parent.name, memory_mb, limits.cpus, processes=None)
+            group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, processes=None)
 
         def ended() -> None:
             subprocess.run([*runsc, "delete", "--force", name], capture_output=True, timeout=START_SECONDS)
 
         command = [*runsc, "--network=none", "run", "--bundle", str(bundle), name]
         return PipeChannel(
-            f"the gvisor sandbox ({INSTALL})", command, group, contained=False, ended=ended, env=_environment()
+            f"the gvisor sandbox ({INSTALL})", command, group, own_mb, contained=False, ended=ended, env=_environment()
         )
 
 
@@ -84,7 +83,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "TMPDIR": "/tmp"}  # of runsc, whose own user may not see ours
 
 
-def _config(task: Task, workspace: Path, chosen: str) -> dict:
+def _config(folders: Folders, limits: Limits, chosen: str) -> dict:
     """The OCI runtime configuration."""
     return {
         "ociVersion": "1.0.0",
@@ -92,7 +91,7 @@ def _config(task: Task, workspace: Path, chosen: str) -> dict:
             "terminal": False,
             "user": {"uid": 0, "gid": 0},  # of gVisor's kernel, not of the host's; the runner becomes another
             "args": host_view.command(),
-            "env": [f"{name}={value}" for name, value in host_view.variables(task).items()],
+            "env": [f"{name}={value}" for name, value in host_view.variables(limits).items()],
             "cwd": "/workspace",
             "noNewPrivileges": True,
             "capabilities": {kind: RUNNER_CAPABILITIES for kind in ("bounding", "effective", "permitted")},
@@ -102,7 +101,7 @@ def _config(task: Task, workspace: Path, chosen: str) -> dict:
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "dev", "source": "dev", "options": ["ro"]},
-            *map(_oci, host_view.mounts(task, workspace, chosen)),
+            *map(_oci, host_view.mounts(folders, limits, chosen)),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }

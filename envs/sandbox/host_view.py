@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.records import Task
+from envs.records import Limits
 from envs.sandbox import packages, runner
-from envs.sandbox.base import MOUNTED_TASK, environment
+from envs.sandbox.base import MOUNTED_TASK, Folders, environment
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
 SHOWN_PACKAGES = "/packages"
@@ -30,7 +30,7 @@ class Mount:
     """Of a writable folder in memory."""
 
 
-def mounts(task: Task, workspace: Path, chosen: str) -> list[Mount]:
+def mounts(folders: Folders, limits: Limits, chosen: str) -> list[Mount]:
     """In order; chosen: the set of packages that is shown."""
     base = Path(sys.base_prefix)
     bases = [] if base.is_relative_to("/usr") else [base]
@@ -42,9 +42,9 @@ def mounts(task: Task, workspace: Path, chosen: str) -> list[Mount]:
         *(Mount(str(folder)) for folder in dict.fromkeys(installed)),
         *(Mount(f"{SHOWN_PACKAGES}/{top.name}", str(top)) for top in packages.locations(chosen)),
         *(Mount(f"{SHOWN_PACKAGES}/{folder}") for folder in packages.BUNDLED_DATA),
-        *(Mount(folder, writable=True, size_mb=task.limits.disk_mb) for folder in runner.SCRATCH),
-        Mount(MOUNTED_TASK, str(task.env_dir)),
-        Mount("/workspace", str(workspace), writable=True),
+        *(Mount(folder, writable=True, size_mb=limits.disk_mb) for folder in runner.SCRATCH),
+        Mount(MOUNTED_TASK, str(folders.shown)),
+        Mount("/workspace", str(folders.workspace), writable=True),
     ]
 
 
@@ -55,5 +55,5 @@ def command() -> list[str]:
     return [str(python), "-s", "-P", "-c", Path(runner.__file__).read_text()]
 
 
-def variables(task: Task) -> dict[str, str]:
-    return {**environment(task.limits), "PYTHONPATH": SHOWN_PACKAGES}
+def variables(limits: Limits) -> dict[str, str]:
+    return {**environment(limits), "PYTHONPATH": SHOWN_PACKAGES}

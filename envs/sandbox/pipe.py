@@ -20,12 +20,15 @@ class PipeChannel:
     """Starts the command (in the control group, if there is one) and talks to it."""
 
     def __init__(
-        self, name: str, command: list[str], group: Cgroup | None, contained: bool,
+        self, name: str, command: list[str], group: Cgroup | None, own_mb: int, contained: bool,
         ended: Callable[[], None] = lambda: None, env: Mapping[str, str] | None = None,
     ):  # fmt: skip
-        """name: of the sandbox, for messages; ended: called once the process is gone; env: None inherits ours."""
+        """name: of the sandbox, for messages; own_mb: memory in the group that is not the experiment's.
+
+        ended: called once the process is gone; env: None inherits ours.
+        """
         self.contained = contained
-        self._name, self._group, self._ended_hook = name, group, ended
+        self._name, self._group, self._own_mb, self._ended_hook = name, group, own_mb, ended
         self._kills = 0
         try:
             self._process = subprocess.Popen(
@@ -37,6 +40,13 @@ class PipeChannel:
                 group.close()
             raise SandboxFailure(f"{name} does not start: {error}") from error
         self._buffer = b""
+
+    def limit(self, memory_mb: int, cpus: float) -> None:
+        if self._group:
+            try:
+                self._group.limit(memory_mb + self._own_mb, cpus)
+            except OSError as error:
+                raise SandboxFailure(f"{self._name} cannot be given {memory_mb} MiB: {error}") from error
 
     def send(self, line: str) -> None:
         self._kills = self._group.out_of_memory_kills() if self._group else 0

@@ -11,9 +11,9 @@ import os
 import shutil
 from pathlib import Path
 
-from envs.records import Task
+from envs.records import Limits
 from envs.sandbox import cgroup, host_view, packages
-from envs.sandbox.base import SandboxFailure, refuse_gpus
+from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install bubblewrap (`apt-get install bubblewrap`) or start a Docker Engine"
@@ -30,17 +30,17 @@ class ProcessBackend:
             raise SandboxFailure(f"the process sandbox needs bubblewrap, and there is no `bwrap`: {INSTALL}")
         self._packages, self.image = chosen, packages.requirements(chosen)
 
-    def open(self, task: Task, workspace: Path, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
-        refuse_gpus("process", task, gpus)
-        limits, group, mounts = task.limits, None, host_view.mounts(task, workspace, self._packages)
+    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
+        refuse_gpus("process", gpus)
+        group, mounts = None, host_view.mounts(folders, limits, self._packages)
+        own_mb = packages.RUNNER_MB[self._packages]
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
-            memory_mb = limits.memory_mb + packages.RUNNER_MB[self._packages]
-            group = cgroup.make(workspace.parent.name, memory_mb, limits.cpus, limits.processes + 2)
+            group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, limits.processes + 2)
         if group:  # the runner reads the kernel's count of out-of-memory kills there
             folder = "/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup"
             mounts.append(host_view.Mount(folder, str(group.memory)))
-        command = [*_bwrap(mounts, host_view.variables(task)), *host_view.command()]
-        return PipeChannel(f"the process sandbox ({INSTALL})", command, group, contained=group is not None)
+        command = [*_bwrap(mounts, host_view.variables(limits)), *host_view.command()]
+        return PipeChannel(f"the process sandbox ({INSTALL})", command, group, own_mb, contained=group is not None)
 
 
 def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str]) -> list[str]:

@@ -81,7 +81,7 @@ class SandboxConfig:
     )
     memory_gb: float = key(0.0, "GiB that they share; 0: half of the node's, split over its actors.")
     gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
-    warm: int = key(12, "Idle sandboxes kept started on one actor, of all tasks (150 MiB each).", positive=True)
+    warm: int = key(0, "Most idle sandboxes of one actor (150 MiB each); 0: as many as its experiments at once.")
     patience: float = key(120.0, "Seconds to wait for a container engine that has worked before and does not answer.")
     image: str = key("", "Docker image of the experiments; empty builds the project's own.")
     packages: str = key(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from envs.admission import Capacity
+from envs.experiments import SandboxRunner
 from envs.records import Limits, Task
 from envs.sandbox import SandboxFailure, SandboxPool, cgroup
 from envs.workspace import restore
@@ -38,17 +43,51 @@ def test_closing_refuses_newcomers_and_ends_those_at_work(backend: str, task: Ta
     assert not sandbox.workspace.exists()
 
 
-def test_only_the_sandboxes_used_last_are_kept(backend: str, task: Task, tmp_path: Path) -> None:
-    own, other = SandboxPool(backend, warm=1), make_task(tmp_path)
-    with own.acquire(task) as first:
-        pass
-    with own.acquire(task) as again:
-        assert again is first
-    with own.acquire(other) as second:
-        pass
-    assert second.workspace.exists() and not first.workspace.exists()
+def test_one_sandbox_serves_every_task_and_shows_each_its_own_only(backend: str, tmp_path: Path) -> None:
+    """Also limits are each task's own: memory that one has is too much for the other."""
+    script = """
+        import os
+        print(*(os.path.join(top, name) for top, _, names in sorted(os.walk("/task")) for name in sorted(names)))
+        print(open("train.csv").read(), open("data/own.txt").read(), flush=True)
+        print(len(bytearray(600 << 20)))
+    """
+    own, sandboxes = SandboxPool(backend), set()
+    small = Limits(seconds=20, memory_mb=200, disk_mb=32, processes=24)
+    tasks = {name: make_task(tmp_path / name, small) for name in ("first", "second")}
+    tasks["second"] = replace(tasks["second"], limits=replace(small, memory_mb=700))
+    for name, task in tasks.items():
+        (task.env_dir / "train.csv").write_text(name)
+        (task.env_dir / "data/own.txt").write_text(name * 2)
+        (task.env_dir / "data" / name).write_text("")
+    for name, status in (("first", "out_of_memory"), ("second", "ok"), ("first", "out_of_memory")):
+        with own.acquire(tasks[name]) as sandbox:
+            sandboxes.add(sandbox)
+            restore(tasks[name], {"train.py": textwrap.dedent(script)}, sandbox.workspace)
+            result = sandbox.run(["train.py"], tasks[name].limits)
+        files = sorted([f"/task/data/{name}", "/task/data/own.txt", "/task/data/part.txt"])
+        assert result.output.splitlines()[0] == " ".join(["/task/train.csv", "/task/train.py", *files]), result
+        assert result.output.splitlines()[1] == f"{name} {name * 2}" and result.status == status, result
+    assert own.starts == len(sandboxes) == 1
     own.close()
-    assert not second.workspace.exists()
+    assert not sandbox.workspace.exists()
+
+
+def test_once_warm_no_experiment_of_any_task_waits_for_a_start(backend: str, tmp_path: Path) -> None:
+    own = SandboxPool(backend, warm=0)
+    runner = SandboxRunner(own, Capacity(cpus=3, memory_mb=3000))
+    tasks = [make_task(tmp_path / str(number)) for number in range(4)]
+    runner.expect(tasks)
+    deadline = time.monotonic() + 60
+    while own.idle < 3:
+        assert time.monotonic() < deadline, "they do not start"
+        time.sleep(0.05)
+    script = "open('submission.csv', 'w').write(open('train.csv').read()[-2])"
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda n: runner.run(tasks[n % 4], {"train.py": f"{script}  # {n}"}), range(24)))
+    assert [result.score for result in results] == [1.0] * 24, results
+    assert (own.starts, own.idle) == (3, 3)
+    runner.close()
+    assert own.idle == 0
 
 
 def test_a_backend_that_is_missing_names_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
