@@ -10,13 +10,13 @@ setup: ## install what is missing: system packages (as root), .venv
 train: setup ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="key=value ..." overrides the quickstart
 	@.venv/bin/python -m cluster.quickstart $(ARGS)
 
-test: ## everything CI runs; with a Docker Engine where one can be had
+test: ## everything CI runs; with a Docker Engine where one can be had; ARGS=--require-all fails what is skipped
 	@cluster/setup.sh tests
-	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long"
+	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long" $(ARGS)
 
 test-long: ## the rest: several hosts, a cluster that grows, an ordinary user, reproducible runs, the pool, dashboards, every task
 	@cluster/setup.sh tests
-	@cluster/with_docker.sh .venv/bin/python -m pytest -m long
+	@cluster/with_docker.sh .venv/bin/python -m pytest -m long $(ARGS)
 
 test-fast: setup ## the unit tests
 	@.venv/bin/python -m pytest tests/unit

