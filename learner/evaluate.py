@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         trials.run(cfg, agents, Path(cfg.evaluation.folder).resolve())
     except FAILURES as error:
         print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1  # a task that cannot be had is refused, too
     except KeyboardInterrupt:
         print("interrupted: what ran is in the cache, and is not run again", file=sys.stderr)
         return 130

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         run(cfg)
     except FAILURES as error:
         print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1  # a task that cannot be had is refused, too
     except KeyboardInterrupt:
         print(f"interrupted: run.resume=true run.name={cfg.run.name} continues", file=sys.stderr)
         return 130

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         with Training(cfg) as run:
             train(run)
     except FAILURES as error:
-        return fail(error, 1)
+        return fail(error, 2 if isinstance(error, ConfigError) else 1)  # a task that cannot be had is refused, too
     except KeyboardInterrupt:
         print(
             f"interrupted: run.resume=true run.name={cfg.run.name} continues from the last checkpoint", file=sys.stderr

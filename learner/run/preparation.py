@@ -12,6 +12,7 @@ import ray
 from actors.pool import ActorPool
 from envs.benchmarks.loader import TaskError, load
 from envs.records import Task
+from learner.config.load import ConfigError
 from learner.config.schema import Config
 
 
@@ -19,17 +20,19 @@ def load_tasks(cfg: Config) -> dict[str, Task]:
     """The tasks that the configuration names, by id, with the split that it gives them.
 
     Raises:
-        TaskError: a task cannot be had, or two have the same name.
+        ConfigError: a task cannot be had, or two have the same name.
     """
-    tasks = [load(name) for name in [*cfg.tasks.held_in, *cfg.tasks.held_out]]
-    held_in = len(cfg.tasks.held_in)
-    split = {
-        task.id: dataclasses.replace(task, split="held_in" if i < held_in else "held_out")
-        for i, task in enumerate(tasks)
-    }
-    if len(split) < len(tasks):
-        raise TaskError("two task folders have the same name, and a task is known by it: rename one")
-    return split
+    tasks: dict[str, Task] = {}
+    for split, names in (("held_in", cfg.tasks.held_in), ("held_out", cfg.tasks.held_out)):
+        for name in names:
+            try:
+                task = dataclasses.replace(load(name), split=split)
+            except TaskError as error:
+                raise ConfigError(f"tasks.{split}={name}: {error}") from error
+            if task.id in tasks:
+                raise ConfigError(f"tasks.{split}={name}: another task is called {task.id} too: rename one")
+            tasks[task.id] = task
+    return tasks
 
 
 def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:

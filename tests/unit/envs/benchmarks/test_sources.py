@@ -11,6 +11,7 @@ from envs.benchmarks.mlebench import task_folder
 from envs.sockets import imported
 from learner.config.load import ConfigError
 from learner.config.load import load as configuration
+from learner.main import main
 
 OUTSIDE = '''
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_a_task_that_the_source_does_not_have_is_its_own_error():
 def test_what_is_no_folder_is_refused(name):
     with pytest.raises(TaskError, match=f"task cars: source outside_tasks.own:{name} must return its folder, not "):
         load(f"outside_tasks.own:{name}:cars")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "reason"),
+    [
+        ("outside_tasks.own:lost:cars", "must return its folder, not '/nowhere/cars'"),
+        ("outside_tasks.own:folder:boats", "there is no boats: only cars"),
+        ("wine,outside_tasks.own:folder:cars,outside_tasks.own:made:cars", "another task is called cars too: rename"),
+    ],
+)
+def test_a_run_with_a_task_that_cannot_be_had_is_refused_before_anything_starts(tasks, reason, tmp_path, capsys):
+    assert main([f"tasks.held_in=[{tasks}]", "tasks.held_out=[]", f"run.dir={tmp_path}/runs"]) == 2
+    last = tasks.rpartition(",")[2]
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: tasks.held_in={last}: ") and reason in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
