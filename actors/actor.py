@@ -266,7 +266,7 @@ class Actor(Explorer):
     def _reward(self, task: Task, result: StepResult) -> Reward:
         if result.outcome is Outcome.INFRA_FAILURE:
             return Reward(0.0, {})  # masked wherever rewards are used
-        return reward(result, task, Terms(**self._cfg.reward))
+        return reward(result, task, Terms.of(self._cfg.reward))
 
 
 def credited(episode: Sequence[Transition]) -> list[Transition]:

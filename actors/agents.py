@@ -92,7 +92,7 @@ class Agents(Explorer):
         return Answer(text, replies[-1].prompt_tokens, replies[-1].response_tokens, time.monotonic() - started)
 
     def _tried(self, task: Task, answer: Answer, result: StepResult) -> Tried:
-        worth = reward(result, task, Terms(**self._cfg.reward))
+        worth = reward(result, task, Terms.of(self._cfg.reward))
         return Tried(
             answer.text, result.action, result.outcome, result.state.score, result.score_before, result.score_after,
             worth.value, answer.prompt_tokens, answer.response_tokens, answer.seconds, result.durations, result.origin,

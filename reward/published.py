@@ -20,7 +20,8 @@ seen to get (after arXiv 2509.01684).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from envs.records import MILESTONES, Outcome, StepResult, Task
 
@@ -43,6 +44,11 @@ class Terms:
     """Taken off for an experiment that takes its whole time limit, in proportion for one that takes less."""
     memory: float = 0.0
     """The same for its memory limit."""
+
+    @classmethod
+    def of(cls, section: Any) -> Terms:
+        """Those that the section `reward` of a configuration states."""
+        return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})
 
 
 def v1(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:

@@ -5,9 +5,6 @@ Invariant: the room of a part is imported only where the part is from outside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
-
 from learner.config.schema import Config
 
 
@@ -29,7 +26,7 @@ def refused(cfg: Config) -> str | None:
             if key == "reward.version":
                 import reward
 
-                reward.check(reward.Terms(**cast(Mapping[str, Any], cfg.reward)))
+                reward.check(reward.Terms.of(cfg.reward))
             elif key == "rl.algorithm":
                 from learner.algorithm import algorithms
 

@@ -161,7 +161,7 @@ def outside(tmp_path, monkeypatch):
 
 def test_a_reward_from_outside_is_used_and_limits_still_cost(outside):
     cfg = load(["reward.version=outside_rewards.own:mine", "reward.time=0.5"])
-    worth = of(Outcome.EDITED, 0.4, 0.6, 0.5, 0.9, terms=Terms(**cfg.reward), time=0.5)
+    worth = of(Outcome.EDITED, 0.4, 0.6, 0.5, 0.9, terms=Terms.of(cfg.reward), time=0.5)
     assert worth.parts == {"better": 1.0, "tokens": -0.01, "time": -0.25}
     assert worth.value == pytest.approx(0.74)
 
