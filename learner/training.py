@@ -21,7 +21,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from actors.policy.model import resolve
 from actors.pool import ActorError, ActorPool
 from actors.runtime.remote import place
-from envs.records import Outcome, State, Transition
+from envs.records import Outcome, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
 from learner.algorithm.batching import Example
@@ -39,7 +39,7 @@ from learner.run.preparation import connect, load_tasks, measure
 from learner.run.progress import Progress
 from learner.run.watch import Watch
 from learner.stream.scaling import Scaler
-from learner.stream.states import StatePool
+from learner.stream.states import StatePool, what_was_seen
 from learner.stream.stream import Cursor, Stream, StreamError, unpack
 
 BUCKET_BYTES = 64 << 20
@@ -298,10 +298,3 @@ class Training:
     @property
     def _pool_file(self) -> Any:
         return self.run.dir / "states.json"
-
-
-def what_was_seen(groups: list[list[Transition]]) -> tuple[dict[str, float], list[State]]:
-    """For the state pool: the deviation of rewards by state id, and the good states that were reached."""
-    counted = [[t for t in group if t.outcome is not Outcome.INFRA_FAILURE] for group in groups]
-    spreads = {group[0].state_id: float(np.std([t.reward for t in group])) for group in counted if group}
-    return spreads, [t.successor for group in counted for t in group if t.successor]

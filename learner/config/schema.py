@@ -200,7 +200,7 @@ class RlConfig:
         0.0, "Share of the steps that begin with short experiments: tasks.held_in such as NAME@0.1.", maximum=1
     )
     grow_pool: bool = key(False, "Add the states that improved a script to the state pool.")
-    max_staleness: int = key(1, "Most versions between sampling and training; 0 is synchronous and reproducible.")
+    max_staleness: int = key(2, "Most versions between sampling and training; 0 is synchronous and reproducible.")
     temperature: float = key(1.0, "Sampling temperature of training and evaluation.", positive=True)
     gap_warn: float = key(
         0.05, "Mean |log-prob gap| between engine and learner above which the run warns.", positive=True

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from envs.errors import UserError
-from envs.records import State
+from envs.records import Outcome, State, Transition
 
 FLOOR = 0.1
 """Weight of a state whose rewards no longer vary, against 1 of the state where they vary most: none is given up."""
@@ -141,3 +142,10 @@ class StatePool:
                 f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name"
             )
         return cls(states, seed, sampling, experience, short)
+
+
+def what_was_seen(groups: Sequence[Sequence[Transition]]) -> tuple[dict[str, float], list[State]]:
+    """For `StatePool.learn`: the deviation of rewards by state id, and the good states that a learner step reached."""
+    counted = [[t for t in group if t.outcome is not Outcome.INFRA_FAILURE] for group in groups]
+    spreads = {group[0].state_id: float(np.std([t.reward for t in group])) for group in counted if group}
+    return spreads, [t.successor for group in counted for t in group if t.successor]

@@ -136,6 +136,16 @@ def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runne
     assert [t.reward for t in failed] == pytest.approx([edit / 3] * 3)
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_where_the_pool_grows_the_states_that_are_better_join_it(runner, actor, state, monkeypatch, grows):
+    monkeypatch.setattr(actor, "_grows", grows)
+    worse = EDIT.replace("0.6", "0.4")
+    answers(actor, lambda seed: {0: EDIT, 1: worse, 2: "Action: Execute"}.get(seed, "no action"))
+    successors = [t.successor for t in runner.run(actor.attempt(state, range(4), "group-1"))]
+    assert [found.score if found else None for found in successors] == [0.6 if grows else None, None, None, None]
+    assert not grows or runner.run(actor.fits(successors[:1])) == [True], "it can be acted from"
+
+
 def test_an_experiment_runs_while_the_group_is_still_being_sampled(runner, actor, state, monkeypatch):
     ran, step = threading.Event(), Environment.step
 

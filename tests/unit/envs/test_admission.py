@@ -110,6 +110,37 @@ def test_the_longest_goes_first_and_waiting_makes_up_for_being_short(crowd):
     assert here.started[-1] == "first short", "it has waited longer than the other will take"
 
 
+def ran(here: Crowd, clock: Clock, key: str, *seconds: float) -> None:
+    for number, spent in enumerate(seconds):
+        here.come(f"{key} {number}", key=key)
+        clock.now += spent
+        here.go(f"{key} {number}")
+
+
+def test_what_experiments_of_a_kind_took_is_remembered_and_the_last_of_them_decides_little(crowd):
+    clock = Clock()
+    here = crowd(Capacity(cpus=1, memory_mb=1e6), clock)
+    ran(here, clock, "steady", 20.0, 20.0)
+    ran(here, clock, "mostly long", 60.0, 60.0, 1.0)
+    ran(here, clock, "mostly short", 1.0, 1.0, 60.0)  # expected to take 18.7 s
+    here.come("holder", key="steady")
+    for key in ("mostly short", "steady", "mostly long", "not tried yet"):
+        here.come(key, key=key, seconds=30)
+    order = []
+    for name in ("holder", "mostly long", "not tried yet", "steady", "mostly short"):
+        order.append(here.started[-1])
+        here.go(name)
+    assert order == ["holder", "mostly long", "not tried yet", "steady", "mostly short"]
+
+
+def test_an_experiment_that_fails_gives_its_share_back(crowd):
+    admission = Admission(Capacity(cpus=1, memory_mb=1000, gpus=(3,)))
+    for _ in range(2):
+        with pytest.raises(OSError), admission.admit("task", Limits(gpus=1, memory_mb=1000)) as gpus:
+            raise OSError(f"no room beside {gpus}")
+    assert admission.running == 0
+
+
 def test_the_first_in_line_is_not_passed_by_smaller_ones(crowd):
     here = crowd(Capacity(cpus=2, memory_mb=1e6))
     here.come("a", cpus=1)

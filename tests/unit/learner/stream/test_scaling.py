@@ -6,8 +6,11 @@ import asyncio
 import itertools
 
 import pytest
+from omegaconf import read_write
 
-from learner.stream.scaling import Control, Demand
+from learner.config.load import load
+from learner.stream.scaling import ACTORS_BUSY, ACTORS_WAIT, GROW_STEPS, SHRINK_STEPS, Control, Demand, Scaler
+from learner.stream.stream import Account
 
 
 def simulate(demand: Demand, count: int, seconds: list[float]) -> list[int]:
@@ -54,3 +57,55 @@ def test_a_wish_outside_the_bounds_is_refused():
         assert await control.wanted(3) is None
 
     asyncio.run(ask())
+
+
+class Pool:
+    """The actors, as the scaler sees them."""
+
+    bounds = (1, 8)
+
+    def __init__(self, count: int):
+        self.wanted = self.serving = count
+
+    def activity(self) -> dict[str, int]:
+        return {"actors_alive": self.serving}
+
+    def resize(self, count: int) -> None:
+        self.wanted = self.serving = count
+
+
+def scaled(pool: Pool, steps: int, learner_waited: float, actors_waited: float, started: int = 8) -> None:
+    """Judge that many learner steps of ten seconds; actors_waited: share of the time, of each of an actor's loops."""
+    cfg = load(["actors.max=8", "actors.sequences=64", "rl.actions=16", "rl.steps=100", "rl.states=4"])
+    with read_write(cfg):
+        cfg.run.mode = "serial"  # the scaler's own actor lives in this process
+    scaler, stood = Scaler(cfg, pool, lambda text: None), 0.0
+    for _ in range(1 + steps):  # the first tells only what was before
+        scaler.step(10 * learner_waited, 10.0, Account(started, 0, 0, 0, 0, stood))
+        stood += 10 * actors_waited * pool.serving * 5  # an actor samples 64 / 16 groups at once, and one more
+    scaler.close()
+
+
+def test_what_actors_stood_is_judged_per_loop_of_each_of_them():
+    pool = Pool(2)
+    scaled(pool, GROW_STEPS, 0.8, ACTORS_BUSY - 0.02)
+    assert pool.wanted == 3
+    scaled(pool, GROW_STEPS, 0.8, ACTORS_BUSY + 0.02)
+    assert pool.wanted == 3, "staleness holds the actors: more of them would stand as well"
+    scaled(pool, SHRINK_STEPS, 0.0, ACTORS_WAIT - 0.02)
+    assert pool.wanted == 3
+    scaled(pool, SHRINK_STEPS, 0.0, ACTORS_WAIT + 0.02)
+    assert pool.wanted == 2
+
+
+def test_no_actor_is_asked_for_when_all_groups_have_started():
+    pool = Pool(2)
+    scaled(pool, GROW_STEPS, 0.8, 0.0, started=100 * 4)
+    assert pool.wanted == 2
+
+
+def test_nothing_is_judged_while_an_actor_is_still_to_come():
+    pool = Pool(2)
+    pool.serving = 1
+    scaled(pool, 5 * GROW_STEPS, 0.8, 0.0)
+    assert pool.wanted == 2

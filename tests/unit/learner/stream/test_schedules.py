@@ -1,7 +1,5 @@
 """The stream under random schedules: actors that come, go, fail, hang and deliver too late, and a learner that is
-resumed in the middle, on an event loop whose time is virtual.
-
-Such a loop knows exactly when nobody can go on any more: nothing is ready and nothing is due, and that is an error.
+resumed in the middle, in virtual time.
 """
 
 from __future__ import annotations
@@ -19,25 +17,10 @@ from hypothesis import strategies as st
 from envs.records import State
 from learner.stream.states import StatePool
 from learner.stream.stream import MAX_TRIES, Cursor, Stream, Ticket
+from tests.virtual_time import VirtualTime
 
 HEARTBEAT = 30.0
 """Seconds after which an actor that hangs is given up."""
-
-
-class VirtualTime(asyncio.SelectorEventLoop):
-    """Time passes only by jumping to what is due next."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        if not self._ready:
-            due = [handle.when() for handle in self._scheduled if not handle.cancelled()]
-            assert due, "everybody waits for ever"
-            self.now = max(self.now, min(due))
-        super()._run_once()
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """The stream's promises: exactly once, bounded staleness, oldest first, nothing dropped, resumable."""
 
 import asyncio
-import collections
 import pickle
 
 import pytest
 
 from envs.records import Direction, Origin, Outcome, State
-from learner.stream.states import FLOOR, Experience, StatePool, StatePoolError
+from learner.stream.states import StatePool
 from learner.stream.stream import MAX_TRIES, Cursor, Stream, StreamError, unpack
 
 
@@ -167,38 +166,6 @@ def test_actors_at_admission_are_woken_in_turn_and_only_as_many_as_may_start():
     run(scenario())
 
 
-def test_progress_prefers_states_whose_rewards_vary_and_gives_none_up():
-    found = StatePool(pool().states, 5, "progress")
-    found.learn({"a0": 0.4, "a1": 0.0, "a2": 0.0, "b0": 0.0, "b1": 0.0, "b2": 0.2})
-    counts = collections.Counter(found.draw(i).id for i in range(3000))
-    share = {name: counts[name] / 3000 for name in counts}
-    total = 1 + (FLOOR + 0.9 * 0.5) + 4 * FLOOR
-    assert share["a0"] == pytest.approx(1 / total, rel=0.1)
-    assert share["b2"] == pytest.approx((FLOOR + 0.45) / total, rel=0.15)
-    assert share["a1"] == pytest.approx(FLOOR / total, rel=0.3)
-    assert collections.Counter(StatePool(pool().states, 5, "progress").draw(i).id for i in range(600))["b1"] > 60
-
-
-@pytest.mark.parametrize("sampling", ["uniform", "balanced", "progress"])
-def test_a_curriculum_begins_with_short_experiments(sampling):
-    states = [State(f"{t}{i}", t, f"{t}{i}") for t in ("a@0.1", "a", "b@0.1", "b") for i in range(2)]
-    found = StatePool(states, 5, sampling, short=12)
-    assert {found.draw(i).task_id for i in range(12)} == {"a@0.1", "b@0.1"}
-    assert {found.draw(i).task_id for i in range(12, 30)} == {"a", "b"}
-    assert {StatePool(states, 5, sampling).draw(i).task_id for i in range(60)} == {"a@0.1", "b@0.1", "a", "b"}
-
-
-def test_what_was_learned_survives_a_restart_and_good_states_join_once():
-    first = StatePool(pool().states, 5, "progress")
-    good = State("new", "a", snapshot="new")
-    first.learn({"a0": 0.4}, [good, good, pool().states[0]])
-    first.learn({"a0": 0.0})
-    assert first.experience() == Experience({"a0": 0.2}, [good])
-    second = StatePool(pool().states, 5, "progress", first.experience())
-    assert [second.draw(i) for i in range(50)] == [first.draw(i) for i in range(50)]
-    assert good in [second.draw(i) for i in range(50)]
-
-
 def test_close_releases_waiting_actors():
     async def scenario():
         s = stream(steps=0)
@@ -208,25 +175,6 @@ def test_close_releases_waiting_actors():
         assert await waiting is None
 
     run(scenario())
-
-
-def test_draws_are_balanced_over_tasks_and_reproducible():
-    unbalanced = [State("a0", "a", "a0"), *(State(f"b{i}", "b", f"b{i}") for i in range(9))]
-    drawn = [StatePool(unbalanced, seed=3).draw(i) for i in range(40)]
-    assert sum(s.task_id == "a" for s in drawn) == 20
-    assert drawn == [StatePool(unbalanced, seed=3).draw(i) for i in range(40)]
-    assert len({s.id for s in drawn if s.task_id == "b"}) > 4
-
-
-def test_a_pool_survives_saving_and_a_damaged_file_is_named(tmp_path):
-    file = tmp_path / "states.json"
-    pool().save(file)
-    assert StatePool.load(file, 1, ["a", "b"]).states == pool().states
-    with pytest.raises(StatePoolError, match="tasks.held_in"):
-        StatePool.load(file, 1, ["a"])
-    file.write_text(file.read_text()[:50])
-    with pytest.raises(StatePoolError, match="states.json"):
-        StatePool.load(file, 1, ["a", "b"])
 
 
 def test_the_words_of_a_transition_are_pickled_by_value_on_every_python():
