@@ -78,8 +78,9 @@ def _hunks(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int, int, 
 
 
 def _occurrences(lines: Sequence[str], wanted: Sequence[str]) -> int:
-    size = len(wanted)
-    return sum(list(lines[i : i + size]) == list(wanted) for i in range(len(lines) - size + 1))
+    """How often they occur for a reader who does not see blanks at the ends of lines."""
+    size, bare, sought = len(wanted), [line.rstrip() for line in lines], [line.rstrip() for line in wanted]
+    return sum(bare[i : i + size] == sought for i in range(len(bare) - size + 1))
 
 
 def _text(lines: Sequence[str]) -> str:

@@ -119,7 +119,8 @@ def test_a_new_task_is_accepted_and_its_best_is_as_stated(run, folder):
          'pandas.read_csv("../env/test.csv").merge(answers).to_csv("../env/test.csv", index=False)',
          "env/test.csv has the column 'target' of scripts/answers.csv"),
         ("scripts/eval.py", 'read_submission(submission_folder, answers, ["prediction"])',
-         'pd.read_csv(submission_folder + "/submission.csv").head(len(answers))', "when rows are in another order"),
+         '__import__("pandas").read_csv(submission_folder + "/submission.csv").head(len(answers))',
+         "when rows are in another order"),
     ],
 )  # fmt: skip
 def test_what_authors_get_wrong_is_found(run, folder, file, old, new, found):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,6 @@ def test_what_breaks_itself_is_told_apart_and_breaks_nothing_else(
     assert result.score_after is None and result.outcome in (
         {outcome} if outcome else {Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY, Outcome.SCRIPT_ERROR}
     ), (result.outcome, result.log_tail)
-    assert result.durations.execute < 12
     honest(environment, start)
 
 
@@ -261,7 +261,19 @@ def test_nothing_is_left_on_the_host(environment: Environment, start: State) -> 
     if os.getuid() != 0:
         pytest.skip("without root, experiments have no user of their own to be told by")
     own = range(first := FIRST_UID + os.getpid() * UIDS_PER_PROCESS, first + UIDS_PER_PROCESS)
-    found = [p for p in psutil.process_iter(["uids", "name"]) if p.info["uids"] and p.info["uids"].real in own]
-    busy = [p.info["name"] for p in found if p.cpu_percent(0.2) > 50]
-    assert not busy and len(found) <= 2, found
+
+    def processes() -> list[psutil.Process]:
+        running = psutil.process_iter(["uids", "name"])
+        return [process for process in running if process.info["uids"] and process.info["uids"].real in own]
+
+    if environment.runner.name != "gvisor":  # whose processes the host does not see
+        script = "import os, time\nfor _ in range(3):\n    if os.fork() == 0: break\ntime.sleep(60)"
+        with ThreadPoolExecutor(1) as thread:
+            running, most = thread.submit(attack, environment, start, script), 0
+            while not running.done():
+                most = max(most, len(processes()))
+        assert running.result().outcome is Outcome.TIMEOUT and most >= 4, "here they are seen while they run"
+    left = processes()
+    busy = [process.info["name"] for process in left if process.cpu_percent(0.2) > 50]
+    assert not busy and len(left) <= 2, left
     assert os.path.exists("/etc/passwd")

@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -228,18 +229,29 @@ def test_a_seed_repeats_the_random_numbers(pool: SandboxPool, task: Task) -> Non
 
 
 def test_sandboxes_work_at_the_same_time(pool: SandboxPool, task: Task) -> None:
-    results: list[RunResult] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(execute(pool, task, "import time; time.sleep(1); print('x')")))
-        for _ in range(3)
-    ]
-    started = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [result.status for result in results] == ["ok"] * 3
-    print(f"{pool.name}: three experiments of a second took {time.monotonic() - started:.1f} s")
+    """Three are held at once, and each experiment ends only when all of them have begun."""
+    together = threading.Barrier(3)
+    script = """
+        import os, time
+        open("begun", "w").close()
+        while not os.path.exists("go"): time.sleep(0.01)
+        print("went")
+    """
+
+    def experiment(_: int) -> RunResult:
+        with pool.acquire(task) as sandbox, ThreadPoolExecutor(1) as thread:
+            restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
+            together.wait(60)
+            running = thread.submit(sandbox.run, [task.script], Limits(seconds=60, memory_mb=300))
+            while not (sandbox.workspace / "begun").exists() and not running.done():
+                time.sleep(0.01)
+            together.wait(60)
+            (sandbox.workspace / "go").touch()
+            return running.result()
+
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(experiment, range(3)))
+    assert [(result.status, result.output) for result in results] == [("ok", "went\n")] * 3
 
 
 def test_nothing_outlives_a_host_that_is_killed(

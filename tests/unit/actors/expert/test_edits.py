@@ -12,7 +12,7 @@ from actors.expert.edits import change, inspect, undo
 from envs import actions, research_actions
 from envs.records import Direction, Limits, Task
 
-LINES = st.lists(st.sampled_from(["a", "b", "c", "    a", "", "x = 1"]), max_size=12)
+LINES = st.lists(st.sampled_from(["a", "b", "c", "a  ", "    a", "", "x = 1"]), max_size=12)
 """Few kinds of lines, so that what a block searches for often occurs elsewhere as well."""
 
 
@@ -35,6 +35,7 @@ def written(before: list[str], after: list[str]) -> actions.Edit:
 
 @settings(deadline=None)
 @given(LINES, LINES)
+@example(["a  ", "a"], ["a  ", "b"])  # lines that differ in blanks at their ends are alike to the reader
 @example(["a", "", "b"], ["a", "c", "b"])  # what is replaced is blank
 @example(["b", "a"], ["a", "b", "a", "a"])  # a block that reaches down to the next change
 @example(["a", "a"], ["b", "a", "a", "a"])  # one that can only reach up into the block before

@@ -36,6 +36,19 @@ def test_every_row_that_is_kept_is_one_of_the_file_in_its_order_and_none_is_kept
         assert len(places) - name.endswith("csv") == max(share * len(texts), FEWEST)
 
 
+@pytest.mark.parametrize("rows", [400, 1000])
+def test_the_rows_that_stay_are_drawn_from_everywhere_at_random(tmp_path, rows):
+    """Neither the first ones, which in many tables are the oldest or of one class, nor every fifth."""
+    file = tmp_path / "train.csv"
+    file.write_text("id\n" + "".join(f"{i}\n" for i in range(rows)))
+    subsample(file, 0.2)
+    kept = pd.read_csv(file)["id"].to_numpy()
+    assert len(set(kept)) == len(kept) == rows // 5
+    share = np.histogram(kept, bins=4, range=(0, rows))[0] / len(kept)
+    assert (abs(share - 0.25) < 0.12).all(), share
+    assert len(set(np.diff(kept))) > 5, "at no regular distance"
+
+
 def test_lines_and_arrays_keep_the_same_rows_each_time(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"i": {i}}}\n' for i in range(500)))

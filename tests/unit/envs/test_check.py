@@ -1,0 +1,69 @@
+"""What authors are told of their grader and of their task, found by grading altered copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from envs import check, experiments
+from envs.grading import grade
+from envs.records import Direction, Limits, Outcome, Task
+
+AS_WRITTEN = """
+from envs.grading import read_answers, read_submission
+
+def get_score(folder):
+    answers = read_answers(__file__)
+    return float((read_submission(folder, answers, ["kind"])["kind"] == answers["kind"]).mean())
+"""
+PANDAS_DEFAULT = AS_WRITTEN.replace("read_answers(__file__)", 'pd.read_csv(__file__[:-7] + "answers.csv")').replace(
+    "from envs", "import pandas as pd\nfrom envs", 1
+)
+BY_NAME = AS_WRITTEN.replace("return ", 'assert set(answers["kind"]) <= {"cat", "dog"}\n    return ')
+NUMBERS = "id,kind\n1,0\n2,1\n3,1\n"
+WORDS = "id,kind\n1,cat\n2,dog\n3,dog\n"
+
+
+def make(folder: Path, grader: str, answers: str) -> Task:
+    (folder / "scripts").mkdir()
+    (folder / "scripts/eval.py").write_text(grader)
+    (folder / "scripts/answers.csv").write_text(answers)
+    (folder / "env").mkdir()
+    (folder / "env/train.py").write_text("print(1)\n")
+    (folder / "workspace").mkdir()
+    (folder / "workspace/submission.csv").write_text(answers.replace("3,dog", "3,cat"))
+    return Task(
+        "toy", "", folder / "env", folder / "scripts", "train.py", frozenset(), "accuracy", Direction.MAXIMIZE,
+        "held_in", Limits(), None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("grader", "answers", "told"),
+    [
+        (AS_WRITTEN, WORDS, ""),
+        (PANDAS_DEFAULT, WORDS, "takes the class 'NA' for a missing value"),
+        (PANDAS_DEFAULT, NUMBERS, ""),  # a number has no such name
+        (BY_NAME, WORDS, ""),  # and these are the only names that this grader takes
+    ],
+    ids=["as written", "pandas' default", "numbers", "by name"],
+)
+def test_a_grader_that_knows_no_class_called_na_is_found(tmp_path: Path, grader: str, answers: str, told: str) -> None:
+    task = make(tmp_path, grader, answers)
+    before = (task.private_dir / "answers.csv").read_text()
+    table = pd.read_csv(tmp_path / "workspace/submission.csv", dtype=str, keep_default_na=False)
+    problems = list(check._of_labels(task, table, grade(task, tmp_path / "workspace")))
+    assert len(problems) == bool(told) and all(told in problem for problem in problems)
+    assert (task.private_dir / "answers.csv").read_text() == before
+
+
+def test_a_grader_that_fails_on_the_unchanged_scripts_submission_is_the_tasks_fault(tmp_path: Path) -> None:
+    task = make(tmp_path, "def get_score(folder):\n    raise SystemExit\n", WORDS)
+    for files, blamed in (({"train.py": "print(1)\n"}, True), ({"train.py": "print(2)\n"}, False), ({}, True)):
+        outcome, score, log = experiments._graded(task, files, tmp_path / "workspace", "log")
+        assert (outcome, score) == (Outcome.SCRIPT_ERROR, None) and log.startswith("log\nsubmission.csv was refused")
+        assert ("the task's fault" in log) == blamed
+    (tmp_path / "workspace/submission.csv").unlink()
+    assert "the task's fault" not in experiments._graded(task, {}, tmp_path / "workspace", "")[2]
