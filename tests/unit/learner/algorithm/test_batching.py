@@ -101,8 +101,9 @@ def test_ranks_have_equally_many_rows_and_nearly_equally_many_tokens(lengths, ra
     shards = shard(rows, ranks)
     assert len(shards) == ranks and len({len(part) for part in shards}) == 1
     assert sorted(index for part in shards for index in part if index is not None) == list(range(len(lengths)))
-    load = [sum(lengths[index] for index in part if index is not None) for part in shards]
-    assert max(load) - min(load) <= max(lengths)
+    dealt = [[lengths[index] for index in part if index is not None] for part in shards]
+    fullest = max(dealt, key=sum)
+    assert sum(fullest) - min(map(sum, dealt)) <= min(fullest), "its shortest row would be better elsewhere"
     assert len(shards[0]) == max(sum(index is not None for index in part) for part in shards), "fillers on all ranks"
 
 
@@ -118,6 +119,11 @@ def test_a_group_lies_elsewhere_where_what_it_shares_leaves_too_little_room():
     prompts = [ids(1, 2, *(3,) * 20), ids(*(4,) * 15), ids(1, 2, *(5,) * 8)]
     rows = pack([Group(prompt, (ids(7),)) for prompt in prompts], row_tokens=29)
     assert [sorted(row.groups) for row in rows] == [[0], [1, 2]]
+
+
+def test_what_is_shared_takes_no_room():
+    [row] = pack([Group(ids(*(1,) * 9, last), (ids(5, 6, 7, 8),)) for last in (2, 3)], row_tokens=17)
+    assert len(row.input_ids) == 17
 
 
 def test_a_large_group_is_split_and_repeats_its_prompt():
