@@ -149,7 +149,7 @@ class Policy:
         async with self._updating, self._alive(f"weight version {version}"):
             if version <= self.version:
                 return
-            if not all(bucket.checksum for bucket in buckets):
+            if not any(bucket.checksum for bucket in buckets):
                 await self._load(lambda: self._shelf.put(buckets), version, {})
                 return
             update = self._shelf.put(buckets)

@@ -176,6 +176,13 @@ def test_what_is_not_checked_is_served_without_looking():
     assert all(torch.equal(one.engine.weights[name], tensor) for name, tensor in weights.items())
 
 
+def test_a_bucket_that_lost_its_checksum_is_damaged():
+    one, (first, second) = actor(), packed(model(0), 1)
+    with pytest.raises(PolicyError, match="weight version 1 is damaged: bucket 0"):
+        one.receive([dataclasses.replace(first, checksum=""), second], 1, None)
+    assert not one.engine.weights and not one.engine.ended
+
+
 def test_an_older_version_does_not_take_the_place_of_a_newer():
     one = actor()
     one.receive(packed(model(0), 5), 5, None)
