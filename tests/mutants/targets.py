@@ -28,22 +28,25 @@ class Target:
 
 
 ALGORITHM = ("tests/unit/learner/algorithm/test_*.py",)
+STREAM = ("tests/unit/learner/stream/test_stream.py", "tests/unit/learner/stream/test_schedules.py")
 TARGETS = (
     Target("learner/algorithm/advantages.py", ALGORITHM),
+    Target("learner/algorithm/algorithms.py", ALGORITHM),
     Target("learner/algorithm/batching.py", ALGORITHM),
     Target("learner/algorithm/losses.py", ALGORITHM),
     Target("learner/algorithm/policy_batch.py", ALGORITHM),
     Target("learner/algorithm/policy_step.py", ALGORITHM),
     Target("learner/algorithm/schedules.py", ALGORITHM),
-    Target("learner/stream/stream.py", ("tests/unit/learner/stream/test_stream*.py",)),
-    Target("learner/stream/states.py", ("tests/unit/learner/stream/test_str*.py",)),
+    Target("learner/algorithm/step_report.py", ALGORITHM),
+    Target("learner/stream/stream.py", STREAM),
+    Target("learner/stream/states.py", STREAM),
     Target("actors/policy/weights.py", ("tests/unit/actors/policy/test_weights*.py",)),
     Target("actors/policy/weights_engine.py", ("tests/unit/actors/policy/test_weights*.py",)),
     Target("actors/expert/edits.py"),
     Target("envs/actions.py", ("tests/unit/envs/test_*actions*.py",)),
     Target("envs/admission.py"),
     Target("envs/experiment_cache.py"),
-    Target("envs/grading.py", ("tests/unit/envs/test_grading*.py",)),
+    Target("envs/grading.py"),
     Target("envs/benchmarks/fidelity.py"),
     Target("learner/config/rules.py", ("tests/unit/learner/config/test_config.py",)),
     Target("learner/evaluation/scores.py"),

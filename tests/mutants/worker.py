@@ -10,6 +10,7 @@ and memory, and of time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -26,7 +27,8 @@ import coverage
 import hypothesis
 import pytest
 
-PYTEST = ["-q", "-p", "no:cacheprovider", "-m", "not long"]
+PYTEST = ["-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-m", "not long"]
+"""Without the plugin that collects garbage five times at the end, which takes longer than most tests."""
 MORE_MEMORY = 4 << 30
 """Bytes that a mutant may map besides what the tests' libraries take."""
 Json = dict[str, Any]
@@ -52,6 +54,7 @@ def main() -> None:
     for name in survey["libraries"]:
         with contextlib.suppress(BaseException):
             importlib.import_module(name)
+    gc.freeze()  # so that no child copies what it only looks at
     for number, mutant in enumerate(job["mutants"]):
         print(json.dumps({"id": mutant["id"], **outcome(job["path"], mutant, survey, number)}), file=out)
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from envs.admission import Admission, AdmissionError, Capacity
+from envs import machine
+from envs.admission import Admission, AdmissionError, Capacity, node_capacity
 from envs.records import Limits
 
 
@@ -141,6 +142,32 @@ def test_an_experiment_that_fails_gives_its_share_back(crowd):
     assert admission.running == 0
 
 
+def test_whoever_fits_beside_the_first_in_line_starts_with_it(crowd):
+    here = crowd(Capacity(cpus=2, memory_mb=1e6))
+    here.come("holder", cpus=2)
+    here.come("short", cpus=1, seconds=1)
+    here.come("long", cpus=1, seconds=100)
+    here.go("holder")
+    assert sorted(here.started[1:]) == ["long", "short"]
+
+
+def test_what_fits_exactly_starts(crowd):
+    here = crowd(Capacity(cpus=2, memory_mb=3000, gpus=(0, 1)))
+    here.come("whole", cpus=2, memory_mb=3000, gpus=2)
+    here.go("whole")
+    here.come("a", cpus=1, memory_mb=1000, gpus=1)
+    here.come("b", cpus=1, memory_mb=2000, gpus=1)
+    assert len(here.started) == 3
+
+
+@pytest.mark.parametrize(("cores", "actors", "each"), [(8.0, 1, 8.0), (8.0, 4, 2.0), (2.0, 4, 1.0)])
+def test_the_actors_of_a_node_share_its_cores_and_half_of_its_memory(monkeypatch, cores, actors, each):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "memory_mb", lambda: 6000.0)
+    assert node_capacity(actors) == Capacity(each, 3000.0 / actors)
+    assert node_capacity() == node_capacity(1)
+
+
 def test_the_first_in_line_is_not_passed_by_smaller_ones(crowd):
     here = crowd(Capacity(cpus=2, memory_mb=1e6))
     here.come("a", cpus=1)
@@ -159,6 +186,21 @@ def test_each_gpu_goes_to_one_experiment(crowd):
     assert sorted(gpus for _, gpus in here.started) == [(3,), (5,)]
     here.go("a")
     assert len(here.started) == 3
+
+
+def test_cards_that_come_and_go_are_each_given_once(crowd):
+    here = crowd(Capacity(cpus=8, memory_mb=1e6, gpus=(1, 2, 3)))
+    here.come("a", gpus=1)
+    ((_, (taken,)),) = here.started
+    kept, gone = (card for card in (1, 2, 3) if card != taken)
+    here.admission.resize(Capacity(cpus=8, memory_mb=1e6, gpus=(taken, kept, 7)))
+    here.come("b", gpus=2)
+    assert sorted(here.started[-1][1]) == [kept, 7] and gone not in here.started[-1][1]
+    here.admission.resize(Capacity(cpus=8, memory_mb=1e6, gpus=(kept, 7)))
+    here.go("a")
+    here.go("b")
+    here.come("c", gpus=2)
+    assert sorted(here.started[-1][1]) == [kept, 7], f"{taken} was taken away meanwhile"
 
 
 @pytest.mark.parametrize("need", [{"cpus": 3}, {"memory_mb": 2001}, {"gpus": 1}])

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,7 @@ def test_an_identical_experiment_is_answered_with_the_first_ones_result(counting
         (TASK, {**FILES, "notes.py": ""}, 0, "image-1"),
         (dataclasses.replace(TASK, digest="toy-2"), FILES, 0, "image-1"),
         (dataclasses.replace(TASK, fidelity=0.1), FILES, 0, "image-1"),
+        (dataclasses.replace(TASK, script="main.py"), FILES, 0, "image-1"),
         (dataclasses.replace(TASK, limits=Limits(memory_mb=7)), FILES, 0, "image-1"),
         (TASK, FILES, 1, "image-1"),
         (TASK, FILES, 0, "image-2"),
@@ -74,6 +76,46 @@ def test_whatever_a_result_depends_on_makes_another_experiment(counting, tmp_pat
     counting.seed, counting.image = seed, image
     assert CachedRunner(counting, tmp_path / "cache").run(task, files).origin is Origin.RUN
     assert counting.runs == 2
+
+
+def test_a_task_without_a_digest_is_known_by_its_folder(counting, tmp_path):
+    cached = CachedRunner(counting, tmp_path / "cache")
+    one, other = (dataclasses.replace(TASK, digest="", env_dir=Path(folder)) for folder in ("/one", "/other"))
+    assert [cached.run(task, FILES).origin for task in (one, other, one)] == [Origin.RUN, Origin.RUN, Origin.CACHE]
+
+
+def test_different_experiments_run_at_the_same_time(counting, tmp_path):
+    both = threading.Barrier(2)
+
+    class Meeting(Counting):
+        def run(self, task, files):
+            assert task is TASK
+            both.wait(timeout=20)
+            return super().run(task, files)
+
+    cached = CachedRunner(Meeting(tmp_path / "tally"), tmp_path / "cache")
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda text: cached.run(TASK, {"train.py": text}), ["a", "bb"]))
+    assert [one.score for one in results] == [1.0, 2.0]
+
+
+def test_what_is_known_is_answered_without_the_lock_which_is_in_a_folder_of_ones_own(counting, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cached = CachedRunner(counting, tmp_path / "cache")
+    cached.run(TASK, FILES)
+    (folder,) = tmp_path.glob("mlagent-locks-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert cached.run(TASK, FILES).origin is Origin.CACHE
+
+
+def test_the_rest_of_a_runner_is_that_of_the_one_beneath(counting, tmp_path):
+    told = []
+    counting.resize, counting.close, counting.running = told.append, lambda: told.append("closed"), 3
+    cached = CachedRunner(counting, tmp_path / "cache")
+    cached.resize(PLENTY)
+    cached.close()
+    assert (cached.name, cached.running, told) == ("process", 3, [PLENTY, "closed"])
 
 
 def run_once(folder: str) -> None:

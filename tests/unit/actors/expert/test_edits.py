@@ -38,10 +38,15 @@ def written(before: list[str], after: list[str]) -> actions.Edit:
 @example(["a  ", "a"], ["a  ", "b"])  # lines that differ in blanks at their ends are alike to the reader
 @example(["a", "", "b"], ["a", "c", "b"])  # what is replaced is blank
 @example(["b", "a"], ["a", "b", "a", "a"])  # a block that reaches down to the next change
+@example(["b", "b", "b", "a"], ["a", "b", "b"])
+@example(["a", "b", "b", "a", "b", "b"], ["b", "b", "b", "b", "b"])
 @example(["a", "a"], ["b", "a", "a", "a"])  # one that can only reach up into the block before
+@example(["", "", "a", "a"], ["", "a"])  # one that begins where the block before ends
 def test_the_edit_that_is_written_makes_of_before_exactly_after(before, after):
     assume(any(map(str.strip, before)) and before != after)
-    assert actions.apply(written(before, after), {"train.py": text(before)}, task()) == {"train.py": text(after)}
+    edit = written(before, after)
+    assert actions.apply(edit, {"train.py": text(before)}, task()) == {"train.py": text(after)}
+    assert sum(search.count("\n") for search, _ in edit.blocks) <= len(before), "no line is searched for twice"
 
 
 @settings(deadline=None)
@@ -53,6 +58,12 @@ def test_a_change_costs_its_own_lines_and_no_more(size, place, added):
     new = [f"new {number}" for number in range(added)]
     ((search, replacement),) = written(before, [*before[:place], *new, *before[place + 1 :]]).blocks
     assert (search, replacement) == (text([before[place]]), text(new))
+
+
+def test_a_long_script_with_lines_that_are_everywhere_is_compared_as_exactly():
+    before = [line for number in range(200) for line in (f"line {number}", "")]
+    ((search, _),) = written(before, [*before[:300], "new", *before[301:]]).blocks
+    assert search == "line 150\n"
 
 
 def test_what_is_added_is_anchored_to_the_line_above_or_at_the_top_to_the_one_below():
@@ -78,7 +89,8 @@ def test_a_block_reaches_as_far_as_makes_it_the_only_place_and_not_into_the_one_
 def test_the_other_actions_are_read_back():
     assert actions.parse(undo(task(), "worse"), task()) == actions.Undo()
     assert actions.parse(inspect(task(), "look"), task()) == actions.Inspect("train.py", 1, actions.MAX_INSPECTED_LINES)
-    assert {f(task(), "why").partition("\n")[0] for f in (undo, inspect)} == {"Thought: why"}
+    texts = [undo(task(), "why"), inspect(task(), "why"), change(task(), "why", "a\n", "b\n")]
+    assert {written_text.partition("\n")[0] for written_text in texts} == {"Thought: why"}
 
 
 def test_for_a_task_of_the_benchmark_they_are_that_benchmarks_actions():

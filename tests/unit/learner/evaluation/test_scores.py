@@ -42,7 +42,7 @@ def test_an_episode_counts_its_best_script_and_a_step_its_edit():
     assert scores.reached(attempt("wine", tried(0.4), setting=STEP), ACCURACY) == 0.4
     assert scores.reached(attempt("wine", BROKEN, setting=STEP), ACCURACY) == 0.5
     inspected = tried(0.5, Outcome.NEUTRAL, score_after=None)
-    assert scores.reached(attempt("wine", inspected, setting=STEP), ACCURACY) == 0.5
+    assert scores.reached(attempt("wine", inspected, setting=STEP, start=0.6), ACCURACY) == 0.6, "it edited nothing"
 
 
 def test_improvement_and_gap_are_relative_to_the_unchanged_script():
