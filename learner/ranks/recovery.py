@@ -59,7 +59,8 @@ class Recovery:
 
     def load(self, folder: Path) -> Position:
         """Where the ranks are after they have loaded a checkpoint."""
-        return Position(**self._ranks.everyone("load", folder)[0])
+        state = self._ranks.everyone("load", folder)[0]  # and more, of DeepSpeed's own
+        return Position(**{field.name: state[field.name] for field in dataclasses.fields(Position)})
 
     def save(self, folder: Path) -> None:
         """Have the ranks write a checkpoint. Raises LearnerError where they cannot; training can go on."""
