@@ -117,7 +117,7 @@ def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
     rules = item.metadata
     if rules["choices"]:
         values = value if isinstance(value, ListConfig) else [value]
-        unknown = [one for one in values if one not in rules["choices"] and not (rules["socket"] and ":" in one)]
+        unknown = [word for word in values if word not in rules["choices"] and not (rules["socket"] and ":" in word)]
         if unknown:
             path = ", or an import path package.module:Name" if rules["socket"] else ""
             raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}{path}")
