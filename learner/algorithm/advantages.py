@@ -13,8 +13,6 @@ import numpy as np
 
 from learner.algorithm.algorithms import advantages_of, named, varied
 
-AGGREGATIONS = ("token", "sequence")
-
 
 @dataclass(frozen=True)
 class Advantages:

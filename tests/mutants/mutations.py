@@ -21,7 +21,10 @@ Not changed, since no program reads it: annotations, docstrings, imports, decora
 logged, texts for people (strings of three words and more). Of each argument of a call there is one mutant: a keyword's
 is left out, so that a default takes its place, a positional one becomes None."""
 LOGGED = m.SimpleStatementLine(
-    [m.Expr(m.Call(m.Attribute(m.Name("log") | m.Name("warnings")))) | m.Assign([m.AssignTarget(m.Name("log"))])]
+    [
+        m.Expr(m.Call(m.Attribute(m.Name("log") | m.Name("warnings"))))
+        | m.Assign([m.AssignTarget(m.Name("log") | m.Name("__all__"))])
+    ]
 )
 NOTHING_TO_PROGRAMS = (
     m.Annotation()

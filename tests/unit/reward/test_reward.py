@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from envs.records import MILESTONES, Direction, Durations, Outcome
+from envs.sockets import SocketError
 from learner.config.load import ConfigError, load
-from reward import SAMPLE, SAMPLE_TASK, Terms, reward
+from reward import SAMPLE, SAMPLE_TASK, VERSIONS, Terms, check, reward
 
 SCORE = st.floats(-1e3, 1e3).map(lambda score: round(score, 6))  # over the narrowest range it would be infinite
 VERSION = st.sampled_from(["v1", "v2"])
@@ -97,10 +98,22 @@ def test_infrastructure_failure_has_no_reward():
         of(Outcome.INFRA_FAILURE, 0.5, None, 0.5, 0.9)
 
 
+def test_what_an_experiment_uses_costs_its_share_and_never_more_than_all():
+    for used, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0)):
+        worth = of(Outcome.EDITED, 0.5, 0.6, 0.5, 0.9, terms=Terms("v1", time=0.2, memory=0.4), time=used, memory=used)
+        assert worth.parts["time"] == pytest.approx(-0.2 * share)
+        assert worth.parts["memory"] == pytest.approx(-0.4 * share)
+
+
+def test_the_published_reward_is_what_there_is_unless_said_otherwise():
+    assert reward(SAMPLE, SAMPLE_TASK) == reward(SAMPLE, SAMPLE_TASK, Terms())
+
+
 SHARE = st.floats(0, 1)
+TRIED = [outcome for outcome in Outcome if outcome is not Outcome.INFRA_FAILURE]
 
 
-@given(st.sampled_from([o for o in Outcome if o is not Outcome.INFRA_FAILURE]), VERSION, SHARE, SHARE, SHARE, SHARE)
+@given(st.sampled_from(TRIED), VERSION, SHARE, SHARE, SHARE, SHARE)
 def test_every_term_is_named_and_they_add_up(outcome, version, weight, time, memory, milestones):
     terms = Terms(version, milestones=milestones, time=weight, memory=weight)
     worth = of(outcome, 0.5, 0.6, 0.5, 0.9, terms=terms, time=time, memory=memory, reached=MILESTONES[:2])
@@ -141,6 +154,14 @@ def endless(result, task, terms):
     return {"gain": float("nan")}
 
 
+def nameless(result, task, terms):
+    return {1: 0.5}
+
+
+def wordy(result, task, terms):
+    return {"gain": "much"}
+
+
 def bold(result, task, terms):
     return {"gain": result.score_after - result.score_before}
 
@@ -171,6 +192,8 @@ def test_a_reward_from_outside_is_used_and_limits_still_cost(outside):
     [
         ("number", "must return named parts, such as {'gain': 0.5}, not 1.0"),
         ("endless", "part 'gain' must be a finite number, not nan"),
+        ("nameless", "part 1 must be a finite number, not 0.5"),
+        ("wordy", "part 'gain' must be a finite number, not 'much'"),
         ("bold", "fails on a sample: TypeError"),
         ("narrow", "fails on a sample: TypeError: narrow() takes 1 positional argument but 3 were given"),
         ("absent", "cannot be imported (AttributeError"),
@@ -181,3 +204,25 @@ def test_a_reward_that_cannot_be_used_is_refused_with_the_configuration(outside,
         load([f"reward.version=outside_rewards.own:{name}"])
     assert str(refusal.value).startswith(f"reward.version=outside_rewards.own:{name}")
     assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "cannot",
+    [
+        *(lambda result, task, outcome=outcome: result.outcome is outcome for outcome in TRIED),
+        *(lambda result, task, direction=direction: task.direction is direction for direction in Direction),
+        lambda result, task: task.m_best is None,
+        lambda result, task: task.m_best is not None and task.m_best > task.m_init,
+        lambda result, task: result.score_before is None,
+        lambda result, task: result.score_before is not None,
+        lambda result, task: result.outcome is not Outcome.EDITED and result.score_after is None,
+    ],
+)
+def test_a_reward_is_tried_on_every_kind_of_result_before_a_run_begins(monkeypatch, cannot):
+    def picky(result, task, terms):
+        assert not cannot(result, task), "not this one"
+        return {"gain": 0.0}
+
+    monkeypatch.setitem(VERSIONS, "picky", picky)
+    with pytest.raises(SocketError, match="not this one"):
+        check(Terms("picky"))

@@ -97,6 +97,14 @@ def test_damage_on_the_way_changes_the_checksum_of_what_arrives(place, byte, bit
     assert place == "difference" or not np.array_equal(data, new.data)  # some bits of Zstandard's say nothing
 
 
+@pytest.mark.parametrize(("bucket_bytes", "together"), [(2 * ALIGNMENT, [2, 2]), (2 * ALIGNMENT - 1, [1, 1, 1, 1])])
+def test_a_bucket_is_filled_to_its_last_byte_and_knows_its_version(bucket_bytes, together):
+    tensors = [(name, torch.zeros(ALIGNMENT, dtype=torch.uint8)) for name in "abcd"]
+    buckets = list(pack(tensors, bucket_bytes, 7))
+    assert [len(bucket.meta) for bucket in buckets] == together
+    assert {bucket.version for bucket in buckets} == {7}
+
+
 def test_packing_copies(tensors):
     (bucket,) = pack({"large": tensors["large"]}.items(), 1 << 20, 1)
     before = bucket.data.copy()
@@ -118,8 +126,9 @@ def test_a_difference_is_small_where_little_changed_and_gives_the_very_bytes():
     sent = difference(new, old)
     assert isinstance(sent, Delta) and sent.data.nbytes < 0.1 * new.data.nbytes
     received = restore(sent, old)
-    assert (received.data == new.data).all()
-    assert checksum(received.data) == new.checksum == received.checksum
+    assert (received.data == new.data).all() and checksum(received.data) == new.checksum
+    for arrived in (sent, received):
+        assert (arrived.meta, arrived.version, arrived.checksum) == (new.meta, new.version, new.checksum)
 
 
 def test_what_does_not_get_smaller_or_has_another_layout_travels_whole():
