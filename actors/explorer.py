@@ -12,6 +12,7 @@ import dataclasses
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,11 @@ from envs.workspace import SnapshotStore
 
 Result = TypeVar("Result")
 
+SWITCH_SECONDS = 0.0005
+"""So long a thread may keep the interpreter from others. Restoring and grading an experiment are short system calls,
+after each of which the thread asks for the interpreter again, and the one that feeds the engine rarely leaves it by
+itself: with Python's own 0.005 s they take several times as long, and it gains nothing (`tests/bench/env_scale.py`)."""
+
 
 class Explorer:
     """Runs experiments on one node, and the experts that propose them."""
@@ -59,6 +65,7 @@ class Explorer:
 
     async def start(self) -> dict[str, Any]:
         """Start the sandboxes; returns what this is (sandbox, host, node, pid)."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         model = self._cfg.model
         self._chat = Chat(self._model_dir, model.context, model.response)
         runner = await asyncio.to_thread(self._runner)
