@@ -186,6 +186,7 @@ def test_a_grader_that_fails_gives_no_score_and_the_next_is_as_ever(
     task: Task, body: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grader_process, "SECONDS", 2)
+    monkeypatch.setattr(grader_process, "GRACE_SECONDS", 100.0)  # it ends by its own deadline, and is not just left
     monkeypatch.setattr(grader_process, "MEMORY_MB", 512)
     here, started = os.getcwd(), time.monotonic()
     with pytest.raises(GraderFailed, match=told) as failed:

@@ -37,6 +37,12 @@ def test_all_that_matters_is_told():
     assert "Other files: notes.txt" in text and "secret" not in text
 
 
+def test_where_it_started_is_told_once_it_stands_elsewhere():
+    at_start = replace(STATE, score=0.5, reference=0.5)
+    assert "Now 0.5.\n" in user(1000, at_start) and "at the start" not in user(1000, at_start)
+    assert "Not measured yet, at the start 0.5." in user(1000, replace(STATE, score=None, reference=None))
+
+
 def test_a_broken_script_is_said_to_be_broken():
     assert "Now the script fails, before it was 0.4" in user(1000, replace(STATE, score=None))
 

@@ -1,12 +1,16 @@
 """MLAgentBench's actions: parsed, and turned into ours."""
 
+import contextlib
 import json
+import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from envs.actions import Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
 from envs.records import Direction, Limits, Task
-from envs.research_actions import ACTIONS, LOG, Note, parse, resolve
+from envs.research_actions import ACTIONS, LOG, Note, ResearchAction, parse, resolve
 
 FILES = {"train.py": "a = 1\nb = 2\nc = 3\n", LOG: "tried a\n"}
 
@@ -48,6 +52,7 @@ def test_actions_that_need_no_other_model(task):
     assert come_to(task, "Copy File", source="data/notes.txt", destination="n.txt") == Write("n.txt", "the notes")
     assert come_to(task, "Undo Edit Script", script_name="train.py") == Undo()
     assert come_to(task, "Execute Script", script_name="train.py") == Execute("train.py")
+    assert come_to(task, "Execute Script", script_name="data/notes.txt") == Execute("data/notes.txt")
     assert come_to(task, "Final Answer", final_answer="done") == FinalAnswer()
     assert come_to(task, "Append Summary to Research Log", content="b helps") == Note("b helps")
     assert "no person" in come_to(task, "Request Help", request="install x")
@@ -137,3 +142,35 @@ def test_what_is_no_action_says_what_to_do(given, message):
 def test_arguments_that_do_not_fit_are_refused(task, name, arguments, message):
     with pytest.raises(InvalidAction, match=message):
         come_to(task, name, **arguments)
+
+
+@given(st.sampled_from(sorted(ACTIONS)), st.lists(st.text(max_size=20), min_size=5, max_size=5), st.booleans())
+def test_an_action_that_is_written_is_read_as_it_was_meant(name, values, ascii_only):
+    arguments = dict(zip(ACTIONS[name], values, strict=False))
+    written = json.dumps(arguments, ensure_ascii=ascii_only, indent=1)
+    read = parse(f"Thought: x\nAction: {name.upper()} \nAction Input: {written}\nand so on")
+    assert read == ResearchAction(name, arguments)
+
+
+def test_lines_may_be_broken_inside_a_text():
+    read = parse('Action: Write File\nAction Input: {"file_name": "a.py", "content": "x = 1\ny = 2"}')
+    assert read.arguments["content"] == "x = 1\ny = 2"
+
+
+PIECES = st.sampled_from(
+    [*(f"Action: {name}\n" for name in ACTIONS), "Action Input:", "Action Input: ", "{", "}", '"', ":", ",", "[", "]",
+     *(f'"{key}": "1"' for keys in ACTIONS.values() for key in keys), "\\", "\\ud800", "1e999", "NaN", "true",
+     "null", "\n"]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.one_of(PIECES, st.text(max_size=4)), st.sampled_from([1, 1, 1, 2000])), max_size=10))
+def test_any_text_is_an_action_or_is_refused_in_bounded_time(pieces):
+    text = "".join(piece * times for piece, times in pieces)
+    started = time.process_time()
+    with contextlib.suppress(InvalidAction):
+        action = parse(text)
+        assert action.name in ACTIONS and tuple(action.arguments) == ACTIONS[action.name]
+        assert all(isinstance(value, str) for value in action.arguments.values())
+    assert time.process_time() - started < 2
