@@ -1,7 +1,7 @@
 """The process that runs graders: `python -m envs.grader`, started and asked by `envs.grader_process`.
 
 It loads pandas and scikit-learn once, and becomes another process for each eval.py by a fork. Such a worker grades one
-submission after another, and ends after the first one that its grader neither scores nor refuses. Invariants: a grading
+submission after another; the host lets it go after one that its grader neither scores nor refuses. Invariants: a grading
 has a deadline, a limit on memory and a working folder of its own; the grader sees a private copy of the submission, and
 only if the table is no larger than a grader can be asked to read; a worker that ends without a reply died of its task
 or of its submission, which is for the host to tell.
@@ -69,7 +69,7 @@ def preload() -> None:
 
 
 def work(task: dict[str, Any], control: socket.socket) -> None:
-    """Load one eval.py and grade the submissions that the host sends, until it goes away or the grader fails."""
+    """Load one eval.py and grade the submissions that the host sends, until it goes away."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a grader may start processes of its own
     sys.path[:] = task["path"]
     limit(task["memory_mb"])
@@ -92,8 +92,6 @@ def work(task: dict[str, Any], control: socket.socket) -> None:
             answer = grade(get_score, submission.read(MAX_BYTES), Path(json.loads(message)["folder"]))
         signal.alarm(0)
         control.send(told(**answer))
-        if "failed" in answer:
-            return
 
 
 def load(file: Path) -> Callable[[str], float]:

@@ -136,7 +136,7 @@ def test_a_table_that_takes_minutes_to_read_is_refused_at_once(
     result = attack(environment, start, f"open('submission.csv', 'w').write({table} + '\\n')")
     assert (result.outcome, result.score_after) == (Outcome.SCRIPT_ERROR, None), result.log_tail
     assert "refused" in result.log_tail
-    assert result.durations.grade < 8, "without bounds it is from ten seconds to minutes"
+    assert result.durations.grade < 30, "without bounds most of them take minutes"
     honest(environment, start)
 
 

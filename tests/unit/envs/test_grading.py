@@ -34,8 +34,8 @@ def get_score(folder):
     answers = read_answers(__file__)
     return float((read_submission(folder, answers, ["y"])["y"] == answers["y"]).mean())
 """
-BOUNDED_SECONDS = 8.0
-"""A refusal takes a fraction of a second; without the bounds it would take from ten seconds to minutes."""
+BOUNDED_SECONDS = 30.0
+"""A refusal takes a fraction of a second, a few on a busy machine; without the bounds it would take minutes."""
 
 
 @pytest.fixture

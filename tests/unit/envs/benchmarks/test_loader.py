@@ -146,3 +146,36 @@ def test_a_folder_is_found_under_any_of_its_names(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     shutil.copytree(folder, "wine_copy")
     assert load("wine_copy").id == "wine_copy" and load(folder).id == load("./mine").id == "mine"
+
+
+def test_the_file_in_the_folder_goes_before_the_one_beside_it(folder):
+    folder.with_name("mine.yaml").write_text(YAML.replace("0.9", "0.8"))
+    assert load(folder).m_best == 0.9
+    (folder / "task.yaml").unlink()
+    assert load(folder).m_best == 0.8
+
+
+def test_what_experiments_read_other_users_may_read(folder):
+    """They run as another user, whatever the author's files allow."""
+    (folder / "env" / "train.py").chmod(0o600)
+    env = load(folder).env_dir
+    for path in (env, *env.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_a_file_of_another_name_makes_another_task(folder):
+    before = load(folder)
+    (folder / "env" / "task_descriptor.txt").rename(folder / "env" / "zz_descriptor.txt")
+    after = load(folder)
+    assert after.digest != before.digest and "zz_descriptor.txt" in after.read_only
+
+
+def test_a_share_of_the_rows_leaves_the_whole_task_as_it_is_and_takes_no_room_for_the_rest(folder):
+    (folder / "task.yaml").write_text(f"{YAML}rows: [rows.csv]\n")
+    rows = "x\n" + "".join(f"{i}\n" for i in range(500))
+    (folder / "env" / "rows.csv").write_text(rows)
+    whole, tenth = load(folder), load(f"{folder}@0.1")
+    assert (whole.env_dir / "rows.csv").read_text() == rows
+    assert len((tenth.env_dir / "rows.csv").read_text().splitlines()) == 51
+    assert {path.name for path in tenth.env_dir.iterdir()} == {path.name for path in whole.env_dir.iterdir()}
+    assert (tenth.env_dir / "train.py").samefile(whole.env_dir / "train.py")
