@@ -1,7 +1,7 @@
 """The process that runs graders: `python -m envs.grader`, started and asked by `envs.grader_process`.
 
 It loads pandas and scikit-learn once, and becomes another process for each eval.py by a fork. Such a worker grades one
-submission after another; the host lets it go after one that its grader neither scores nor refuses. Invariants: a grading
+submission after another; the host lets it go after one on which its grader fails. Invariants: a grading
 has a deadline, a limit on memory and a working folder of its own; the grader sees a private copy of the submission, and
 only if the table is no larger than a grader can be asked to read; a worker that ends without a reply died of its task
 or of its submission, which is for the host to tell.
