@@ -27,6 +27,8 @@ __all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+STARTERS = 4
+"""At least so many sandboxes start at the same time: part of a start is waiting."""
 
 
 class SandboxPool:
@@ -51,7 +53,7 @@ class SandboxPool:
         self._there: collections.Counter[Kind] = collections.Counter()
         self._coming: collections.Counter[Kind] = collections.Counter()
         self._changed = threading.Condition()
-        self._starters = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="sandbox-start")
+        self._starters = ThreadPoolExecutor(max(STARTERS, os.cpu_count() or 0), thread_name_prefix="sandbox-start")
         self._closed = False
         self.starts = 0
         """Sandboxes started so far."""
