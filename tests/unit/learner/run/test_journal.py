@@ -86,6 +86,15 @@ def test_a_resumed_journal_tells_no_step_twice(tmp_path):
     assert [(row["step"], row["reward_mean"]) for row in read(tmp_path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
 
 
+def test_tensorboard_forgets_the_steps_that_are_done_again(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append({"step": 3, "reward_mean": 0.3})
+        journal.truncate_after(2)
+    told = [event for file in (tmp_path / "tensorboard").iterdir() for event in events(file)]
+    forgotten = [event.step for event in told if event.session_log.status == event_pb2.SessionLog.START]
+    assert forgotten == [3], "from which step on a reader leaves out what it has read before"
+
+
 def test_every_line_is_strict_json_and_a_line_is_on_disk_at_once(tmp_path):
     with Journal(tmp_path) as journal:
         journal.append({"step": 1, "loss": math.nan, "grad_norm": np.float32(0.5), "outcomes": {"edited": np.int64(3)}})

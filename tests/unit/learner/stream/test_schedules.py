@@ -97,7 +97,7 @@ class World:
         self.tasks[name] = [asyncio.create_task(self.slot(name)) for _ in range(self.plan.slots)]
 
     def later(self, seconds: float, name: str) -> None:
-        """Somebody sees by then that the actor has ended, and another one comes in its place."""
+        """Somebody sees by then that the actor has ended."""
 
         async def give_up() -> None:
             await asyncio.sleep(seconds)
@@ -106,10 +106,12 @@ class World:
         self.others.add(asyncio.create_task(give_up()))
 
     async def leave(self, name: str) -> None:
+        """Another one comes in its place, at once or after a while."""
         if name not in self.gone:
             self.gone.add(name)
             await self.stream.leave(name)
-            self.come()
+            asyncio.get_running_loop().call_later(self.rng.choice([0.0, 20.0]), self.come)
+            await self.check()
 
     async def slot(self, name: str) -> None:
         """Samples one group after another."""
@@ -122,6 +124,7 @@ class World:
             if what == "fails" and self.failures[ticket.index] < MAX_TRIES - 1:
                 self.failures[ticket.index] += 1
                 await self.stream.fail(name, ticket.group_id, "a defect")
+                await self.check()
                 ticket = await self.admitted(name, self.stream.admit(name))
                 continue
             if what == "dies":

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import time
 
 import pytest
 
@@ -35,6 +36,7 @@ def test_admission_bounds_staleness_and_total():
         s = stream(steps=3)
         first = await admitted(s)
         assert [t.index for t in first] == [0, 1, 2, 3]  # (0 + 1 + 1) batches of 2
+        assert len({seed for ticket in first for seed in ticket.seeds}) == 4 * 4, "no response is sampled twice"
         for ticket in first:
             await s.put("actor", ticket.group_id, [ticket.index])
         assert unpack(await s.batch()) == [[0], [1]]
@@ -159,20 +161,70 @@ def test_actors_at_admission_are_woken_in_turn_and_only_as_many_as_may_start():
         await s.advance()
         await asyncio.sleep(0.01)
         assert [task.done() for task in standing] == [True, True, False, False, False]
-        assert (await s.account()).actors_waited > 0
         await s.close()
         assert [await task for task in standing[2:]] == [None] * 3
 
     run(scenario())
 
 
-def test_close_releases_waiting_actors():
+def test_what_actors_stand_is_counted_while_they_do_and_when_they_have(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+
     async def scenario():
-        s = stream(steps=0)
-        waiting = asyncio.create_task(s.admit("actor"))
+        s = stream(states=1, max_staleness=0)
+        (ticket,) = await admitted(s)
+        standing = [asyncio.create_task(s.admit(name)) for name in ("first", "second")]
         await asyncio.sleep(0)
-        await s.close()
-        assert await waiting is None
+        seconds[0] = 3.0
+        assert (await s.account()).actors_waited == 6.0
+        await s.fail("actor", ticket.group_id, "a defect")
+        await standing[0]
+        seconds[0] = 5.0
+        assert (await s.account()).actors_waited == 3.0 + 5.0
+        await s.leave("second")
+        seconds[0] = 9.0
+        assert (await s.account()).actors_waited == 3.0 + 5.0
+
+    run(scenario())
+
+
+def test_a_learner_that_waits_hears_of_a_group_that_nobody_can_finish_and_of_one_it_need_not_wait_for():
+    async def scenario():
+        s = stream(max_staleness=0)
+        waiting = asyncio.create_task(s.batch())
+        for _ in range(MAX_TRIES):
+            await asyncio.sleep(0)
+            await s.fail("actor", (await s.admit("actor")).group_id, "no engine")
+        with pytest.raises(StreamError, match="no engine"):
+            await asyncio.wait_for(waiting, 1)
+
+        s = stream(max_staleness=1)
+        slow, *others = await admitted(s)
+        for ticket in others:
+            await s.put("actor", ticket.group_id, [ticket.index])
+        await s.batch()
+        await s.advance()
+        (ticket, _) = await admitted(s)
+        await s.put("actor", ticket.group_id, [ticket.index])
+        waiting = asyncio.create_task(s.batch())
+        await asyncio.sleep(0)
+        await s.fail("actor", slow.group_id, "a defect")  # sampled again, its tokens are new ones
+        assert unpack(await asyncio.wait_for(waiting, 1)) == [[3], [4]]
+
+    run(scenario())
+
+
+def test_no_group_goes_to_a_caller_that_was_ended_while_it_stood():
+    async def scenario():
+        s = stream(states=1, max_staleness=0)
+        (ticket,) = await admitted(s)
+        ended, next_one = (asyncio.create_task(s.admit(name)) for name in ("ended", "next"))
+        await asyncio.sleep(0)
+        ended.cancel()
+        await asyncio.sleep(0)
+        await s.fail("actor", ticket.group_id, "a defect")
+        assert (await asyncio.wait_for(next_one, 1)).index == ticket.index
 
     run(scenario())
 
