@@ -57,14 +57,14 @@ def plain_loss(
     mean_seconds = statistics.fmean(one.seconds for one in valid) if valid else 0.0
     total_tokens = sum(len(one.response_ids) for one in valid)
     policy, of_value, figures = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
+    advantages = plain_advantages(groups, rl, said)
     for group in groups:
         members = [one for one in group if one.outcome is not Outcome.INFRA_FAILURE]
-        rewards = [one.reward for one in members]
-        if rl.algorithm != "ppo" and len(set(rewards)) < 2 and not rl.kl and not rl.entropy:
+        if rl.algorithm != "ppo" and len({one.reward for one in members}) < 2 and not rl.kl and not rl.entropy:
             continue
-        for number, one in enumerate(members):
+        for one in members:
             its = Said(*(getattr(said[one.id], field).double() for field in Said.__dataclass_fields__))
-            advantage = _advantage(rl.algorithm, rewards, number, its.value.item())
+            advantage = advantages[one.id]
             if rl.duration_weight and mean_seconds:
                 advantage *= one.seconds / mean_seconds
             length = len(one.response_ids)
@@ -76,6 +76,17 @@ def plain_loss(
             if rl.algorithm == "ppo":
                 of_value = of_value + share * length * (its.value - one.reward) ** 2
     return policy, of_value, figures
+
+
+def plain_advantages(groups: Sequence[Sequence[Transition]], rl: Any, said: Mapping[str, Said]) -> dict[str, float]:
+    """By transition id, durations left out; none of failures."""
+    advantages = {}
+    for group in groups:
+        members = [one for one in group if one.outcome is not Outcome.INFRA_FAILURE]
+        rewards = [one.reward for one in members]
+        for number, one in enumerate(members):
+            advantages[one.id] = _advantage(rl.algorithm, rewards, number, said[one.id].value.item())
+    return advantages
 
 
 def _advantage(algorithm: str, rewards: Sequence[float], number: int, value: float) -> float:

@@ -95,7 +95,7 @@ def build(batch: PolicyBatch, passes: Sequence[PolicySums], rate: float, seconds
     advantages = dict(batch.advantages)
     responses: list[tuple[str, float, float]] = []
     if passes:
-        for number, value in passes[0].values:
+        for number, value in dict(passes[0].values).items():  # a group in several rows has its V(s) in each
             for name in batch.groups[number]:
                 advantages[name] -= value
         starts = np.cumsum([0, *(len(member.response_ids) for member in batch.members[:-1])]).tolist()

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.records import Outcome, Transition
-from learner.algorithm import policy_batch
+from learner.algorithm import policy_batch, step_report
 from learner.algorithm.policy_step import combine, objective, row_loss
 from learner.config.schema import RlConfig
-from tests.plain_objective import Said, plain_loss
+from tests.plain_objective import Said, plain_advantages, plain_loss
 from tests.transitions import transition
 
 VERSION = 7
@@ -108,28 +108,27 @@ def test_every_objective_has_the_loss_figures_and_gradient_of_its_papers(rl, gro
         assert loss.item() == pytest.approx(sums.loss + sums.value_loss, rel=1e-5, abs=1e-6)
         loss.backward()
         parts.append(sums)
-    sums = combine(parts) if parts else None
-
     for name in expected:
         for field in ("logprobs", "entropy", "value"):
             wanted, found = (getattr(said[name], field) for said in (expected, got))
             wanted, found = (torch.zeros_like(t) if t.grad is None else t.grad for t in (wanted, found))
-            torch.testing.assert_close(
-                found, wanted, rtol=1e-4, atol=1e-6, msg=lambda m, at=(name, field): f"{at}: {m}"
-            )
-    if sums is None:
-        assert not tokens
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6), (name, field, found, wanted)
+    assert bool(parts) == bool(tokens)
+    report = step_report.build(batch, [combine(parts)] if parts else [], rate=0.1, seconds=1.0)
+    assert report.advantages == pytest.approx(plain_advantages(groups, rl, expected), rel=1e-4, abs=1e-5)
+    if not parts:
+        assert report.update is None
         return
-    assert sums.loss == pytest.approx(policy.item(), rel=1e-4, abs=1e-5)
-    assert sums.value_loss == pytest.approx(of_value.item(), rel=1e-4, abs=1e-6)
-    assert sums.ratio == pytest.approx(sum(one.ratio for one in tokens), rel=1e-4)
-    assert sums.clipped == sum(one.clipped for one in tokens)
-    assert sums.kl == pytest.approx(sum(one.kl for one in tokens), rel=1e-4, abs=1e-5)
-    assert sums.importance_max == pytest.approx(max(one.weight for one in tokens), rel=1e-5)
-    starts = np.cumsum([0, *(len(one.response_ids) for one in batch.members)])[:-1]
-    names = {int(start): one.id for start, one in zip(starts, batch.members, strict=True)}
-    assert sorted(names[start] for start, *_ in sums.responses) == sorted({one.response for one in tokens})
-    for start, ratio, part in sums.responses:
-        own = [one for one in tokens if one.response == names[start]]
-        assert ratio == pytest.approx(sum(one.ratio for one in own) / len(own), rel=1e-4)
-        assert part == pytest.approx(sum(one.part for one in own), rel=1e-4, abs=1e-5)
+    update = {
+        "loss": policy.item(),
+        "value_loss": of_value.item(),
+        "ratio_mean": np.mean([one.ratio for one in tokens]),
+        "clip_fraction": np.mean([one.clipped for one in tokens]),
+        "kl": np.mean([one.kl for one in tokens]),
+        "importance_max": max(one.weight for one in tokens),
+    }
+    assert {name: getattr(report.update, name) for name in update} == pytest.approx(update, rel=1e-4, abs=1e-5)
+    own = {name: [one for one in tokens if one.response == name] for name in {one.response for one in tokens}}
+    assert report.ratios == pytest.approx({name: np.mean([one.ratio for one in its]) for name, its in own.items()})
+    parts_of = {name: sum(one.part for one in its) for name, its in own.items()}
+    assert report.losses == pytest.approx(parts_of, rel=1e-4, abs=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PhiConfig, Qwen2Config
 
 from learner.algorithm.batching import Group, pack
 from learner.model import attention, log_prob_head
@@ -144,7 +144,14 @@ def test_features_are_of_the_prompts_alone_and_carry_no_gradient():
     assert not features.requires_grad
 
 
-def test_models_whose_attention_the_rows_would_change_are_refused():
-    config = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    with pytest.raises(UnsupportedModelError, match="full attention"):
-        PolicyModel(build(config, attention.ATTENTION))
+REFUSED = {
+    "full attention": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "capped logits": Gemma2Config(**SHAPE, layer_types=["full_attention"] * 2, final_logit_softcapping=30.0),
+    "a bias": PhiConfig(**SHAPE),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_models_that_the_rows_or_the_head_would_change_are_refused(reason):
+    with pytest.raises(UnsupportedModelError, match=reason):
+        PolicyModel(build(REFUSED[reason], attention.ATTENTION))
