@@ -165,9 +165,9 @@ def test_what_experiments_read_other_users_may_read(folder):
 
 def test_a_file_of_another_name_makes_another_task(folder):
     before = load(folder)
-    (folder / "env" / "task_descriptor.txt").rename(folder / "env" / "zz_descriptor.txt")
+    (folder / "env" / "task_descriptor.txt").rename(folder / "env" / "task_descriptors.txt")
     after = load(folder)
-    assert after.digest != before.digest and "zz_descriptor.txt" in after.read_only
+    assert after.digest != before.digest and "task_descriptors.txt" in after.read_only
 
 
 def test_a_share_of_the_rows_leaves_the_whole_task_as_it_is_and_takes_no_room_for_the_rest(folder):
