@@ -28,7 +28,7 @@ def train(run: Training) -> None:
         run.checkpoint()
 
     for groups in run.batches():  # K actions of each drawn state, executed and rewarded; oldest first
-        report = run.learner.train(groups, run.version)  # clipped policy gradient on group-normalised advantages
+        report = run.learn(groups)  # clipped policy gradient on group-normalised advantages
         run.publish()  # actors go on under the new weights; requests in flight are kept
         run.record(groups, report)
 
@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return fail(error, 2)
 
-    from learner.training import Training  # heavy imports, kept out of --help
+    from learner.training import begun  # heavy imports, kept out of --help
 
     try:
-        with Training(cfg) as run:
+        with begun(cfg) as run:
             train(run)
     except FAILURES as error:
         return fail(error, 2 if isinstance(error, ConfigError) else 1)  # a task that cannot be had is refused, too

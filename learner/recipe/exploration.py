@@ -124,7 +124,7 @@ def serving(cfg: Config) -> Config:
 
 
 @contextlib.contextmanager
-def able(
+def expert_actors(
     cfg: Config, tasks: Mapping[str, Task], own: ActorPool, folder: Path, say: Callable[[str], None]
 ) -> Iterator[ActorPool]:
     """Actors that can be the expert: those of the run's own, unless the expert's model has to be served."""

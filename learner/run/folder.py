@@ -82,6 +82,11 @@ class Run:
                     raise RunError(f"{section}.{name} differs from {file}: a resumed run keeps its model and tasks")
 
     @property
+    def pool_file(self) -> Path:
+        """The states that RL draws from."""
+        return self.dir / "states.json"
+
+    @property
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted((self.dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))

@@ -33,7 +33,7 @@ from actors.policy.policy import Policy
 from learner.config.defaults import settle
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
-from learner.training import BUCKET_BYTES
+from learner.ranks.publisher import BUCKET_BYTES
 
 
 class Server:

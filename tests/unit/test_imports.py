@@ -50,7 +50,7 @@ MAY_IMPORT = {
     ),
     "learner.recipe": (
         "actors", "actors.expert", "actors.policy", "envs", "envs.records", "learner.algorithm", "learner.config",
-        "learner.figures", "learner.ranks", "learner.run",
+        "learner.figures", "learner.ranks", "learner.run", "learner.stream",
     ),
     "learner.evaluation": (
         "actors", "actors.policy", "envs.records", "learner.config", "learner.figures", "learner.recipe",
@@ -58,7 +58,7 @@ MAY_IMPORT = {
     ),
     "learner.reporting": ("envs.records", "learner.config", "learner.evaluation", "learner.figures", "learner.run"),
     "learner": (
-        "actors", "actors.policy", "actors.runtime", "envs", "envs.records", "envs.sandbox", "learner.algorithm",
+        "actors", "actors.policy", "envs", "envs.records", "envs.sandbox", "learner.algorithm",
         "learner.config", "learner.evaluation", "learner.ranks", "learner.recipe", "learner.reporting", "learner.run",
         "learner.stream",
     ),

@@ -1,0 +1,101 @@
+"""Everything that works for one training run, started and ended in one place.
+
+Invariant: what was started is ended in reverse order, whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import OmegaConf
+
+from actors.policy.model import resolve
+from actors.pool import ActorPool
+from envs.records import Task
+from learner.config.schema import Config
+from learner.evaluation.evaluation import Evaluation
+from learner.ranks.handle import Learner
+from learner.ranks.publisher import Publisher
+from learner.run import preflight, trackers
+from learner.run.checkpointing import Checkpointing
+from learner.run.folder import Run
+from learner.run.journal import Journal
+from learner.run.preparation import connect, load_tasks, measure
+from learner.run.progress import Progress
+from learner.run.watch import Watch
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; none of it changes while it lasts."""
+
+    cfg: Config
+    model_dir: Path
+    tasks: dict[str, Task]
+    """By id, with m_init as the sandbox in use gives it."""
+    run: Run
+    progress: Progress
+    journal: Journal
+    watch: Watch
+    evaluation: Evaluation
+    actors: ActorPool
+    learner: Learner
+    publisher: Publisher
+    checkpointing: Checkpointing
+
+    @property
+    def held_in(self) -> dict[str, Task]:
+        """The tasks that are trained on."""
+        return {task_id: task for task_id, task in self.tasks.items() if task.split == "held_in"}
+
+
+@contextlib.contextmanager
+def started(cfg: Config) -> Iterator[Parts]:
+    """All parts, running and measured; ended with the context. Raises one of `envs.errors.FAILURES`."""
+    with contextlib.ExitStack() as stack:
+        tasks, model_dir = load_tasks(cfg), resolve(cfg.model.path)
+        run = stack.enter_context(Run(cfg))
+        progress = stack.enter_context(Progress(run.dir))
+        progress.stage("start", 2)
+        connect(cfg)
+        stack.callback(ray.shutdown)
+        if cfg.run.mode == "ray":
+            preflight.require(cfg, model_dir)
+
+        def full_weights() -> list[Any]:
+            return publisher.full_weights()  # asked for once a version was published
+
+        folders = str(model_dir), str(run.dir)
+        actors = ActorPool(cfg, list(tasks.values()), *folders, 0, progress.say, full_weights)
+        stack.callback(actors.close)
+        learner = Learner(cfg, model_dir, progress.say)
+        stack.callback(learner.close)
+        publisher = Publisher(learner, actors)
+        about = actors.started()
+        for name, said in about.items():
+            progress.say(f"{name}: experiments run in the {said['sandbox']} sandbox on {said['host']}")
+        progress.advance()
+        tasks = measure(tasks, actors)
+        progress.advance()
+        settings = OmegaConf.to_container(cfg, enum_to_str=True)
+        journal = stack.enter_context(Journal(run.dir, trackers.start(cfg.run.track, run.dir, settings)))
+        journal.describe(about)
+        yield Parts(
+            cfg=cfg,
+            model_dir=model_dir,
+            tasks=tasks,
+            run=run,
+            progress=progress,
+            journal=journal,
+            watch=Watch(cfg.run.name),
+            evaluation=Evaluation(run.dir, tasks),
+            actors=actors,
+            learner=learner,
+            publisher=publisher,
+            checkpointing=Checkpointing(run, learner, progress.say),
+        )

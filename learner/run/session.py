@@ -1,0 +1,108 @@
+"""The driver's side of the stream: it asks for batches, and looks after the actors while they fill.
+
+Invariant: every question to the stream ends within `actors.deadline`, with an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from actors.pool import ActorError, ActorPool
+from actors.runtime.remote import place
+from envs.records import Transition
+from learner.config.schema import Config
+from learner.run.progress import Progress
+from learner.run.watch import Watch
+from learner.stream.scaling import Scaler
+from learner.stream.states import StatePool, what_was_seen
+from learner.stream.stream import Account, Cursor, Stream, StreamError, unpack
+
+
+class Session:
+    """The actors' loops and the stream that they fill, from where a cursor is to the last learner step."""
+
+    def __init__(
+        self, cfg: Config, pool: StatePool, cursor: Cursor, actors: ActorPool, progress: Progress, watch: Watch
+    ) -> None:
+        self._cfg, self._actors, self._progress, self._watch = cfg, actors, progress, watch
+        self.waited = 0.0, 0.0
+        """Unix times between which the learner waited for the last batch."""
+        self._began = 0.0
+        rl, run, self._place = cfg.rl, cfg.run, place(cfg.run.mode)
+        options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000, **self._place.here()}
+        batch = rl.steps, rl.states, rl.actions, rl.max_staleness
+        self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, cursor)
+        self._scaler = Scaler(cfg, actors, progress.say)
+        actors.collect(self._stream)
+
+    def batch(self) -> list[list[Transition]]:
+        """The groups of the next learner step, which begins here.
+
+        Raises:
+            ActorError: too many actors failed, or none does anything.
+            StreamError: a group cannot be finished, or the stream has ended.
+        """
+        self._began, asked = time.monotonic(), time.time()
+        groups = unpack(self._filled())
+        self.waited = asked, asked + time.monotonic() - self._began
+        return groups
+
+    def advance(self, groups: list[list[Transition]], saved: bool) -> Cursor:
+        """The step on these groups is done, and all actors serve its weights; returns where a restart would go on.
+
+        saved: the cursor is for a checkpoint.
+
+        Raises:
+            StreamError: the stream has ended.
+        """
+        return self._ask("advance", *what_was_seen(groups), saved)
+
+    def account(self) -> tuple[float, Account]:
+        """Seconds since the step began, and where all groups are; the number of actors follows from both."""
+        seconds, account = time.monotonic() - self._began, self._ask("account")
+        self._scaler.step(self.waited[1] - self.waited[0], seconds, account)
+        return seconds, account
+
+    def close(self) -> None:
+        """End the actors' loops."""
+        self._ask("close")
+        self._scaler.close()
+        self._actors.finish()
+
+    def _filled(self) -> list[bytes]:
+        deadline = self._cfg.actors.deadline
+        batch = self._stream.batch.remote()
+        self._look_after_actors()
+        while not self._place.wait([batch], timeout=1.0)[0]:
+            self._look_after_actors()
+            self._watch.stream(dataclasses.asdict(self._ask("account")))
+            if self._actors.idle_seconds > deadline:
+                raise ActorError(
+                    f"no batch is complete, and no actor has done anything for {deadline:.0f} s (actors.deadline)"
+                )
+        return self._answer(batch)
+
+    def _look_after_actors(self) -> None:
+        self._actors.check()
+        self._scaler.look()
+        activity = self._actors.activity()
+        self._progress.update(**activity)
+        self._watch.actors(activity)
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        return self._answer(getattr(self._stream, method).remote(*args))
+
+    def _answer(self, call: Any) -> Any:
+        seconds = self._cfg.actors.deadline
+        try:
+            return self._place.get(call, timeout=seconds)
+        except GetTimeoutError as error:
+            raise StreamError(f"the stream did not answer in {seconds:.0f} s (actors.deadline)") from error
+        except RayActorError as error:
+            raise StreamError(
+                f"the stream has ended ({str(error).splitlines()[0]}): run.resume=true goes on from the last checkpoint"
+            ) from error
