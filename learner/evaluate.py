@@ -64,8 +64,8 @@ def read(arguments: Sequence[str]) -> tuple[list[str], Config]:
     Raises:
         ConfigError: an argument cannot be used.
     """
-    names = [one for one in arguments if not one.startswith("-") and not SETTING.match(one)]
-    settings = [one for one in arguments if one not in names]
+    names = [argument for argument in arguments if not argument.startswith("-") and not SETTING.match(argument)]
+    settings = [argument for argument in arguments if argument not in names]
     if runs := [Path(name.removeprefix(SEARCH)) for name in names if _is_run(name.removeprefix(SEARCH))]:
         settings = [f"config={runs[0] / 'config.yaml'}", f"evaluation.folder={runs[0] / 'evaluation'}", *settings]
     cfg = load(settings)
@@ -87,23 +87,23 @@ def listed(names: Sequence[str], baselines: Sequence[str]) -> list[Agent]:
         "expert": Agent("expert", EXPERT),
         "greedy": Agent("greedy", EXPERT, search=True),
     }
-    found = []
+    agents = []
     for whole in names:
         search, name = whole.startswith(SEARCH), whole.removeprefix(SEARCH)
         url, _, model = name.partition("#")
         if url.startswith(("http://", "https://")):
             if not model:
                 raise ConfigError(f"{name}: say which model of the endpoint, as in {name}#MODEL")
-            found.append(Agent(whole, ENDPOINT, model, url, search))
+            agents.append(Agent(whole, ENDPOINT, model, url, search))
         else:
             models = _of_run(Path(name)) if _is_run(name) else [name]
-            models = [str(Path(one).resolve()) if Path(one).is_dir() else one for one in models]
-            found += [Agent(f"{SEARCH if search else ''}{one}", POLICY, one, search=search) for one in models]
-    found = [*dict.fromkeys(found), *(given[name] for name in baselines)]
-    short = [_short(agent.name) for agent in found]
+            models = [str(Path(path).resolve()) if Path(path).is_dir() else path for path in models]
+            agents += [Agent(f"{SEARCH if search else ''}{path}", POLICY, path, search=search) for path in models]
+    agents = [*dict.fromkeys(agents), *(given[name] for name in baselines)]
+    short = [_short(agent.name) for agent in agents]
     return [
         dataclasses.replace(agent, name=name) if short.count(name) == 1 else agent
-        for agent, name in zip(found, short, strict=True)
+        for agent, name in zip(agents, short, strict=True)
     ]
 
 

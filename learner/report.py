@@ -20,18 +20,18 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("run", nargs="+", help="a run's folder, as runs/quickstart; report.KEY=VALUE sets a price")
     parser.add_argument("--output", type=Path, help="by default RUN/report.html, or compare.html beside the first run")
-    found = parser.parse_intermixed_args(arguments)
-    settings = [one for one in found.run if one.startswith("report.")]
-    runs = [Path(one) for one in found.run if one not in settings]
+    options = parser.parse_intermixed_args(arguments)
+    settings = [argument for argument in options.run if argument.startswith("report.")]
+    runs = [Path(argument) for argument in options.run if argument not in settings]
     if not runs:
         parser.error("name the folder of a run, as runs/quickstart")
     try:
         given = load(settings)
-        prices = {name: given.report[name] for name in (one.split("=")[0].split(".")[1] for one in settings)}
+        prices = {name: given.report[name] for name in (argument.split("=")[0].split(".")[1] for argument in settings)}
         if len(runs) == 1:
-            print(write_report(runs[0], found.output, prices))
+            print(write_report(runs[0], options.output, prices))
         else:
-            print(write_comparison(runs, found.output, prices))
+            print(write_comparison(runs, options.output, prices))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

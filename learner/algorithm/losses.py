@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CORRECTIONS = ("none", "decoupled", "truncated")
-
 
 @dataclass(frozen=True)
 class Objective:

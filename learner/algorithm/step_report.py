@@ -117,7 +117,7 @@ def build(batch: PolicyBatch, passes: Sequence[PolicySums], rate: float, seconds
 
 
 def _update(batch: PolicyBatch, first: PolicySums, last: PolicySums) -> Update:
-    computed = sum(len(row.behaviour) for row in batch.rows)
+    computed = sum(len(policy_row.behaviour) for policy_row in batch.rows)
     on_current = first.current > 0
     return Update(
         loss=last.loss,

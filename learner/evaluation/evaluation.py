@@ -68,7 +68,7 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
     """
     tasks = list(tasks)
     by_task = {
-        task.id: {stage: [t for t in found if t.task_id == task.id] for stage, found in attempts.items()}
+        task.id: {stage: [t for t in of_stage if t.task_id == task.id] for stage, of_stage in attempts.items()}
         for task in tasks
     }
     return {
@@ -80,7 +80,7 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
                 "direction": str(task.direction),
                 "m_init": task.m_init,
                 "m_best": task.m_best,
-                "stages": {stage: _of_task(found, task.direction) for stage, found in by_task[task.id].items()},
+                "stages": {stage: _of_task(of_stage, task.direction) for stage, of_stage in by_task[task.id].items()},
             }
             for task in tasks
         ],
@@ -101,17 +101,17 @@ def merge(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any
     Each stage of a split has `gain` and `gain_ci`: its mean reward less that of the stage before it.
     """
 
-    def stages(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
-        both = {**one, **two}
+    def stages(former: Mapping[str, Any], latter: Mapping[str, Any]) -> dict[str, Any]:
+        both = {**former, **latter}
         return {stage: both[stage] for stage in sorted(both, key=STAGES.index)}
 
     before = {task["task"]: task["stages"] for task in earlier["tasks"]}
     tasks = [{**task, "stages": stages(before.get(task["task"], {}), task["stages"])} for task in later["tasks"]]
-    splits = {split: stages(earlier["splits"].get(split, {}), of) for split, of in later["splits"].items()}
-    for split, of in splits.items():
+    splits = {split: stages(earlier["splits"].get(split, {}), new) for split, new in later["splits"].items()}
+    for split, of_split in splits.items():
         members = [task["stages"] for task in tasks if task["split"] == split]
-        for former, stage in itertools.pairwise(of):
-            of[stage] = of[stage] | gained(
+        for former, stage in itertools.pairwise(of_split):
+            of_split[stage] = of_split[stage] | gained(
                 [member[former]["rewards"] for member in members], [member[stage]["rewards"] for member in members]
             )
     return {"tasks": tasks, "splits": splits}
@@ -151,15 +151,15 @@ def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> l
     """One cell per stage; the reward is green or red where it rose or fell since the stage before."""
     cells, before = [], None
     for stage in stages:
-        found = figures.get(stage, {})
-        reward = found.get("mean_reward")
+        of_stage = figures.get(stage, {})
+        reward = of_stage.get("mean_reward")
         rose = 0 if None in (reward, before) else np.sign(round(reward - before, 3))
         parts = [(number(reward), {1: "green", 0: "", -1: "red"}[int(rose)])]
-        parts.append(f"  {percent(found.get('valid_rate')):>4}")
-        if "best_score" in found or not found:
-            parts.append(f"  {number(found.get('best_score')):>6}")
+        parts.append(f"  {percent(of_stage.get('valid_rate')):>4}")
+        if "best_score" in of_stage or not of_stage:
+            parts.append(f"  {number(of_stage.get('best_score')):>6}")
         else:
-            parts.append(f"  {number(found.get('distinct_valid')):>6}")
+            parts.append(f"  {number(of_stage.get('distinct_valid')):>6}")
         cells.append(Text.assemble(*parts))
         before = reward
     return cells

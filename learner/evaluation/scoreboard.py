@@ -22,7 +22,9 @@ LEGEND = (
 )
 
 
-def result(agents: Sequence[str], found: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]) -> dict[str, Any]:
+def result(
+    agents: Sequence[str], attempts_of: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]
+) -> dict[str, Any]:
     """`{"tasks": [{task, split, metric, direction, m_init, m_best, agents}], "splits": {split: agents}}`, where agents
     is `{agent: {setting: figures}}` with the figures of `learner.evaluation.scores.figures`; those of a split also
     hold `over`, the difference to the first agent of that setting.
@@ -30,57 +32,57 @@ def result(agents: Sequence[str], found: Mapping[str, Sequence[Attempt]], tasks:
     listed = []
     for task in tasks.values():
         about = {name: getattr(task, name) for name in ("split", "metric", "m_init", "m_best")}
-        of_task = {agent: _settings(found[agent], {task.id: task}) for agent in agents}
+        of_task = {agent: _settings(attempts_of[agent], {task.id: task}) for agent in agents}
         listed.append({"task": task.id, **about, "direction": str(task.direction), "agents": of_task})
     splits = {}
     for split in SPLITS:
         if members := {name: task for name, task in tasks.items() if task.split == split}:
-            splits[split] = {agent: _settings(found[agent], members) for agent in agents}
-            _compare(splits[split], found, members)
+            splits[split] = {agent: _settings(attempts_of[agent], members) for agent in agents}
+            _compare(splits[split], attempts_of, members)
     return {"tasks": listed, "splits": splits}
 
 
 def _settings(attempts: Sequence[Attempt], tasks: Mapping[str, Task]) -> dict[str, Any]:
-    by_setting = {name: [one for one in attempts if one.setting == name] for name in SETTINGS}
+    by_setting = {name: [attempt for attempt in attempts if attempt.setting == name] for name in SETTINGS}
     return {
-        name: scores.figures([one for one in of if one.task_id in tasks], tasks)
-        for name, of in by_setting.items()
-        if of
+        name: scores.figures([attempt for attempt in chosen if attempt.task_id in tasks], tasks)
+        for name, chosen in by_setting.items()
+        if chosen
     }
 
 
 def _compare(
-    of_split: Mapping[str, dict[str, Any]], found: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]
+    of_split: Mapping[str, dict[str, Any]], attempts_of: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]
 ) -> None:
     """Add the differences to the first agent."""
     for setting in SETTINGS:
-        able = [agent for agent, known in of_split.items() if setting in known]
-        sides = [[one for one in found[agent] if one.setting == setting] for agent in able]
-        for agent, mine in list(zip(able, sides, strict=True))[1:]:
-            of_split[agent][setting]["over"] = {"agent": able[0], **scores.difference(mine, sides[0], tasks)}
+        tested = [agent for agent, known in of_split.items() if setting in known]
+        sides = [[attempt for attempt in attempts_of[agent] if attempt.setting == setting] for agent in tested]
+        for agent, attempts in list(zip(tested, sides, strict=True))[1:]:
+            of_split[agent][setting]["over"] = {"agent": tested[0], **scores.difference(attempts, sides[0], tasks)}
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """For each setting the agents' figures over each split, then task by task."""
     agents = [agent["name"] for agent in result["agents"]]
-    able = {
-        setting: [name for name in agents if any(setting in of[name] for of in result["splits"].values())]
+    agents_of = {
+        setting: [name for name in agents if any(setting in figures[name] for figures in result["splits"].values())]
         for setting in SETTINGS
     }
-    asked = result["settings"]
+    settings = result["settings"]
     titles = {
-        STEP: f"single steps from fixed states, {asked['attempts']} attempts from each",
-        EPISODE: f"episodes of at most {asked['steps']} actions, {asked['attempts']} on each task",
+        STEP: f"single steps from fixed states, {settings['attempts']} attempts from each",
+        EPISODE: f"episodes of at most {settings['steps']} actions, {settings['attempts']} on each task",
     }
     made = []
-    for setting, names in able.items():
+    for setting, names in agents_of.items():
         if names:
             made += [_overall(result, setting, names, titles[setting]), _by_task(result, setting, names)]
     return made
 
 
 def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], title: str) -> Table:
-    medals = any(of[name][setting]["medals"] for of in result["splits"].values() for name in agents)
+    medals = any(figures[name][setting]["medals"] for figures in result["splits"].values() for name in agents)
     view = Table(title=title, caption=LEGEND, header_style="bold", box=box.ROUNDED)
     view.title_justify = view.caption_justify = "left"
     view.add_column("agent", no_wrap=True)
@@ -92,19 +94,19 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
     for split, of_split in result["splits"].items():
         view.add_row(Text(SPLITS[split], "bold"))
         for name in agents:
-            found = of_split[name][setting]
+            scored = of_split[name][setting]
             cells = {
-                "improvement": _interval(found["improvement"], found["improvement_ci"]),
-                "best": _signed(found["best_improvement"]),
-                "gap": percent(found["gap"]),
-                "valid": percent(found["valid_rate"]),
-                "reward": number(found["reward"]),
-                "medals": f"{sum(found['medals'].values())}/{found['n']}",
-                "runs": str(found["experiments"]),
-                "tokens": f"{found['response_tokens']:,}".replace(",", "\u202f") if found["response_tokens"] else "–",
-                "time": duration((found["experiment_seconds"] + found["generate_seconds"]) / max(1, found["n"])),
+                "improvement": _interval(scored["improvement"], scored["improvement_ci"]),
+                "best": _signed(scored["best_improvement"]),
+                "gap": percent(scored["gap"]),
+                "valid": percent(scored["valid_rate"]),
+                "reward": number(scored["reward"]),
+                "medals": f"{sum(scored['medals'].values())}/{scored['n']}",
+                "runs": str(scored["experiments"]),
+                "tokens": f"{scored['response_tokens']:,}".replace(",", "\u202f") if scored["response_tokens"] else "–",
+                "time": duration((scored["experiment_seconds"] + scored["generate_seconds"]) / max(1, scored["n"])),
             }
-            view.add_row(f"  {name}", *(cells[one] for one in shown), _over(found.get("over")))
+            view.add_row(f"  {name}", *(cells[column] for column in shown), _over(scored.get("over")))
         view.add_section()
     return view
 
@@ -118,14 +120,16 @@ def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> 
         view.add_column(name, justify="right", overflow="fold")
     for split in SPLITS:
         for task in (task for task in result["tasks"] if task["split"] == split):
-            found = [task["agents"][name][setting] for name in agents]
-            leading = max((one["improvement"] for one in found if one["improvement"] is not None), default=None)
+            scored = [task["agents"][name][setting] for name in agents]
+            leading = max(
+                (figures["improvement"] for figures in scored if figures["improvement"] is not None), default=None
+            )
             cells = [
                 Text(
-                    f"{_signed(one['improvement'])} · {_signed(one['best_improvement'])}",
-                    "bold" if one["improvement"] == leading else "",
+                    f"{_signed(figures['improvement'])} · {_signed(figures['best_improvement'])}",
+                    "bold" if figures["improvement"] == leading else "",
                 )
-                for one in found
+                for figures in scored
             ]
             metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
             view.add_row(task["task"], metric, number(task["m_init"]), number(task["m_best"]), *cells)
@@ -133,12 +137,12 @@ def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> 
     return view
 
 
-def _over(found: Mapping[str, Any] | None) -> Text:
+def _over(difference: Mapping[str, Any] | None) -> Text:
     """The difference in improvement; green or red where its interval excludes zero."""
-    if not found or found["improvement"] is None:
+    if not difference or difference["improvement"] is None:
         return Text("")
-    low, high = found["improvement_ci"]
-    return Text(_interval(found["improvement"], [low, high]), "green" if low > 0 else "red" if high < 0 else "")
+    low, high = difference["improvement_ci"]
+    return Text(_interval(difference["improvement"], [low, high]), "green" if low > 0 else "red" if high < 0 else "")
 
 
 def _signed(share: float | None) -> str:

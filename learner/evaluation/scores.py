@@ -25,9 +25,9 @@ from learner.figures.statistics import VALID, bootstrap_interval
 def reached(attempt: Attempt, task: Task) -> float:
     """The score that an attempt came to: p above."""
     if attempt.setting == STEP:
-        edits = [one.score for one in attempt.tried if one.outcome is Outcome.EDITED and one.score is not None]
-        return edits[-1] if edits else attempt.start
-    scores = [one.score for one in attempt.tried if one.score is not None]
+        edits = [action for action in attempt.tried if action.outcome is Outcome.EDITED and action.score is not None]
+        return edits[-1].score if edits else attempt.start
+    scores = [action.score for action in attempt.tried if action.score is not None]
     return task.direction.sign * max(task.direction.sign * score for score in (attempt.start, *scores))
 
 
@@ -61,26 +61,30 @@ def figures(attempts: Sequence[Attempt], tasks: Mapping[str, Task]) -> dict[str,
     that of actions, each of them averaged over tasks; intervals are 95 % bootstrap intervals over the attempts of each
     task; the rest are sums, and seconds those of the experiments as they once ran where the cache had them.
     """
-    counted = {task_id: [one for one in attempts if one.task_id == task_id and not one.failure] for task_id in tasks}
-    by_task = {task_id: found for task_id, found in counted.items() if found}
-    gained = [np.array([improvement(one, tasks[name]) for one in found]) for name, found in by_task.items()]
-    closed = [_known(gap_closed(one, tasks[name]) for one in found) for name, found in by_task.items()]
-    closed = [found for found in closed if found.size]
-    rewards = [_known(_reward(one) for one in found) for found in by_task.values()]
-    rewards = [found for found in rewards if found.size]
-    actions = [[action for one in found for action in one.tried] for found in by_task.values()]
+    counted = [attempt for attempt in attempts if not attempt.failure]
+    by_task = {task_id: [attempt for attempt in counted if attempt.task_id == task_id] for task_id in tasks}
+    by_task = {task_id: of_task for task_id, of_task in by_task.items() if of_task}
+    gained = [np.array([improvement(attempt, tasks[name]) for attempt in of_task]) for name, of_task in by_task.items()]
+    closed = [_known(gap_closed(attempt, tasks[name]) for attempt in of_task) for name, of_task in by_task.items()]
+    closed = [shares for shares in closed if shares.size]
+    rewards = [_known(_reward(attempt) for attempt in of_task) for of_task in by_task.values()]
+    rewards = [values for values in rewards if values.size]
+    actions = [[action for attempt in of_task for action in attempt.tried] for of_task in by_task.values()]
+    valid = [np.array([action.outcome in VALID for action in of_task]) for of_task in actions if of_task]
     every = [action for of_task in actions for action in of_task]
-    medals = collections.Counter(medal(one, tasks[name]) for name, found in by_task.items() for one in found)
+    medals = collections.Counter(
+        medal(attempt, tasks[attempt.task_id]) for attempt in counted if attempt.task_id in tasks
+    )
     return {
         "n": sum(map(len, by_task.values())),
-        "cut": sum(bool(one.failure) for one in attempts),
+        "cut": sum(bool(attempt.failure) for attempt in attempts),
         "improvement": _mean(gained),
         "improvement_ci": bootstrap_interval(gained),
         "best_improvement": _mean(gained, np.max),
         "gap": _mean(closed),
         "gap_ci": bootstrap_interval(closed),
         "best_gap": _mean(closed, np.max),
-        "valid_rate": _mean([np.array([one.outcome in VALID for one in of_task]) for of_task in actions if of_task]),
+        "valid_rate": _mean(valid),
         "reward": _mean(rewards),
         "reward_ci": bootstrap_interval(rewards),
         "medals": {name: medals[name] for task_id in by_task for name, _ in tasks[task_id].medals},
@@ -96,22 +100,23 @@ def difference(
     Of the trials that both made: an attempt is compared with the other's from the same state with the same seed, since
     such attempts go alike as far as the agents are alike, and these pairs are resampled.
     """
-    theirs = {_trial(one): one for one in others if not one.failure}
-    pairs = [(one, theirs[_trial(one)]) for one in attempts if not one.failure and _trial(one) in theirs]
+    by_trial = {_trial(attempt): attempt for attempt in others if not attempt.failure}
+    ended = [attempt for attempt in attempts if not attempt.failure and attempt.task_id in tasks]
+    pairs = [(attempt, by_trial[_trial(attempt)]) for attempt in ended if _trial(attempt) in by_trial]
     values: dict[str, Callable[[Attempt], float | None]] = {
-        "improvement": lambda one: improvement(one, tasks[one.task_id]),
+        "improvement": lambda attempt: improvement(attempt, tasks[attempt.task_id]),
         "reward": _reward,
     }
-    found: dict[str, Any] = {}
-    for name, of in values.items():
-        known = [(one.task_id, of(one), of(other)) for one, other in pairs if one.task_id in tasks]
+    differences: dict[str, Any] = {}
+    for name, value_of in values.items():
+        known = [(attempt.task_id, value_of(attempt), value_of(other)) for attempt, other in pairs]
         apart = [
-            _known(mine - other for task, mine, other in known if task == task_id and None not in (mine, other))
+            _known(value - other for task, value, other in known if task == task_id and None not in (value, other))
             for task_id in tasks
         ]
         apart = [values for values in apart if values.size]
-        found |= {name: _mean(apart), f"{name}_ci": bootstrap_interval(apart)}
-    return found
+        differences |= {name: _mean(apart), f"{name}_ci": bootstrap_interval(apart)}
+    return differences
 
 
 def _trial(attempt: Attempt) -> tuple[str, str, str, int]:
@@ -120,19 +125,19 @@ def _trial(attempt: Attempt) -> tuple[str, str, str, int]:
 
 def _reward(attempt: Attempt) -> float | None:
     """Mean over the attempt's actions."""
-    return float(np.mean([one.reward for one in attempt.tried])) if attempt.tried else None
+    return float(np.mean([action.reward for action in attempt.tried])) if attempt.tried else None
 
 
 def _used(actions: Sequence[Tried]) -> dict[str, Any]:
-    experiments = [one for one in actions if one.durations.execute]
+    experiments = [action for action in actions if action.durations.execute]
     return {
         "actions": len(actions),
         "experiments": len(experiments),
-        "cached": sum(one.origin is Origin.CACHE for one in experiments),
-        "experiment_seconds": sum(one.durations.execute for one in experiments),
-        "generate_seconds": sum(one.seconds for one in actions),
-        "prompt_tokens": sum(one.prompt_tokens for one in actions),
-        "response_tokens": sum(one.response_tokens for one in actions),
+        "cached": sum(action.origin is Origin.CACHE for action in experiments),
+        "experiment_seconds": sum(action.durations.execute for action in experiments),
+        "generate_seconds": sum(action.seconds for action in actions),
+        "prompt_tokens": sum(action.prompt_tokens for action in actions),
+        "response_tokens": sum(action.response_tokens for action in actions),
     }
 
 

@@ -60,7 +60,7 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
         stack.callback(ray.shutdown)
         attempts = folder / "attempts.jsonl"
         attempts.write_bytes(b"")
-        found: dict[str, list[Attempt]] = {}
+        attempts_of: dict[str, list[Attempt]] = {}
         with _without_policy(cfg, tasks, folder, progress) as actors:
             tasks = measure(tasks, actors)
             progress.advance()
@@ -68,12 +68,12 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
             trials = plan(cfg, list(tasks), states)
             for agent in agents:
                 if agent.kind != POLICY:
-                    found[agent.name] = _attempts(agent, trials, actors, AT_ONCE, progress, attempts)
-                    result = _write(cfg, agents, tasks, states, found, folder)
+                    attempts_of[agent.name] = _attempts(agent, trials, actors, AT_ONCE, progress, attempts)
+                    result = _write(cfg, agents, tasks, states, attempts_of, folder)
         for agent, model in models.items():
             with _serving(cfg, agent, model, tasks, folder, progress) as actors:
-                found[agent.name] = _attempts(agent, trials, actors, cfg.actors.sequences, progress, attempts)
-                result = _write(cfg, agents, tasks, states, found, folder)
+                attempts_of[agent.name] = _attempts(agent, trials, actors, cfg.actors.sequences, progress, attempts)
+                result = _write(cfg, agents, tasks, states, attempts_of, folder)
         for table in scoreboard.tables(result):
             progress.show(table)
         progress.say(f"evaluation {folder / 'evaluation.json'}")
@@ -82,11 +82,11 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
 
 def plan(cfg: Config, tasks: Sequence[str], states: Mapping[str, Sequence[State]]) -> list[Trial]:
     """The trials of each agent: the same for all."""
-    asked = cfg.evaluation
-    seeds = range(asked.seed, asked.seed + asked.attempts)
+    settings = cfg.evaluation
+    seeds = range(settings.seed, settings.seed + settings.attempts)
     steps = [Trial(STEP, task, state, 1, seed) for task in tasks for state in states[task] for seed in seeds]
-    episodes = [Trial(EPISODE, task, None, asked.steps, seed) for task in tasks for seed in seeds]
-    return [*steps, *(episodes if asked.steps else [])]
+    episodes = [Trial(EPISODE, task, None, settings.steps, seed) for task in tasks for seed in seeds]
+    return [*steps, *(episodes if settings.steps else [])]
 
 
 def _fixed_states(
@@ -98,16 +98,16 @@ def _fixed_states(
     calls = [(task, number, ()) for task in tasks for number in range(TRAJECTORIES)]
     progress.stage("fixed states", len(calls))
     trajectories = {}
-    for index, one in actors.spread("explore", calls, each=AT_ONCE):
-        trajectories[index] = one
+    for index, trajectory in actors.spread("explore", calls, each=AT_ONCE):
+        trajectories[index] = trajectory
         progress.advance()
     passed = warmstart.states([trajectories[index] for index in range(len(calls))], tasks)
     fitting = [state for state, fits in zip(passed, actors.first("fits", passed), strict=True) if fits]
     chosen = warmstart.balanced(fitting, cfg.evaluation.states, cfg.evaluation.seed)
-    found = {task: [state for state in chosen if state.task_id == task] for task in tasks}
-    if without := [task for task, states in found.items() if not states]:
+    fixed = {task: [state for state in chosen if state.task_id == task] for task in tasks}
+    if without := [task for task, states in fixed.items() if not states]:
         raise EvaluationError(f"{', '.join(without)}: the prompt of the unchanged script is over model.context")
-    return found
+    return fixed
 
 
 def _attempts(
@@ -131,9 +131,9 @@ def _without_policy(
     cfg: Config, tasks: Mapping[str, Task], folder: Path, progress: Progress
 ) -> Iterator[ActorPool]:  # fmt: skip
     """Actors for all agents but policies; they also measure m_init and find the fixed states."""
-    mine = _changed(cfg, {"run.name": "baselines", "experts.kind": "builtin", "actors.gpus": 0})
+    without_policy = _changed(cfg, {"run.name": "baselines", "experts.kind": "builtin", "actors.gpus": 0})
     model = str(resolve(cfg.model.path))
-    actors = ActorPool(mine, list(tasks.values()), model, str(folder), 0, progress.say, list, Agents)
+    actors = ActorPool(without_policy, list(tasks.values()), model, str(folder), 0, progress.say, list, Agents)
     with contextlib.closing(actors):
         for name, about in actors.started().items():
             progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
@@ -147,8 +147,8 @@ def _serving(
 ) -> Iterator[ActorPool]:
     """Actors that serve the agent's policy."""
     progress.stage(f"start {agent.name}", 1)
-    mine = _changed(cfg, {"run.name": f"policy-{agent.name.replace('/', '-')}", "model.path": model})
-    actors = ActorPool(mine, list(tasks.values()), model, str(folder), 0, progress.say, list, PolicyAgents)
+    serving = _changed(cfg, {"run.name": f"policy-{agent.name.replace('/', '-')}", "model.path": model})
+    actors = ActorPool(serving, list(tasks.values()), model, str(folder), 0, progress.say, list, PolicyAgents)
     with contextlib.closing(actors):
         actors.started()
         actors.set_baselines({name: task.m_init for name, task in tasks.items()})
@@ -157,12 +157,12 @@ def _serving(
 
 
 def _changed(cfg: Config, keys: Mapping[str, Any]) -> Config:
-    mine = copy.deepcopy(cfg)
-    OmegaConf.set_readonly(mine, False)
+    changed = copy.deepcopy(cfg)
+    OmegaConf.set_readonly(changed, False)
     for name, value in keys.items():
-        OmegaConf.update(mine, name, value)
-    OmegaConf.set_readonly(mine, True)
-    return mine
+        OmegaConf.update(changed, name, value)
+    OmegaConf.set_readonly(changed, True)
+    return changed
 
 
 def _write(
@@ -170,10 +170,10 @@ def _write(
     agents: Sequence[Agent],
     tasks: Mapping[str, Task],
     states: Mapping[str, Sequence[State]],
-    found: Mapping[str, Sequence[Attempt]],
+    attempts_of: Mapping[str, Sequence[Attempt]],
     folder: Path,
 ) -> dict[str, Any]:
-    known = [agent for agent in agents if agent.name in found]
+    known = [agent for agent in agents if agent.name in attempts_of]
     settings = {
         **{name: cfg.evaluation[name] for name in ("attempts", "seed", "steps")},
         "states": {task: [state.kind for state in of_task] for task, of_task in states.items()},
@@ -185,7 +185,7 @@ def _write(
     result = {
         "settings": settings,
         "agents": [dataclasses.asdict(agent) for agent in known],
-        **scoreboard.result([agent.name for agent in known], found, tasks),
+        **scoreboard.result([agent.name for agent in known], attempts_of, tasks),
     }
     evaluation.write(folder, result)
     return result

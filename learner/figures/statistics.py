@@ -28,7 +28,7 @@ def gained(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) 
         return {}
     rng = np.random.default_rng(0)
     draws = _resampled(list(map(np.array, after)), rng) - _resampled(list(map(np.array, before)), rng)
-    rise = np.mean([np.mean(one) for one in after]) - np.mean([np.mean(one) for one in before])
+    rise = np.mean([np.mean(rewards) for rewards in after]) - np.mean([np.mean(rewards) for rewards in before])
     return {"gain": float(rise), "gain_ci": _quantiles(draws)}
 
 
@@ -38,7 +38,7 @@ def distinct(attempts: Sequence[Transition], outcomes: Collection[Outcome] = tup
     for attempt in attempts:
         if attempt.outcome in outcomes:
             texts[attempt.state_id].add(attempt.info.text.strip())
-    return float(np.mean([len(found) for found in texts.values()])) if texts else None
+    return float(np.mean([len(tried) for tried in texts.values()])) if texts else None
 
 
 def bootstrap_interval(samples: Sequence[np.ndarray], level: float = 0.95) -> list[float] | None:

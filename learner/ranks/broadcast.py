@@ -31,7 +31,9 @@ class Weights(WeightSource):
         self, named: Iterable[tuple[str, Parameter]], gathered: Callable[[], Iterable[tuple[str, Tensor]]]
     ) -> None:
         """gathered: gives a fresh pass over (name, full tensor) of `named`; a collective under ZeRO-3."""
-        self._metadata = [ParamMeta(name, one.dtype, tuple(getattr(one, "ds_shape", one.shape))) for name, one in named]
+        self._metadata = [
+            ParamMeta(name, weight.dtype, tuple(getattr(weight, "ds_shape", weight.shape))) for name, weight in named
+        ]
         self._gathered = gathered
 
     def metadata(self) -> list[ParamMeta]:
@@ -59,7 +61,8 @@ class Actors:
         """Part of `update_weights`."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        calls = [one.handle.receive_broadcast.remote(self.version, update_info, self.digests) for one in self.receivers]
+        handles = [receiver.handle for receiver in self.receivers]
+        calls = [handle.receive_broadcast.remote(self.version, update_info, self.digests) for handle in handles]
         ray.get(calls, timeout=self._deadline)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
@@ -86,7 +89,8 @@ class Broadcaster:
 
         digests: what vLLM's digests of some weights must be, by name.
         """
-        if self._trainer is None or [one.name for one in self._trainer.client.receivers] != [o.name for o in receivers]:
+        members = [receiver.name for receiver in self._trainer.client.receivers] if self._trainer else []
+        if self._trainer is None or members != [receiver.name for receiver in receivers]:
             self._join(receivers, deadline)
         self._trainer.client.version, self._trainer.client.digests = version, dict(digests)
         self._trainer.send_weights()

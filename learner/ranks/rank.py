@@ -213,7 +213,7 @@ class LearnerRank:
         if before and not full:
             sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
         size = sum(bucket.data.nbytes for bucket in buckets)
-        return Published([self._place.put(one) for one in sent], sum(one.data.nbytes for one in sent), size)
+        return Published([self._place.put(bucket) for bucket in sent], sum(bucket.data.nbytes for bucket in sent), size)
 
     def broadcast(self, receivers: Sequence[Receiver], version: int, checked: bool, deadline: float) -> Published:
         """The weights sent to the actors' engines; returns when all serve them."""
@@ -225,11 +225,11 @@ class LearnerRank:
         digests = {}
         if checked:
             norms = self._broadcaster.norms
-            compared = self._gathered(((name, one) for name, one in self._named() if name in norms), GATHER_BYTES)
+            compared = self._gathered(((name, weight) for name, weight in self._named() if name in norms), GATHER_BYTES)
             digests = {name: sha256_of(tensor) for name, tensor in compared}
         if receivers:
             self._broadcaster.send(receivers, version, digests, deadline)
-        size = sum(getattr(one, "ds_numel", one.numel()) * one.element_size() for _, one in self._named())
+        size = sum(getattr(weight, "ds_numel", weight.numel()) * weight.element_size() for _, weight in self._named())
         return Published([], size, size)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:

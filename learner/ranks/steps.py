@@ -55,7 +55,7 @@ def policy_step(
     batch = policy_batch.build(groups, version, cfg.learner.row_tokens, cfg.rl)
     rate, passes = schedules.warmup_constant(number, cfg.rl.learning_rate), []
     if batch.rows:
-        shards = _dealt(ranks, batch.rows, [one.row for one in batch.rows])
+        shards = _dealt(ranks, batch.rows, [policy_row.row for policy_row in batch.rows])
         passes = [combine(ranks.each("policy_step", shards, rate, n == 0)) for n in range(cfg.rl.epochs)]
     return step_report.build(batch, passes, rate, time.monotonic() - began)
 

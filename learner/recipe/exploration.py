@@ -63,15 +63,15 @@ def run(cfg: Config) -> list[Trajectory]:
     with contextlib.ExitStack() as stack:
         tasks = {name: task for name, task in load_tasks(cfg).items() if task.split == "held_in"}
         serves = cfg.experts.kind == "llm" and not cfg.experts.endpoint
-        mine = serving(cfg) if serves else cfg
-        model_dir = resolve(mine.model.path)
+        served = serving(cfg) if serves else cfg
+        model_dir = resolve(served.model.path)
         folder = stack.enter_context(Run(cfg)).dir
         progress = stack.enter_context(Progress(folder))
         progress.stage("start", 2)
         connect(cfg)
         stack.callback(ray.shutdown)
         kind = Actor if serves else Explorer
-        actors = ActorPool(mine, list(tasks.values()), str(model_dir), str(folder), 0, progress.say, list, kind)
+        actors = ActorPool(served, list(tasks.values()), str(model_dir), str(folder), 0, progress.say, list, kind)
         stack.callback(actors.close)
         for name, about in actors.started().items():
             progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
@@ -99,28 +99,28 @@ def explore(
     if (folder / trajectories.PARQUET).exists():
         return trajectories.read(folder)
     if cfg.experts.path:
-        found = _taken_over(Path(cfg.experts.path), tasks, cfg.sandbox.snapshots or folder / "snapshots")
-        progress.say(f"{len(found)} trajectories are taken over from {cfg.experts.path}")
+        explored = _taken_over(Path(cfg.experts.path), tasks, cfg.sandbox.snapshots or folder / "snapshots")
+        progress.say(f"{len(explored)} trajectories are taken over from {cfg.experts.path}")
     else:
         with experts as actors:
             pools = _idea_pools(cfg, tasks, actors, folder, progress)
-            found = _explored(cfg, tasks, actors, pools, folder, progress)
-    if not any(one.moves for one in found):
-        failure = found[-1].failure if found else "they are of other tasks"
+            explored = _explored(cfg, tasks, actors, pools, folder, progress)
+    if not any(trajectory.moves for trajectory in explored):
+        failure = explored[-1].failure if explored else "they are of other tasks"
         raise ExplorationError(f"no trajectory has an action: {failure}")
-    trajectories.save(found, folder)
-    progress.show(summary(found, tasks))
-    return found
+    trajectories.save(explored, folder)
+    progress.show(summary(explored, tasks))
+    return explored
 
 
 def serving(cfg: Config) -> Config:
     """The configuration of actors that serve the expert's model in the place of the policy's."""
-    mine = copy.deepcopy(cfg)
-    OmegaConf.set_readonly(mine, False)
-    mine.run.name = f"{cfg.run.name}-expert"
-    mine.model.path, mine.model.context, mine.model.response = cfg.experts.model, cfg.experts.context, 1
-    OmegaConf.set_readonly(mine, True)
-    return mine
+    served = copy.deepcopy(cfg)
+    OmegaConf.set_readonly(served, False)
+    served.run.name = f"{cfg.run.name}-expert"
+    served.model.path, served.model.context, served.model.response = cfg.experts.model, cfg.experts.context, 1
+    OmegaConf.set_readonly(served, True)
+    return served
 
 
 @contextlib.contextmanager
@@ -131,9 +131,9 @@ def expert_actors(
     if cfg.experts.kind == "builtin" or cfg.experts.endpoint:
         yield own
         return
-    mine = serving(cfg)
+    served = serving(cfg)
     say(f"actors that serve {cfg.experts.model} start")
-    pool = ActorPool(mine, list(tasks.values()), str(resolve(mine.model.path)), str(folder), 0, say, list)
+    pool = ActorPool(served, list(tasks.values()), str(resolve(served.model.path)), str(folder), 0, say, list)
     try:
         pool.started()
         pool.set_baselines({task.id: task.m_init for task in tasks.values()})
@@ -170,31 +170,31 @@ def _explored(
     folder: Path,
     progress: Progress,
 ) -> list[Trajectory]:
-    done = {(one.task_id, one.number): one for one in trajectories.grown(folder)}
+    done = {(trajectory.task_id, trajectory.number): trajectory for trajectory in trajectories.grown(folder)}
     wanted = [(name, number) for number in range(cfg.experts.trajectories) for name in tasks]
     calls = [(name, number, pools[name].ideas) for name, number in wanted if (name, number) not in done]
     progress.stage("expert", len(wanted), done=len(wanted) - len(calls))
-    for index, one in actors.spread("explore", calls, each=AT_ONCE):
-        done[calls[index][:2]] = one
-        if not one.failure:  # what was cut is made again by a resumed run
-            trajectories.append(folder, one)
+    for index, trajectory in actors.spread("explore", calls, each=AT_ONCE):
+        done[calls[index][:2]] = trajectory
+        if not trajectory.failure:  # what was cut is made again by a resumed run
+            trajectories.append(folder, trajectory)
         progress.advance()
     return [done[place] for place in wanted]
 
 
 def _taken_over(source: Path, tasks: Mapping[str, Task], snapshots: str | Path) -> list[Trajectory]:
     """The trajectories of another run on these tasks, with the snapshots of their states."""
-    found = [one for one in trajectories.read(source) if one.task_id in tasks]
-    theirs, ours = SnapshotStore(source / "snapshots"), SnapshotStore(snapshots)
-    for one in found:
-        for move in one.moves:
+    taken = [trajectory for trajectory in trajectories.read(source) if trajectory.task_id in tasks]
+    source_snapshots, own_snapshots = SnapshotStore(source / "snapshots"), SnapshotStore(snapshots)
+    for trajectory in taken:
+        for move in trajectory.moves:
             state = move.result.state
             for snapshot in (move.state.snapshot, state.snapshot, *(before for before, _ in state.undo)):
-                ours.put(theirs.get(snapshot))
-    return found
+                own_snapshots.put(source_snapshots.get(snapshot))
+    return taken
 
 
-def summary(found: list[Trajectory], tasks: Mapping[str, Task]) -> Table:
+def summary(explored: list[Trajectory], tasks: Mapping[str, Task]) -> Table:
     """What the expert came to on each task."""
     view = Table(
         title="expert: trajectories by how they ended, actions by outcome",
@@ -205,13 +205,13 @@ def summary(found: list[Trajectory], tasks: Mapping[str, Task]) -> Table:
     for name in ("task", "trajectories", *Ending, "actions", "valid", "start", "best reached", "best known"):
         view.add_column(str(name), justify="left" if name == "task" else "right", no_wrap=True)
     for task in tasks.values():
-        mine = [one for one in found if one.task_id == task.id]
-        endings = collections.Counter(one.ending for one in mine)
-        results = [move.result for one in mine for move in one.moves]
+        of_task = [trajectory for trajectory in explored if trajectory.task_id == task.id]
+        endings = collections.Counter(trajectory.ending for trajectory in of_task)
+        results = [move.result for trajectory in of_task for move in trajectory.moves]
         valid = [result for result in results if result.outcome in (Outcome.EDITED, Outcome.NEUTRAL)]
         scores = [result.score_after for result in results if result.score_after is not None]
         best = max(scores, key=lambda score: task.direction.sign * score, default=None)
-        figures: list[Any] = [len(mine), *(endings[one] for one in Ending), len(results)]
+        figures: list[Any] = [len(of_task), *(endings[ending] for ending in Ending), len(results)]
         share = f"{len(valid) / len(results):.0%}" if results else "–"
         view.add_row(task.id, *map(str, figures), share, number(task.m_init), number(best), number(task.m_best))
     return view

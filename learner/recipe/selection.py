@@ -54,11 +54,12 @@ def select(choices: Sequence[Choice], best: float, most: int, seed: int) -> list
     """
     kept: set[int] = set()
     for task_id in dict.fromkeys(choice.state.task_id for choice in choices):
-        mine = [i for i, choice in enumerate(choices) if choice.state.task_id == task_id]
-        repairs = [i for i in mine if math.isinf(choices[i].gain)]
-        improved = sorted(set(mine) - set(repairs), key=lambda i: -choices[i].gain)
-        able = [*repairs, *improved[: math.ceil(best * len(improved))]]
-        if 0 < most < len(able):
-            able = [able[i] for i in farthest(tfidf([choices[i].text for i in able]), most, seed)]
-        kept |= set(able)
+        of_task = [i for i, choice in enumerate(choices) if choice.state.task_id == task_id]
+        repairs = [i for i in of_task if math.isinf(choices[i].gain)]
+        improved = sorted(set(of_task) - set(repairs), key=lambda i: -choices[i].gain)
+        kept_of_task = [*repairs, *improved[: math.ceil(best * len(improved))]]
+        if 0 < most < len(kept_of_task):
+            texts = [choices[i].text for i in kept_of_task]
+            kept_of_task = [kept_of_task[i] for i in farthest(tfidf(texts), most, seed)]
+        kept |= set(kept_of_task)
     return [choice for i, choice in enumerate(choices) if i in kept]

@@ -77,14 +77,14 @@ def append(folder: Path, trajectory: Trajectory) -> None:
 
 def grown(folder: Path) -> list[Trajectory]:
     """What the growing file of an interrupted run holds; a line that was cut off is left out."""
-    file, found = folder / GROWING, []
+    file, whole = folder / GROWING, []
     for line in file.read_bytes().splitlines() if file.exists() else []:
         try:
-            found.append(msgspec.json.decode(line, type=Trajectory))
+            whole.append(msgspec.json.decode(line, type=Trajectory))
         except msgspec.DecodeError:
             break
-    file.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in found))
-    return found
+    file.write_bytes(b"".join(msgspec.json.encode(trajectory) + b"\n" for trajectory in whole))
+    return whole
 
 
 def save(trajectories: Iterable[Trajectory], folder: Path) -> Path:

@@ -35,22 +35,22 @@ def kind(state: State, task: Task, path: Sequence[Move]) -> str:
 
 def states(trajectories: Iterable[Trajectory], tasks: Mapping[str, Task]) -> list[State]:
     """Every state that trajectories passed through or ended in, with its kind."""
-    found = []
+    passed_through = []
     for trajectory in trajectories:
         task, moves = tasks[trajectory.task_id], trajectory.moves
         passed = [*(move.state for move in moves), *(move.result.state for move in moves[-1:])]
-        found += [replace(state, kind=kind(state, task, moves[:i])) for i, state in enumerate(passed)]
-    return found
+        passed_through += [replace(state, kind=kind(state, task, moves[:i])) for i, state in enumerate(passed)]
+    return passed_through
 
 
-def balanced(found: Iterable[State], most: int, seed: int) -> list[State]:
+def balanced(candidates: Iterable[State], most: int, seed: int) -> list[State]:
     """Distinct states, of each task at most `most`, its kinds in turn as long as there are any."""
-    distinct = {(state.task_id, state.snapshot, state.history): state for state in found}
+    distinct = {(state.task_id, state.snapshot, state.history): state for state in candidates}
     chosen: list[State] = []
     for task_id in dict.fromkeys(state.task_id for state in distinct.values()):
-        mine = [state for state in distinct.values() if state.task_id == task_id]
-        random.Random(f"{seed}/{task_id}").shuffle(mine)
-        queues = [[state for state in mine if state.kind == kind] for kind in KINDS]
-        turns = [state for turn in range(len(mine)) for queue in queues for state in queue[turn : turn + 1]]
+        of_task = [state for state in distinct.values() if state.task_id == task_id]
+        random.Random(f"{seed}/{task_id}").shuffle(of_task)
+        queues = [[state for state in of_task if state.kind == kind] for kind in KINDS]
+        turns = [state for turn in range(len(of_task)) for queue in queues for state in queue[turn : turn + 1]]
         chosen += turns[:most]
     return chosen

@@ -77,21 +77,22 @@ Rows = Sequence[Mapping[str, Any]]
 def evaluation_bars(evaluation: Mapping[str, Any]) -> str | None:
     """Mean reward of each task and split, a bar per stage with its 95 % interval."""
     stages = [stage for stage in STAGES if any(stage in task["stages"] for task in evaluation["tasks"])]
-    found = named_stages(evaluation)
+    named = named_stages(evaluation)
     series = {
-        stage: (STAGE_COLOURS[stage], {name: of[stage] for name, of in found.items() if stage in of})
+        stage: (STAGE_COLOURS[stage], {name: by_stage[stage] for name, by_stage in named.items() if stage in by_stage})
         for stage in stages
     }
-    return _bars("evaluation", list(found), series) if stages else None
+    return _bars("evaluation", list(named), series) if stages else None
 
 
 def compared_bars(runs: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Mean reward of each task and split at the last stage of each run (label: evaluation), a bar per run."""
-    found = {label: named_stages(evaluation) for label, evaluation in runs.items()}
+    named = {label: named_stages(evaluation) for label, evaluation in runs.items()}
     last = {
-        label: {name: list(of.values())[-1] for name, of in stages.items() if of} for label, stages in found.items()
+        label: {name: list(by_stage.values())[-1] for name, by_stage in stages.items() if by_stage}
+        for label, stages in named.items()
     }
-    names = list(dict.fromkeys(name for stages in found.values() for name in stages))
+    names = list(dict.fromkeys(name for stages in named.values() for name in stages))
     names.sort(key=lambda name: name in SPLIT_NAMES)
     series = {label: (distinct(i), figures) for i, (label, figures) in enumerate(last.items())}
     return _bars("compared", names, series) if any(last.values()) else None
@@ -100,7 +101,7 @@ def compared_bars(runs: Mapping[str, Mapping[str, Any]]) -> str | None:
 def named_stages(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Figures by stage of each task, then of each split (`all held-in`)."""
     tasks = {task["task"]: task["stages"] for task in evaluation["tasks"]}
-    return tasks | {f"all {SPLITS[split]}": of for split, of in evaluation["splits"].items()}
+    return tasks | {f"all {SPLITS[split]}": by_stage for split, by_stage in evaluation["splits"].items()}
 
 
 def overlay(name: str, runs: Mapping[str, Rows], field: str, over_time: bool = False) -> str | None:
@@ -278,8 +279,8 @@ def _bars(name: str, groups: Sequence[str], series: Mapping[str, tuple[str, Mapp
                 for i, group in enumerate(groups)
                 if group in figures and figures[group]["mean_reward"] is not None
             ]
-            heights = np.array([found["mean_reward"] for _, found in shown])
-            bounds = np.array([found["mean_reward_ci"] for _, found in shown]).reshape(-1, 2).T
+            heights = np.array([scored["mean_reward"] for _, scored in shown])
+            bounds = np.array([scored["mean_reward_ci"] for _, scored in shown]).reshape(-1, 2).T
             places = [i + (number - (len(series) - 1) / 2) * width for i, _ in shown]
             axes.bar(places, heights, width * 0.92, color=colour, label=_plain(label))
             axes.errorbar(places, heights, np.abs(bounds - heights), fmt="none", ecolor="#4b5563", elinewidth=0.8)

@@ -26,7 +26,7 @@ def named(runs: Sequence[RunData]) -> dict[str, RunData]:
 def page(runs: Runs) -> dict[str, Any]:
     """The variables of `compare.html`."""
     figures = {label: charts.named_stages(run.results) for label, run in runs.items()}
-    names = list(dict.fromkeys(name for found in figures.values() for name in found))
+    names = list(dict.fromkeys(name for stages_of in figures.values() for name in stages_of))
     means = [name for name in names if name in charts.SPLIT_NAMES]
     return {
         "runs": runs,
@@ -35,8 +35,8 @@ def page(runs: Runs) -> dict[str, Any]:
         "means": means,
         "figures": figures,
         "last": {
-            label: {name: list(stages.values())[-1] for name, stages in found.items() if stages}
-            for label, found in figures.items()
+            label: {name: list(stages.values())[-1] for name, stages in stages_of.items() if stages}
+            for label, stages_of in figures.items()
         },
         "bars": Markup(charts.compared_bars({label: run.results for label, run in runs.items()}) or ""),
         "plots": [(title, note, Markup(svg)) for title, note, svg in _plots(runs) if svg],
@@ -51,12 +51,12 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]
     The runs' names and prices are left out.
     """
     flat = [dict(_flat(config)) for config in configs.values()]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    values = {key: [one.get(key, "–") for one in flat] for key in keys}
+    keys = dict.fromkeys(key for config in flat for key in config)
+    values = {key: [config.get(key, "–") for config in flat] for key in keys}
     return {
-        key: found
-        for key, found in values.items()
-        if len(set(found)) > 1 and key != "run.name" and not key.startswith("report.")
+        key: of_runs
+        for key, of_runs in values.items()
+        if len(set(of_runs)) > 1 and key != "run.name" and not key.startswith("report.")
     }
 
 

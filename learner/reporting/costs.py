@@ -63,17 +63,17 @@ def of_run(run: RunData) -> Costs:
     learner, actors, prices = run.config["learner"], run.config["actors"], run.prices
     cpus, gpus = (learner["ranks"] * learner[kind] + actors["count"] * actors[kind] for kind in ("cpus", "gpus"))
     machines = hours * (cpus * prices["cpu_hour"] + gpus * prices["gpu_hour"])
-    generated = sum(found["generated"] for found in counts.values())
+    generated = sum(counted["generated"] for counted in counts.values())
     gains = {task["task"]: _gain(task["stages"]) for task in run.results["tasks"]}
     tasks = {
         task: Cost(
-            **found,
-            price=machines * (found["generated"] / generated if generated else 1 / len(counts))
-            + found["experiment_seconds"] / 3600 * prices["cpu_hour"]
-            + found["generated"] / 1e6 * prices["million_tokens"],
+            **counted,
+            price=machines * (counted["generated"] / generated if generated else 1 / len(counts))
+            + counted["experiment_seconds"] / 3600 * prices["cpu_hour"]
+            + counted["generated"] / 1e6 * prices["million_tokens"],
             gain=gains.get(task),
         )
-        for task, found in counts.items()
+        for task, counted in counts.items()
     }
     names = ("actions", "experiment_seconds", "generated", "trained", "price")
     whole = {name: sum(getattr(cost, name) for cost in tasks.values()) for name in names}
@@ -88,11 +88,11 @@ def _counts(run: RunData) -> dict[str, dict[str, Any]]:
         lambda: collections.Counter(actions=0, experiment_seconds=0.0, generated=0, trained=0)
     )
     for task in run.results["tasks"]:
-        for found in task["stages"].values():
+        for figures in task["stages"].values():
             counts[task["task"]].update(
-                actions=found["n"] + found["infra_failures"],
-                experiment_seconds=found["experiment_seconds"],
-                generated=found["response_tokens"],
+                actions=figures["n"] + figures["infra_failures"],
+                experiment_seconds=figures["experiment_seconds"],
+                generated=figures["response_tokens"],
             )
     for row in run.expert:
         counts[row["task"]].update(actions=1, experiment_seconds=_paid(row["execute"], row["origin"]))
@@ -106,7 +106,7 @@ def _counts(run: RunData) -> dict[str, dict[str, Any]]:
             generated=row["response_ids"],
             trained=row["response_ids"] + prompt,
         )
-    return {task: dict(found) for task, found in counts.items()}
+    return {task: dict(figures) for task, figures in counts.items()}
 
 
 def _paid(seconds: float, origin: str) -> float:

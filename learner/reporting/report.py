@@ -119,17 +119,17 @@ def _waits(rows: Sequence[Mapping[str, Any]]) -> str:
     return in_words(parts, total["publish_seconds"], total["seconds"])
 
 
-def _agents(found: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[str, dict[str, Any]]]]:
+def _agents(scores: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[str, dict[str, Any]]]]:
     """(title, note, {split: {agent: figures}}) of each setting in which the run's policy was tried beside others."""
-    asked = found["settings"]
+    settings = scores["settings"]
     titles = {
-        "step": ("Single steps", f"from fixed states, {asked['attempts']} attempts from each"),
-        "episode": ("Episodes", f"of at most {asked['steps']} actions, {asked['attempts']} on each task"),
+        "step": ("Single steps", f"from fixed states, {settings['attempts']} attempts from each"),
+        "episode": ("Episodes", f"of at most {settings['steps']} actions, {settings['attempts']} on each task"),
     }
     for setting, (title, note) in titles.items():
         splits = {
-            SPLITS[split]: {name: of[setting] for name, of in agents.items() if setting in of}
-            for split, agents in found["splits"].items()
+            SPLITS[split]: {name: by_setting[setting] for name, by_setting in agents.items() if setting in by_setting}
+            for split, agents in scores["splits"].items()
         }
         if any(splits.values()):
             yield title, note, splits

@@ -67,11 +67,11 @@ class RunData:
     @property
     def stage_seconds(self) -> dict[str, float]:
         """Wall-clock seconds of each stage; learner steps of all processes, other stages of the last one."""
-        found = {"reinforce": sum(row["seconds"] for row in self.rows)} if self.rows else {}
+        seconds = {"reinforce": sum(row["seconds"] for row in self.rows)} if self.rows else {}
         for stage in self.status.stages if self.status else ():
-            if stage.name not in found:
-                found[stage.name] = (stage.ended or self.status.written) - stage.started
-        return found
+            if stage.name not in seconds:
+                seconds[stage.name] = (stage.ended or self.status.written) - stage.started
+        return seconds
 
 
 def load(run_dir: Path) -> RunData:

@@ -60,18 +60,18 @@ def require(cfg: Config, model_dir: Path) -> None:
     Raises:
         PreflightError: a check has failed.
     """
-    found = quick(cfg, ModelSize.read(model_dir), nodes())
-    if failed := [f"{one.found}: {one.fix}" for one in found if one.verdict is Verdict.FAILED]:
+    findings = quick(cfg, ModelSize.read(model_dir), nodes())
+    if failed := [f"{finding.found}: {finding.fix}" for finding in findings if finding.verdict is Verdict.FAILED]:
         raise PreflightError("; ".join(failed))
 
 
-def quick(cfg: Config, model: ModelSize, there: Sequence[Node]) -> list[Finding]:
+def quick(cfg: Config, model: ModelSize, alive: Sequence[Node]) -> list[Finding]:
     gpu = on_gpu(cfg)
     return [
         packages(gpu, installed(requirements(gpu))),
-        resources(cfg, there, autoscales()),
-        object_store(cfg, model, there),
-        *gpu_memory(cfg, model, there),
+        resources(cfg, alive, autoscales()),
+        object_store(cfg, model, alive),
+        *gpu_memory(cfg, model, alive),
     ]
 
 
@@ -86,13 +86,13 @@ def requirements(gpu: bool) -> list[Requirement]:
     return [Requirement(line) for line in [*stated["dependencies"], *extra]]
 
 
-def installed(asked: Iterable[Requirement]) -> dict[str, str]:
+def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
     """The versions of those that are installed, by canonical name."""
-    found = {}
-    for requirement in asked:
+    versions = {}
+    for requirement in wanted:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[canonicalize_name(requirement.name)] = importlib.metadata.version(requirement.name)
-    return found
+            versions[canonicalize_name(requirement.name)] = importlib.metadata.version(requirement.name)
+    return versions
 
 
 def packages(gpu: bool, versions: Mapping[str, str]) -> Finding:
@@ -131,8 +131,8 @@ class Node:
 
 def nodes() -> list[Node]:
     """Those that are alive."""
-    alive = [one for one in ray.nodes() if one["Alive"]]
-    return [Node(one["NodeID"], one["NodeManagerHostname"], one["Resources"], one["Labels"]) for one in alive]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"], node["Labels"]) for node in alive]
 
 
 def autoscales() -> bool:
@@ -184,27 +184,29 @@ def shares(cfg: Config) -> list[Share]:
     return sorted(every, key=lambda share: (bool(share.label), share.gpus, share.cpus), reverse=True)
 
 
-def amounts(of: Mapping[str, float]) -> str:
+def amounts(kinds: Mapping[str, float]) -> str:
     """Such as `4 CPUs, 1 GPU`; zeros are left out."""
-    named = [f"{of[name]:g} {name}{'' if of[name] == 1 else 's'}" for name in ("CPU", "GPU") if of.get(name)]
+    named = [f"{kinds[name]:g} {name}{'' if kinds[name] == 1 else 's'}" for name in ("CPU", "GPU") if kinds.get(name)]
     return ", ".join(named) or "no CPU"
 
 
-def resources(cfg: Config, there: Sequence[Node], autoscales: bool = False) -> Finding:
+def resources(cfg: Config, alive: Sequence[Node], autoscales: bool = False) -> Finding:
     """Whether all processes find their places on the nodes, and what is missing otherwise.
 
     autoscales: the cluster can add nodes of kinds that Ray does not tell.
     """
     wanted, homeless = shares(cfg), []
-    free = {node.id: dict(node.resources) for node in there}
+    free = {node.id: dict(node.resources) for node in alive}
     for share in wanted:
-        for node in there:
+        for node in alive:
             if share.may_run_on(dataclasses.replace(node, resources=free[node.id])):
                 free[node.id] |= {name: free[node.id].get(name, 0.0) - x for name, x in share.resources.items()}
                 break
         else:
             homeless.append(share)
-    have = ", ".join(f"{count} × ({of})" for of, count in Counter(amounts(node.resources) for node in there).items())
+    have = ", ".join(
+        f"{count} × ({amount})" for amount, count in Counter(amounts(node.resources) for node in alive).items()
+    )
     need = ", ".join(f"{count} × {share.who} ({share})" for share, count in Counter(wanted).items())
     if not homeless:
         return Finding("resources", Verdict.OK, f"{need} fit on the nodes: {have}")
@@ -228,12 +230,12 @@ def _asked(share: Share) -> str:
     return f"{amounts(share.resources)}{memory}{label}"
 
 
-def object_store(cfg: Config, model: ModelSize, there: Sequence[Node]) -> Finding:
+def object_store(cfg: Config, model: ModelSize, alive: Sequence[Node]) -> Finding:
     """Whether the weights fit into Ray's object store on every node that may hold a rank or an actor."""
     holders = [share for share in shares(cfg) if share.who != "sandbox"]
     stores = [
         node.resources.get("object_store_memory", 0.0)
-        for node in there
+        for node in alive
         if any(share.may_run_on(node) for share in holders)
     ]
     need, smallest = VERSIONS_IN_STORE * model.bytes(cfg.model.dtype), min(stores, default=0.0)
@@ -246,9 +248,9 @@ def object_store(cfg: Config, model: ModelSize, there: Sequence[Node]) -> Findin
     return Finding("object store", Verdict.OK, f"{weights} fit into the smallest object store ({gb(smallest)})")
 
 
-def gpu_memory(cfg: Config, model: ModelSize, there: Sequence[Node]) -> Iterator[Finding]:
+def gpu_memory(cfg: Config, model: ModelSize, alive: Sequence[Node]) -> Iterator[Finding]:
     """Whether the cards hold learner and engines; nothing where none is used or none is there yet."""
-    with_cards = [node.id for node in there if node.resources.get("GPU")]
+    with_cards = [node.id for node in alive if node.resources.get("GPU")]
     if not on_gpu(cfg) or not with_cards:
         return
     wrong = cards.misfits(cfg, model, cards.of_nodes(with_cards))

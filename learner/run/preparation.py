@@ -41,16 +41,16 @@ def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:
     Raises:
         TaskError: an unchanged script fails; the message carries the end of its log.
     """
-    found = {}
+    measured = {}
     for task_id, result in actors.first("baselines").items():
         if result.score_after is None:
             raise TaskError(
                 f"task {task_id}: its unchanged script ended as {result.outcome}; `python -m envs check` on it "
                 f"shows whether it is mended. End of its log:\n{result.log_tail}"
             )
-        found[task_id] = dataclasses.replace(tasks[task_id], m_init=result.score_after)
-    actors.set_baselines({task_id: task.m_init for task_id, task in found.items()})
-    return found
+        measured[task_id] = dataclasses.replace(tasks[task_id], m_init=result.score_after)
+    actors.set_baselines({task_id: task.m_init for task_id, task in measured.items()})
+    return measured
 
 
 def connect(cfg: Config) -> None:

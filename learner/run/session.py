@@ -46,9 +46,9 @@ class Session:
             ActorError: too many actors failed, or none does anything.
             StreamError: a group cannot be finished, or the stream has ended.
         """
-        self._began, asked = time.monotonic(), time.time()
+        self._began, asked_at = time.monotonic(), time.time()
         groups = unpack(self._filled())
-        self.waited = asked, asked + time.monotonic() - self._began
+        self.waited = asked_at, asked_at + time.monotonic() - self._began
         return groups
 
     def advance(self, groups: list[list[Transition]], saved: bool) -> Cursor:
