@@ -1,0 +1,214 @@
+"""The algorithm of `learner/main.py` from its first line to the report, with actors and ranks that only pretend.
+
+Everything on the driver is real: stream, session, checkpoints, journal, transitions, report. A stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.expert.trajectory import Ending, Move, Trajectory
+from actors.runtime.remote import place
+from envs.records import Durations, Outcome, State, StepResult
+from learner import main, parts
+from learner.config.load import load
+from learner.evaluation.evaluation import STAGES
+from learner.ranks.rank import Published
+from learner.ranks.steps import FinetuneStep, Position
+from learner.run import journal, transitions
+from tests.unit import fake_run
+
+STEPS, STATES, ACTIONS = 4, 2, 3
+
+
+class Loop:
+    """An actor's: samples what the stream admits."""
+
+    def __init__(self, outcome: Outcome | None):
+        self._rng, self._outcome = random.Random(0), outcome
+
+    async def collect(self, stream: Any) -> None:
+        while ticket := await stream.admit.remote("actor-0"):
+            version = ticket.step + 1
+            changes = {"group_id": ticket.group_id, "state_id": ticket.state.id}
+            changes |= {"outcome": self._outcome} if self._outcome else {}
+            made = [
+                fake_run.transition(self._rng, f"{ticket.group_id}/{k}", "wine", version, 0.5, **changes)
+                for k in range(len(ticket.seeds))
+            ]
+            await stream.put.remote("actor-0", ticket.group_id, made)
+
+
+class Actors:
+    """In the place of the pool."""
+
+    bounds, wanted, idle_seconds = (1, 1), 1, 0.0
+    outcome: Outcome | None = None
+
+    def __init__(self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any):
+        self._tasks, self._place, self._full = {task.id: task for task in tasks}, place(cfg.run.mode), full
+        self.published: list[tuple[int, list]] = []
+
+    def started(self) -> dict[str, dict[str, str]]:
+        return {"actor-0": {"sandbox": "process", "host": "here"}}
+
+    def first(self, method: str, *args: Any) -> Any:
+        return {"baselines": self._baselines, "fits": self._fits, "encode": self._encode}[method](*args)
+
+    def spread(self, method: str, calls: list[tuple], each: int) -> Iterator[tuple[int, Any]]:
+        for index, call in enumerate(calls):
+            yield index, {"evaluate": self._evaluate, "ideas": self._ideas, "explore": self._explore}[method](*call)
+
+    def _baselines(self) -> dict[str, StepResult]:
+        return {task_id: result(task_id, "initial", 0.5) for task_id in self._tasks}
+
+    def _fits(self, states: list[State]) -> list[bool]:
+        return [True] * len(states)
+
+    def _encode(self, pairs: list[tuple[State, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(np.arange(3, dtype=np.int32), np.arange(4, dtype=np.int32)) for _ in pairs]
+
+    def _evaluate(self, task_id: str, attempts: int, seed: int) -> list:
+        return [fake_run.transition(random.Random(seed), f"e/{k}", task_id, 0, 0.5) for k in range(attempts)]
+
+    def _ideas(self, task_id: str, seed: int) -> tuple[int, tuple]:
+        return 0, ()
+
+    def _explore(self, task_id: str, number: int, ideas: tuple) -> Trajectory:
+        move = Move(State("initial", task_id, "snapshot"), fake_run.EDIT, result(task_id, f"better-{number}", 0.4))
+        return Trajectory(task_id, number, "builtin", (), (move,), Ending.IMPROVED)
+
+    def set_baselines(self, m_init: dict[str, float]) -> None:
+        assert m_init.keys() == self._tasks.keys()
+
+    def publish(self, version: int, buckets: list) -> None:
+        self.published.append((version, buckets))
+
+    def collect(self, stream: Any) -> None:
+        self._collecting = self._place.spawn(Loop, {}, self.outcome).collect.remote(stream)
+
+    def check(self) -> None:
+        assert self._full() == ["whole"], "an actor that joins gets no weights"
+        if self._place.wait([self._collecting], timeout=0.0)[0]:
+            self._place.get(self._collecting)  # raises what ended it
+
+    def activity(self) -> dict[str, int]:
+        return {"actors_alive": 1, "actors_total": 1, "experiments": 0}
+
+    def finish(self) -> None:
+        self._place.get(self._collecting, timeout=60)
+
+    def close(self) -> None:
+        closed.append("actors")
+
+
+class Ranks:
+    """In the place of the learner; its weights are the versions that it trained."""
+
+    stops_at = gap = None
+
+    def __init__(self, cfg: Any, model_dir: Path, say: Any):
+        self.cfg, self.position, self.trained = cfg, Position(), []
+
+    def loss(self, examples: list) -> float | None:
+        return 1.0 if examples else None
+
+    def finetune(self, examples: list) -> Iterator[FinetuneStep]:
+        yield FinetuneStep(step=1, total=1, loss=1.0, grad_norm=1.0, learning_rate=1e-5, tokens_per_s=1.0)
+
+    def train(self, groups: list, version: int) -> Any:
+        if version == self.stops_at:
+            raise KeyboardInterrupt
+        self.trained.append(version)
+        return fake_run.report_of({"loss": 0.1, "logprob_gap_mean": self.gap or 0.0}, **fake_run.learned(RNG, groups))
+
+    def publish(self, bucket_bytes: int, version: int, full: bool = False) -> Published:
+        return Published(["whole" if full else "part"], 1, 2)
+
+    def save(self, folder: Path) -> None:
+        (folder / "hf").mkdir()
+        fake_run.tokenizer().save(str(folder / "hf/tokenizer.json"))
+        (folder / "trained").write_text(" ".join(map(str, self.trained)))
+
+    def restart_from(self, folder: Path) -> None:
+        assert (folder / "trained").exists()
+
+    def load(self, folder: Path) -> None:
+        self.trained = [int(version) for version in (folder / "trained").read_text().split()]
+
+    def close(self) -> None:
+        closed.append("learner")
+
+
+RNG = random.Random(1)
+closed: list[str] = []
+
+
+def result(task_id: str, state: str, score: float) -> StepResult:
+    reached = State(state, task_id, state, score=score)
+    return StepResult("edit", Outcome.EDITED, 0.5, score, "", "", Durations(execute=1.0), reached)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs `main` with settings; returns its exit code and the learner."""
+    tasks = {name: fake_run.TASKS[name] for name in ("wine", "breast_cancer")}
+    learners = []
+    monkeypatch.setattr(parts, "ActorPool", Actors)
+    monkeypatch.setattr(parts, "Learner", lambda *args: learners.append(Ranks(*args)) or learners[-1])
+    monkeypatch.setattr(parts, "connect", lambda cfg: None)
+    monkeypatch.setattr(parts, "load_tasks", lambda cfg: tasks)
+    monkeypatch.setattr(parts, "resolve", lambda path: tmp_path)
+    closed.clear()
+
+    def with_settings(*settings: str) -> tuple[int, Ranks]:
+        code = main.main([
+            "config=smoke", f"run.dir={tmp_path}", "run.mode=serial", "actors.count=1", f"rl.steps={STEPS}",
+            f"rl.states={STATES}", f"rl.actions={ACTIONS}", "sft.held_out=0", *settings,
+        ])  # fmt: skip
+        assert closed == ["learner", "actors"], "what was started last ends first"
+        closed.clear()
+        return code, learners[-1]
+
+    return with_settings
+
+
+def test_an_interrupted_run_goes_on_and_tells_every_step_once(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Ranks, "stops_at", 3)
+    assert run()[0] == 130
+    folder = tmp_path / "smoke"
+    assert "run.resume=true" in capsys.readouterr().err
+    monkeypatch.setattr(Ranks, "stops_at", None)
+    code, learner = run("run.resume=true")
+    assert code == 0 and learner.trained == [1, 2, 3, 4], "each version once, over both processes"
+    rows = journal.read(folder)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["publish_share"] == 0.5 and row["loss"] == 0.1 and row["wait_seconds"] >= 0 for row in rows)
+    assert [row["stream_trained"] for row in rows] == [STATES * step for step in (1, 2, 3, 4)]
+    ids = [row["id"] for row in transitions.read(folder, ["id"])]
+    assert len(ids) == len(set(ids)) == STEPS * STATES * ACTIONS
+    evaluation = (folder / "evaluation.json").read_text()
+    assert all(f'"{stage}"' in evaluation for stage in STAGES)
+    assert (folder / "report.html").exists() and (folder / "checkpoints/step_4/hf").exists()
+
+
+def test_log_probs_that_are_far_apart_end_the_run_and_near_ones_do_not(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Ranks, "gap", load([]).rl.gap_warn * 1.5)
+    assert run("run.name=warned")[0] == 0
+    assert "> rl.gap_warn" in capsys.readouterr().out
+    monkeypatch.setattr(Ranks, "gap", load([]).rl.gap_stop * 1.5)
+    monkeypatch.setattr("learner.ranks.logprob_gap.AutoTokenizer.from_pretrained", lambda _: None)
+    assert run("run.name=stopped")[0] == 1
+    assert "> rl.gap_stop" in capsys.readouterr().err
+
+
+def test_a_run_whose_every_experiment_fails_says_so(run, monkeypatch, capsys):
+    monkeypatch.setattr(Actors, "outcome", Outcome.INFRA_FAILURE)
+    assert run()[0] == 1
+    assert "every experiment of a learner step failed; the last: " in capsys.readouterr().err
