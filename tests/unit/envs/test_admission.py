@@ -124,14 +124,15 @@ def test_what_experiments_of_a_kind_took_is_remembered_and_the_last_of_them_deci
     ran(here, clock, "steady", 20.0, 20.0)
     ran(here, clock, "mostly long", 60.0, 60.0, 1.0)
     ran(here, clock, "mostly short", 1.0, 1.0, 60.0)  # expected to take 18.7 s
+    ran(here, clock, "grown", 1.0, 60.0, 60.0, 60.0, 60.0)
     here.come("holder", key="steady")
-    for key in ("mostly short", "steady", "mostly long", "not tried yet"):
+    for key in ("grown", "mostly short", "steady", "mostly long", "not tried yet"):
         here.come(key, key=key, seconds=30)
     order = []
-    for name in ("holder", "mostly long", "not tried yet", "steady", "mostly short"):
+    for name in ("holder", "grown", "mostly long", "not tried yet", "steady", "mostly short"):
         order.append(here.started[-1])
         here.go(name)
-    assert order == ["holder", "mostly long", "not tried yet", "steady", "mostly short"]
+    assert order == ["holder", "grown", "mostly long", "not tried yet", "steady", "mostly short"]
 
 
 def test_an_experiment_that_fails_gives_its_share_back(crowd):

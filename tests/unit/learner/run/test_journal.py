@@ -97,11 +97,20 @@ def test_tensorboard_forgets_the_steps_that_are_done_again(tmp_path):
 
 def test_every_line_is_strict_json_and_a_line_is_on_disk_at_once(tmp_path):
     with Journal(tmp_path) as journal:
-        journal.append({"step": 1, "loss": math.nan, "grad_norm": np.float32(0.5), "outcomes": {"edited": np.int64(3)}})
+        journal.append(
+            {
+                "step": 1,
+                "loss": math.nan,
+                "kl": -math.inf,
+                "grad_norm": np.float32(0.5),
+                "outcomes": {"edited": np.int64(3)},
+            }
+        )
         line = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {
         "step": 1,
         "loss": None,
+        "kl": None,
         "grad_norm": 0.5,
         "outcomes": {"edited": 3},
     }
