@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PhiConfig, Qwen2Config
 
-from learner.algorithm.batching import Group, pack
+from learner.algorithm.batching import Group, Segment, pack
 from learner.model import attention, log_prob_head
 from learner.model.policy_model import PolicyModel, UnsupportedModelError
 
@@ -155,3 +155,13 @@ REFUSED = {
 def test_models_that_the_rows_or_the_head_would_change_are_refused(reason):
     with pytest.raises(UnsupportedModelError, match=reason):
         PolicyModel(build(REFUSED[reason], attention.ATTENTION))
+
+
+@pytest.mark.parametrize("dense", [attention.DENSE, 0])
+def test_attention_has_the_scale_that_the_model_asks_for(dense, monkeypatch):
+    monkeypatch.setattr(attention, "DENSE", dense)
+    monkeypatch.setattr(attention, "DENSE_PROMPT", dense)
+    query, key, value = torch.randn(3, 1, 2, 7, 8).unbind()
+    got, _ = attention.segment_attention(None, query, key, value, None, scaling=0.1, segments=[Segment(4, (3,))])
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.1)
+    torch.testing.assert_close(got, expected.transpose(1, 2))
