@@ -248,6 +248,25 @@ def test_a_worker_that_was_killed_while_it_waited_is_replaced(task: Task) -> Non
     assert graded(task, "") != pid
 
 
+def test_a_grader_that_takes_its_alarm_away_ends_when_the_host_gives_it_up(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grader_process, "SECONDS", 1)
+    monkeypatch.setattr(grader_process, "GRACE_SECONDS", 1.0)
+    body = """
+if open(folder + "/submission.csv").read() == "pid": return os.getpid()
+import signal
+signal.alarm(0)
+while True: pass"""
+    pid = int(graded(task, "pid", body))
+    with pytest.raises(GraderFailed, match="longer than 1 s"):
+        graded(task, "loop")
+    end = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize(
     "content",
     [
