@@ -3,7 +3,8 @@
 A bucket is one byte array with the place, type and shape of each tensor in it, so a whole model is a handful of
 objects in Ray's store, fetched once per node. Where few bits changed since the version before, it can travel as the
 difference. Invariants: a difference is applied to the version that it was made from, or refused; where a bucket has a
-checksum, it is that of its bytes where it was packed, however it travelled.
+checksum, it is that of its bytes where it was packed, however it travelled (`weights_engine` compares it with what
+arrived).
 """
 
 from __future__ import annotations

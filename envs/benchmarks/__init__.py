@@ -1,5 +1,6 @@
 """The task formats: folders of ours, of MLAgentBench, competitions of MLE-bench, and sources from outside.
 
-In: a task's name, folder or `source:name`. Out: a prepared `Task`, whose answers no experiment sees. Knows nothing of
-sandboxes, actions or grading.
+In: a task's name, folder or `source:name`. Out: a prepared `Task`, whose answers no experiment sees. `loader.py` reads
+the one format of folders, and another format is a source that makes such folders: `sources.py` is their socket,
+`mlebench.py` an example. Knows nothing of sandboxes, actions or grading.
 """
