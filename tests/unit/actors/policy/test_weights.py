@@ -105,11 +105,19 @@ def test_a_bucket_is_filled_to_its_last_byte_and_knows_its_version(bucket_bytes,
     assert {bucket.version for bucket in buckets} == {7}
 
 
-def test_packing_copies(tensors):
-    (bucket,) = pack({"large": tensors["large"]}.items(), 1 << 20, 1)
-    before = bucket.data.copy()
-    tensors["large"] += 1
-    assert np.array_equal(bucket.data, before)
+@pytest.mark.parametrize("bucket_bytes", [1, 1 << 20])
+def test_packing_copies_unless_said_otherwise(tensors, bucket_bytes):
+    flat = torch.zeros(64, dtype=torch.int64)  # as a bucket has them, so that they need not be copied
+    tensors = {"large": tensors["large"], "first": flat[:32], "second": flat[32:]}
+    buckets = list(pack(tensors.items(), bucket_bytes, 1))
+    before = [bucket.data.copy() for bucket in buckets]
+    for tensor in tensors.values():
+        tensor += 1
+    assert all(np.array_equal(bucket.data, data) for bucket, data in zip(buckets, before, strict=True))
+
+
+def test_a_bucket_that_is_not_checked_has_no_checksum(tensors):
+    assert {bucket.checksum for bucket in pack(tensors.items(), 1, 1, checked=False)} == {""}
 
 
 def moved(bucket: Bucket, share: float) -> Bucket:

@@ -41,8 +41,10 @@ def test_equal_lonely_and_masked_groups_are_reported_and_have_no_advantage(algor
 
 
 def test_emphasis_is_the_duration_over_its_mean_without_masked_members():
-    assert duration_emphasis([1, 100, 3], [True, False, True]).tolist() == [0.5, 1, 1.5]
+    for unit in (1, 0.001, 1000):
+        assert duration_emphasis([unit, 100, 3 * unit], [True, False, True]).tolist() == pytest.approx([0.5, 1, 1.5])
     assert duration_emphasis([0, 0], [True, True]).tolist() == [1, 1]
+    assert duration_emphasis([1, 2], [False, False]).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(("aggregation", "expected"), [("token", [0.1, 0, 0.1]), ("sequence", [1 / 16, 0, 1 / 4])])
