@@ -1,11 +1,12 @@
 """What came of each mutant, kept in a folder between runs.
 
-A result counts for as long as nothing that made it has changed: the module, and the test that killed the mutant, or
-all tests of the module where none did.
+A result counts for as long as nothing that made it has changed: the module, and the test that killed the mutant, or all
+tests of the module where none did.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import threading
@@ -71,14 +72,28 @@ class Files:
     """A target's module and tests as they are now."""
 
     def __init__(self, target: Target):
-        self._module = target.path
-        self._contents = {name: (ROOT / name).read_bytes() for name in (target.path, *target.tests)}
+        self._module = (ROOT / target.path).read_bytes()
+        self._tests = {name: (ROOT / name).read_bytes() for name in target.tests}
+        self._digests: dict[str, str] = {}
 
     def digest(self, killer: str) -> str:
-        """Of the module and the file of the test that killed, or of all tests where none did."""
-        test = killer.partition("::")[0]
-        names = [self._module, test] if test else sorted(self._contents)
-        digest = hashlib.sha256()
-        for name in names:
-            digest.update(name.encode() + b"\0" + self._contents.get(name, b"") + b"\0")
-        return digest.hexdigest()[:16]
+        """Of the module and the test that killed, with what is beside the tests of its file, or of all tests where none
+        did: a test that is added changes nothing for those that others killed."""
+        file, _, name = killer.partition("::")
+        name = name.partition("[")[0]
+        known = f"{file}::{name}"
+        if known not in self._digests:
+            made_of = [_without_other_tests(self._tests.get(file, b""), name)] if file else list(self._tests.values())
+            self._digests[known] = hashlib.sha256(b"\0".join([self._module, *made_of])).hexdigest()[:16]
+        return self._digests[known]
+
+
+def _without_other_tests(source: bytes, name: str) -> bytes:
+    """name: of a function, or of a class and its method."""
+    kept = [
+        ast.dump(node)
+        for node in ast.parse(source).body
+        if not isinstance(node, ast.Import | ast.ImportFrom)
+        and (not getattr(node, "name", "").lower().startswith("test") or node.name == name.partition("::")[0])
+    ]
+    return "\n".join(kept).encode()
