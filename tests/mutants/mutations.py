@@ -27,7 +27,8 @@ LOGGED = m.SimpleStatementLine(
     ]
 )
 NOTHING_TO_PROGRAMS = (
-    m.Annotation()
+    m.If(m.Name("TYPE_CHECKING"))
+    | m.Annotation()
     | m.Decorator()
     | m.Import()
     | m.ImportFrom()

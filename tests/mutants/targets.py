@@ -28,7 +28,12 @@ class Target:
 
 
 ALGORITHM = ("tests/unit/learner/algorithm/test_*.py",)
-STREAM = ("tests/unit/learner/stream/test_stream.py", "tests/unit/learner/stream/test_schedules.py")
+STREAM = (
+    "tests/unit/learner/stream/test_stream.py",
+    "tests/unit/learner/stream/test_schedules.py",
+    "tests/unit/test_untrusted.py",
+)
+WEIGHTS = ("tests/unit/actors/policy/test_weights.py", "tests/contract/actors/policy/test_damaged_weights.py")
 TARGETS = (
     Target("learner/algorithm/advantages.py", ALGORITHM),
     Target("learner/algorithm/algorithms.py", ALGORITHM),
@@ -39,9 +44,9 @@ TARGETS = (
     Target("learner/algorithm/schedules.py", ALGORITHM),
     Target("learner/algorithm/step_report.py", ALGORITHM),
     Target("learner/stream/stream.py", STREAM),
-    Target("learner/stream/states.py", STREAM),
-    Target("actors/policy/weights.py", ("tests/unit/actors/policy/test_weights*.py",)),
-    Target("actors/policy/weights_engine.py", ("tests/unit/actors/policy/test_weights*.py",)),
+    Target("learner/stream/states.py", STREAM[:2]),
+    Target("actors/policy/weights.py"),
+    Target("actors/policy/weights_engine.py", WEIGHTS),
     Target("actors/expert/edits.py"),
     Target("envs/actions.py", ("tests/unit/envs/test_*actions*.py",)),
     Target("envs/admission.py"),

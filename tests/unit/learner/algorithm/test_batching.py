@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.algorithm.batching import BatchingError, Example, Group, Row, Segment, by_prompt, pack, shard, shuffled
+from learner.algorithm.batching import (
+    BatchingError,
+    Example,
+    Group,
+    Row,
+    Segment,
+    by_prompt,
+    pack,
+    shard,
+    shuffled,
+    split,
+)
 
 
 def ids(*values: int) -> np.ndarray:
@@ -108,11 +119,11 @@ def test_ranks_have_equally_many_rows_and_nearly_equally_many_tokens(lengths, ra
 
 
 def test_groups_lie_where_they_have_most_in_common():
-    """Of three rows with room the last shares two tokens, the second one, and the first, the fullest, none."""
-    starts = [ids(*(1,) * 20), ids(2, 3, *(4,) * 16), ids(2, 5, *(4,) * 14), ids(2, 5, 6)]
+    """Of three rows with room the second shares two tokens, the third one, and the first, the fullest, none."""
+    starts = [ids(*(1,) * 20), ids(2, 5, *(4,) * 16), ids(2, 3, *(4,) * 14), ids(2, 5, 6)]
     rows = pack([Group(prompt, (ids(*(7,) * 9),)) for prompt in starts], row_tokens=39)
-    assert [sorted(row.groups) for row in rows] == [[0], [1], [2, 3]]
-    assert [len(row.input_ids) for row in rows] == [28, 26, 24 + 9]
+    assert [sorted(row.groups) for row in rows] == [[0], [1, 3], [2]]
+    assert [len(row.input_ids) for row in rows] == [28, 26 + 9, 24]
 
 
 def test_a_group_lies_elsewhere_where_what_it_shares_leaves_too_little_room():
@@ -122,8 +133,8 @@ def test_a_group_lies_elsewhere_where_what_it_shares_leaves_too_little_room():
 
 
 def test_what_is_shared_takes_no_room():
-    [row] = pack([Group(ids(*(1,) * 9, last), (ids(5, 6, 7, 8),)) for last in (2, 3)], row_tokens=17)
-    assert len(row.input_ids) == 17
+    [row] = pack([Group(ids(*(1,) * 9, last), (ids(5, 6, 7, 8),)) for last in (2, 3, 4)], row_tokens=21)
+    assert len(row.input_ids) == 21
 
 
 def test_a_large_group_is_split_and_repeats_its_prompt():
@@ -166,3 +177,22 @@ def test_shuffling_keeps_runs_of_one_prompt_and_every_example():
     assert sum(a.prompt_ids is b.prompt_ids for a, b in itertools.pairwise(order)) >= 6
     orders = [shuffled(examples, 2, np.random.default_rng(seed)) for seed in range(5)]
     assert len({tuple(e.response_ids[0] for e in one) for one in orders}) == 5
+
+
+@pytest.mark.parametrize(("examples", "share", "kept_back"), [
+    (0, 0.5, 0), (1, 0.0, 0), (1, 1.0, 0), (2, 1.0, 1), (10, 0.0, 0), (10, 0.1, 1), (10, 0.26, 3), (10, 1.0, 9),
+])  # fmt: skip
+def test_a_share_of_the_examples_is_kept_back_and_one_is_always_left(examples, share, kept_back):
+    given = [Example(ids(0), ids(number)) for number in range(examples)]
+    trained, kept = split(given, share, seed=1)
+    assert len(kept) == kept_back
+    for part in (trained, kept):
+        assert part == sorted(part, key=given.index), "in their order"
+    assert sorted([*trained, *kept], key=given.index) == given
+
+
+def test_what_is_kept_back_is_drawn_at_random_by_the_seed():
+    given = [Example(ids(0), ids(number)) for number in range(40)]
+    kept = [[given.index(example) for example in split(given, 0.5, seed)[1]] for seed in (*range(20), 0)]
+    assert kept[0] == kept[-1] and len(set(map(tuple, kept))) == 20
+    assert {index for indices in kept for index in indices} == set(range(40))

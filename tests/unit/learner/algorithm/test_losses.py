@@ -8,8 +8,10 @@ import math
 import pytest
 import torch
 
+from learner.algorithm import policy_step
 from learner.algorithm.losses import Objective, Tokens, policy_loss
 from learner.algorithm.schedules import warmup_constant, warmup_cosine
+from learner.config.load import load
 
 
 def tokens(behaviour, advantages, **fields) -> Tokens:
@@ -24,6 +26,10 @@ def tokens(behaviour, advantages, **fields) -> Tokens:
 
 def logs(*values: float) -> torch.Tensor:
     return torch.log(torch.tensor(values))
+
+
+def test_an_objective_is_that_of_the_configuration_defaults_unless_said_otherwise():
+    assert Objective() == policy_step.objective(load([]).rl)
 
 
 def test_ppo_clip_by_hand():

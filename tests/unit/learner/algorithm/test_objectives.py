@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from envs.records import Outcome, Transition
 from learner.algorithm import policy_batch, step_report
-from learner.algorithm.policy_step import combine, objective, row_loss
+from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
 from learner.config.schema import RlConfig
 from tests.plain_objective import Said, plain_advantages, plain_loss
 from tests.transitions import transition
@@ -114,7 +117,12 @@ def test_every_objective_has_the_loss_figures_and_gradient_of_its_papers(rl, gro
             wanted, found = (torch.zeros_like(t) if t.grad is None else t.grad for t in (wanted, found))
             assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6), (name, field, found, wanted)
     assert bool(parts) == bool(tokens)
-    report = step_report.build(batch, [combine(parts)] if parts else [], rate=0.1, seconds=1.0)
+    if parts:
+        assert combine([PolicySums(), *parts]) == combine(parts), "a rank without rows adds nothing"
+    report = step_report.build(batch, [combine(parts)] if parts else [], rate=0.1, seconds=2.0)
+    assert (report.learning_rate, report.train_seconds) == (0.1, 2.0)
+    assert report.masked == sum(one.outcome is Outcome.INFRA_FAILURE for group in groups for one in group)
+    assert report.train_tokens_per_s == sum(len(row.row.input_ids) for row in batch.rows) / 2.0
     assert report.advantages == pytest.approx(plain_advantages(groups, rl, expected), rel=1e-4, abs=1e-5)
     if not parts:
         assert report.update is None
@@ -132,3 +140,44 @@ def test_every_objective_has_the_loss_figures_and_gradient_of_its_papers(rl, gro
     assert report.ratios == pytest.approx({name: np.mean([one.ratio for one in its]) for name, its in own.items()})
     parts_of = {name: sum(one.part for one in its) for name, its in own.items()}
     assert report.losses == pytest.approx(parts_of, rel=1e-4, abs=1e-5)
+    gaps = gaps_of([one for one in batch.members if one.id in own], got)
+    pool = [gap for gap in gaps.values() if gap.current] or list(gaps.values())
+    sizes = sorted((gap.size for gap in pool), reverse=True)
+    found = report.update
+    assert found.entropy == pytest.approx(np.mean([gap.entropy for gap in gaps.values()]), rel=1e-4)
+    assert found.logprob_gap_on_current == any(gap.current for gap in gaps.values())
+    assert (found.logprob_gap_mean, found.logprob_gap_max) == pytest.approx((np.mean(sizes), sizes[0]), abs=1e-5)
+    for worst in report.worst_tokens:
+        gap = gaps[worst.transition_id, worst.position]
+        assert (worst.token, worst.engine, worst.learner) == (gap.token, gap.engine, gap.learner)
+        assert worst.gap == pytest.approx(gap.size, abs=1e-5)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What engine and learner say of one token."""
+
+    engine: float
+    learner: float
+    entropy: float
+    token: int
+    current: bool
+
+    @property
+    def size(self) -> float:
+        return abs(self.learner - self.engine)
+
+
+def gaps_of(members: Sequence[Transition], said: dict[str, Said]) -> dict[tuple[str, int], Gap]:
+    """By transition and place in its response."""
+    return {
+        (one.id, place): Gap(
+            float(one.behaviour_logprobs[place]),
+            said[one.id].logprobs[place].item(),
+            said[one.id].entropy[place].item(),
+            int(one.response_ids[place]),
+            any(start <= place < end for version, start, end in one.version_spans if version == VERSION),
+        )
+        for one in members
+        for place in range(len(one.response_ids))
+    }
