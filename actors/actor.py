@@ -40,7 +40,6 @@ class Actor(Explorer):
 
     def __init__(self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
         super().__init__(actor_id, cfg, tasks, model_dir, run_dir, version)
-        self._grows = cfg.rl.grow_pool
         self._weights: list[Bucket] = []
         self._receiving = asyncio.Lock()
         self._policy = Policy(actor_id, model_dir, cfg, version)
@@ -244,7 +243,7 @@ class Actor(Explorer):
             outcome=result.outcome,
             reward=worth.value,
             seconds=sample.seconds + result.durations.execute,
-            successor=result.state if self._grows and _improved(task, result) else None,
+            successor=result.state if self._cfg.rl.grow_pool and _improved(task, result) else None,
             info=StepInfo(
                 actor_id=self._id,
                 text=sample.text,

@@ -138,7 +138,7 @@ def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runne
 
 @pytest.mark.parametrize("grows", [False, True])
 def test_where_the_pool_grows_the_states_that_are_better_join_it(runner, actor, state, monkeypatch, grows):
-    monkeypatch.setattr(actor, "_grows", grows)
+    monkeypatch.setattr(actor._cfg.rl, "grow_pool", grows)
     worse = EDIT.replace("0.6", "0.4")
     answers(actor, lambda seed: {0: EDIT, 1: worse, 2: "Action: Execute"}.get(seed, "no action"))
     successors = [t.successor for t in runner.run(actor.attempt(state, range(4), "group-1"))]

@@ -198,8 +198,8 @@ def test_cards_that_come_and_go_are_each_given_once(crowd):
     here.come("b", gpus=2)
     assert sorted(here.started[-1][1]) == [kept, 7] and gone not in here.started[-1][1]
     here.admission.resize(Capacity(cpus=8, memory_mb=1e6, gpus=(kept, 7)))
-    here.go("a")
     here.go("b")
+    here.go("a")  # what was given back last is given away first
     here.come("c", gpus=2)
     assert sorted(here.started[-1][1]) == [kept, 7], f"{taken} was taken away meanwhile"
 

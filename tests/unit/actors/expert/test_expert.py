@@ -94,6 +94,17 @@ def test_mistakes_leave_states_that_it_repairs(name):
     assert repaired > 5
 
 
+@pytest.mark.parametrize(("name", "better", "worse"), [("digits", 0.6, 0.4), ("diabetes", 0.4, 0.6)])
+def test_only_what_made_the_score_worse_is_taken_back(name, better, worse):
+    task = task_of(name)
+
+    def undone(score: float) -> int:
+        state, files = start("", score), {"train.py": script_of(name)}
+        return sum(parse(propose(task, state, files, random.Random(n), 0), task) == Undo() for n in range(40))
+
+    assert undone(better) == undone(0.5) == 0 < undone(worse) < 20
+
+
 def test_it_reads_scripts_of_another_form():
     script = (
         "from sklearn.svm import SVC as Machine\nimport numpy as np\n\n\ndef main():\n"

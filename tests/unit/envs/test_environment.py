@@ -1,0 +1,67 @@
+"""What an action of MLAgentBench does to a state that one of ours cannot: another script than the task's is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from envs.environment import Environment
+from envs.records import Direction, Durations, Experiment, Limits, Outcome, State, Task
+from envs.workspace import SnapshotStore
+
+
+class Scores:
+    """In the place of the sandbox: a script that is a number has it as its score, one that raises does not end."""
+
+    name, running = "scores", 0
+
+    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+        try:
+            return Experiment(Outcome.EDITED, float(files[task.script]), "", Durations())
+        except ValueError:
+            finished = not files[task.script].startswith("raise")
+            return Experiment(Outcome.SCRIPT_ERROR, None, "no submission", Durations(), finished=finished)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    (tmp_path / "train.py").write_text("0.5")
+    task = Task(
+        "toy", "", tmp_path, tmp_path, "train.py", frozenset(), "accuracy", Direction.MAXIMIZE, "held_in", Limits(),
+        1.0, m_init=0.5, actions="mlagentbench",
+    )  # fmt: skip
+    return Environment({"toy": task}, Scores(), SnapshotStore(tmp_path / "snapshots"))
+
+
+def text(name: str, **arguments: str) -> str:
+    return f"Action: {name}\nAction Input: {json.dumps(arguments)}"
+
+
+@pytest.mark.parametrize(
+    ("content", "outcome", "score"),
+    [
+        ("0.9", Outcome.NEUTRAL, 0.9),
+        ("print('columns')", Outcome.NEUTRAL, None),
+        ("raise KeyError", Outcome.SCRIPT_ERROR, None),
+    ],
+)
+def test_what_another_script_comes_to_says_nothing_about_the_tasks_own(environment, content, outcome, score):
+    wrote = environment.step(environment.initial_state("toy"), text("Write File", file_name="look.py", content=content))
+    result = environment.step(wrote.state, text("Execute Script", script_name="look.py"))
+    assert (result.outcome, result.score_after) == (outcome, score)
+    assert (result.state.score, result.state.reference) == (0.5, 0.5)
+    after = environment.step(result.state, text("Write File", file_name="train.py", content="0.7"))
+    assert (after.score_before, after.score_after) == (0.5, 0.7), "gains are measured from the task's own script"
+
+
+def test_a_run_of_the_tasks_own_script_mends_a_score_that_was_lost(environment):
+    lost: State = dataclasses.replace(environment.initial_state("toy"), score=None)
+    result = environment.step(lost, text("Execute Script", script_name="train.py"))
+    assert result.outcome is Outcome.NEUTRAL and result.state.score == 0.5

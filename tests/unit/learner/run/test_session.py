@@ -1,0 +1,62 @@
+"""What of the configuration the stream works by, seen from the actors' side of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from actors.runtime.remote import place
+from envs.records import State
+from learner.config.schema import Config
+from learner.run.session import Session
+from learner.stream.states import StatePool
+from learner.stream.stream import Cursor, Ticket
+
+POOL = [State(f"{task}{i}", task, f"{task}{i}") for task in "ab" for i in range(3)]
+
+
+class Actors:
+    """In the place of the pool: gives the stream away."""
+
+    bounds = (1, 1)
+
+    def collect(self, stream: Any) -> None:
+        self.stream = stream
+
+
+def admitted(**settings: Any) -> list[Ticket]:
+    """All that one actor after the other is let in for at once; those that stand are told to stop in the end."""
+    cfg, actors = OmegaConf.structured(Config), Actors()
+    cfg.run.mode, cfg.rl.states, cfg.rl.actions, cfg.rl.steps, cfg.rl.max_staleness = "serial", 2, 3, 100, 1
+    for key, value in settings.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    Session(cfg, StatePool(POOL, 0), Cursor(), actors, _Silent(), None)
+    asked = [actors.stream.admit.remote(f"actor-{number}") for number in range(12)]
+    here = place("serial")
+    let_in, standing = here.wait(asked, num_returns=len(asked), timeout=0.0)
+    here.get(actors.stream.close.remote())
+    assert here.get(standing, timeout=10) == [None] * len(standing)
+    return here.get(let_in)
+
+
+class _Silent:
+    def say(self, text: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_so_many_groups_are_started_as_can_be_trained_in_time(staleness):
+    tickets = admitted(rl__max_staleness=staleness)
+    assert len(tickets) == (staleness + 1) * 2 and all(len(ticket.seeds) == 3 for ticket in tickets)
+
+
+def test_no_more_is_started_than_the_run_trains():
+    assert [ticket.index for ticket in admitted(rl__steps=2, rl__max_staleness=3)] == [0, 1, 2, 3]
+
+
+def test_a_run_with_another_seed_samples_otherwise_and_one_with_the_same_alike():
+    seeds = {seed: [ticket.seeds for ticket in admitted(run__seed=seed)] for seed in (0, 1, 2)}
+    assert len({tuple(of_run) for of_run in seeds.values()}) == 3
+    assert [ticket.seeds for ticket in admitted(run__seed=2)] == seeds[2]
