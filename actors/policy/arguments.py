@@ -23,10 +23,10 @@ RESERVE = 1.5 * GIB
 """Of an engine's share that its context, its CUDA graphs and small buffers take, whatever the model."""
 BATCHED_TOKENS = {"cpu": 2048, "gpu": 8192}
 """Prompt tokens that one pass of the model reads at least."""
+GRAPH_STEPS = 4
+"""Learner steps from which on recording CUDA graphs (four times as fast; a quarter of a minute) is worth it."""
 COMPILED_STEPS = 30
-"""Learner steps from which on compiling a model (half a minute at its first start) is worth it."""
-GRAPHS_ONLY = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
-"""`compilation_config` without compilation: decoding is recorded in CUDA graphs, which is nine tenths as fast."""
+"""From which on compiling the model (half a minute at its first start; a tenth faster than graphs alone) is, too."""
 
 
 class EngineMemoryError(UserError):
@@ -91,14 +91,25 @@ def _on_cpu(cfg: Any) -> dict[str, Any]:
 def _on_gpu(cfg: Any, model_dir: str) -> dict[str, Any]:
     share = memory_share(cfg)
     arguments = {"tensor_parallel_size": max(1, int(cfg.actors.gpus)), "gpu_memory_utilization": share}
-    if cfg.rl.steps < COMPILED_STEPS:
-        arguments["compilation_config"] = GRAPHS_ONLY
+    if cfg.rl.steps < GRAPH_STEPS:
+        arguments["enforce_eager"] = True
+    elif cfg.rl.steps < COMPILED_STEPS:
+        arguments["compilation_config"] = graphs_only(cfg.actors.sequences)
     if cfg.actors.gpus < 1:  # vLLM would take what others allocate meanwhile for its own
         from vllm.platforms import current_platform
 
         of_card = current_platform.get_device_total_memory()
         arguments["kv_cache_memory_bytes"] = kv_cache_bytes(cfg, ModelSize.read(Path(model_dir)), share * of_card)
     return arguments
+
+
+def graphs_only(sequences: int) -> dict[str, Any]:
+    """`compilation_config` without compilation: decoding is recorded, for few numbers of sequences, as each takes time.
+
+    sequences: that are decoded at once at most.
+    """
+    sizes = [1 << power for power in range(sequences.bit_length())]
+    return {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sorted({*sizes, sequences})}
 
 
 def memory_share(cfg: Any) -> float:

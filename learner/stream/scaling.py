@@ -90,13 +90,20 @@ class Scaler:
         self._total, self._loops = cfg.rl.steps * cfg.rl.states, loops(cfg)
         self._waited: float | None = None
         self._asked: int | None = None
+        self._question: Any = None
+        """What the control was asked and has not answered yet."""
         options = {"name": f"{cfg.run.name}/{CONTROL}", "num_cpus": 0, **self._place.here()}
         self._control = self._place.spawn(Control, options, least, most)
 
     def look(self) -> None:
-        """Do what a person asked for; called often."""
+        """Do what a person asked for; called often, and never waits: the answer may come with a later call."""
+        if self._question is None:
+            self._question = self._control.wanted.remote(self._serving)
+        if not self._place.wait([self._question], timeout=0)[0]:
+            return
+        answer, self._question = self._question, None
         try:
-            self._asked = self._place.get(self._control.wanted.remote(self._serving), timeout=5.0)
+            self._asked = self._place.get(answer)
         except RayError:
             return  # a run does not end for it
         if self._asked is not None:

@@ -35,7 +35,14 @@ class Server:
 
 @pytest.fixture(scope="module")
 def cfg():
-    settings = ["learner.gpus=0.5", "actors.gpus=0.5", "learner.check_every=1", "actors.sequences=8", "sft.batch=2"]
+    settings = [
+        "learner.gpus=0.5",
+        "actors.gpus=0.5",
+        "learner.check_every=1",
+        "actors.sequences=8",
+        "sft.batch=2",
+        "rl.steps=1",
+    ]
     return load([*settings, "sft.learning_rate=0.05"])
 
 

@@ -17,7 +17,7 @@ from learner.config.load import load
 from learner.run import cards
 
 PROMPT, END = tuple(range(1000, 1300)), 2
-SHARE = ["learner.gpus=0.5", "actors.gpus=0.25", "actors.sequences=16"]
+SHARE = ["learner.gpus=0.5", "actors.gpus=0.25", "actors.sequences=16", "rl.steps=1"]  # which starts soonest
 
 
 def engine(model: Path, *arguments: str) -> Policy:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from actors.policy.arguments import GIB, RESERVE, EngineMemoryError, kv_cache_bytes, memory_share
+from actors.policy.arguments import GIB, RESERVE, EngineMemoryError, graphs_only, kv_cache_bytes, memory_share
 from actors.policy.sizes import ModelSize
 from learner.config.load import load
 
@@ -42,3 +44,10 @@ def test_a_model_s_size_is_read_from_its_folder(tiny_model):
     size = ModelSize.read(tiny_model)
     assert (size.layers, size.width, size.inner, size.keys, size.vocabulary) == (2, 64, 128, 32, 49152)
     assert size.cached_bytes(10, "bfloat16") == 10 * 2 * 2 * 32 * 2
+
+
+@pytest.mark.parametrize("sequences", [1, 16, 100, 256])
+def test_graphs_are_recorded_for_few_numbers_of_sequences_up_to_the_most(sequences):
+    sizes = graphs_only(sequences)["cudagraph_capture_sizes"]
+    assert sizes[0] == 1 and sizes[-1] == sequences and len(sizes) < 10
+    assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import read_write
 
 from learner.config.load import load
+from learner.stream import scaling
 from learner.stream.scaling import ACTORS_BUSY, ACTORS_WAIT, GROW_STEPS, SHRINK_STEPS, Control, Demand, Scaler
 from learner.stream.stream import Account
 
@@ -109,3 +110,44 @@ def test_nothing_is_judged_while_an_actor_is_still_to_come():
     pool.serving = 1
     scaled(pool, 5 * GROW_STEPS, 0.8, 0.0)
     assert pool.wanted == 2
+
+
+class Slow:
+    """A place whose actors take long to start: what they are asked is answered when `ready` is set."""
+
+    def __init__(self) -> None:
+        self.ready, self.answer = False, None
+
+    def here(self) -> dict:
+        return {}
+
+    def spawn(self, *_) -> Slow:
+        return self
+
+    @property
+    def wanted(self) -> Slow:
+        return self
+
+    def remote(self, _: int) -> str:
+        return "question"
+
+    def wait(self, refs: list, timeout: float) -> tuple[list, list]:
+        assert timeout == 0, "the driver must not wait for it"
+        return (refs, []) if self.ready else ([], refs)
+
+    def get(self, ref: str) -> int | None:
+        assert self.ready
+        return self.answer
+
+
+def test_a_control_that_still_starts_holds_nobody_up_and_is_heard_later(monkeypatch):
+    there, pool = Slow(), Pool(2)
+    monkeypatch.setattr(scaling, "place", lambda mode: there)
+    scaler = Scaler(load(["actors.max=8"]), pool, lambda text: None)
+    scaler.look()
+    there.answer = 5
+    scaler.look()
+    assert pool.wanted == 2
+    there.ready = True
+    scaler.look()
+    assert pool.wanted == 5
