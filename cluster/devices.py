@@ -13,6 +13,8 @@ from learner.run.cards import Card
 DEVICES = ("auto", "cpu", "gpu")
 SHARED = ("learner.gpus=0.5", "actors.gpus=0.5")
 """One card is enough: learner and engine take half of it each."""
+AHEAD = "rl.max_staleness=2"
+"""A learner this fast waits a quarter of its time with 1, a tenth with 2 (tests/bench/waiting.py)."""
 
 
 def settings(arguments: Sequence[str]) -> tuple[list[str], str]:
@@ -27,10 +29,10 @@ def settings(arguments: Sequence[str]) -> tuple[list[str], str]:
     chosen = any(argument.startswith(("learner.gpus=", "actors.gpus=")) for argument in arguments)
     if chosen or device == "cpu":
         return [], ""
-    return choose(device, cards.read(), serves_on_gpu())
+    return choose(arguments, device, cards.read(), serves_on_gpu())
 
 
-def choose(device: str, there: Sequence[Card], built_for_gpu: bool) -> tuple[list[str], str]:
+def choose(arguments: Sequence[str], device: str, there: Sequence[Card], built_for_gpu: bool) -> tuple[list[str], str]:
     """As `settings`; built_for_gpu: the installed vLLM serves on GPUs."""
     if not there:
         if device == "gpu":
@@ -42,7 +44,11 @@ def choose(device: str, there: Sequence[Card], built_for_gpu: bool) -> tuple[lis
         if device == "gpu":
             raise ConfigError(f"{name} is here, but .venv has the packages for CPUs: make setup DEVICE=gpu")
         return [], f"{name} is not used: .venv has the packages for CPUs ({hint})"
-    return list(SHARED), f"learner and actors share the GPU {name} (DEVICE=cpu, learner.gpus or actors.gpus change it)"
+    ahead = [] if any(argument.startswith("rl.max_staleness=") for argument in arguments) else [AHEAD]
+    return [
+        *SHARED,
+        *ahead,
+    ], f"learner and actors share the GPU {name} (DEVICE=cpu, learner.gpus or actors.gpus change it)"
 
 
 def serves_on_gpu() -> bool:

@@ -12,26 +12,27 @@ H200 = [Card("H200", 141 * GIB, 140 * GIB)]
 
 
 def test_a_card_is_shared_by_learner_and_actors_and_it_says_so():
-    added, told = devices.choose("auto", H200, built_for_gpu=True)
+    added, told = devices.choose([], "auto", H200, built_for_gpu=True)
     cfg = load(added)
-    assert (cfg.learner.gpus, cfg.actors.gpus, cfg.learner.transfer) == (0.5, 0.5, "ipc")
+    assert (cfg.learner.gpus, cfg.actors.gpus, cfg.learner.transfer) == (0.5, 0.5, "ipc") and cfg.rl.max_staleness == 2
+    assert "rl.max_staleness=2" not in devices.choose(["rl.max_staleness=0"], "auto", H200, built_for_gpu=True)[0]
     assert "H200 (141 GiB)" in told and "DEVICE=cpu" in told
 
 
 def test_without_a_card_nothing_is_added_or_said():
-    assert devices.choose("auto", [], built_for_gpu=False) == ([], "")
+    assert devices.choose([], "auto", [], built_for_gpu=False) == ([], "")
 
 
 def test_a_card_that_the_packages_cannot_use_is_named_with_what_helps():
-    added, told = devices.choose("auto", H200, built_for_gpu=False)
+    added, told = devices.choose([], "auto", H200, built_for_gpu=False)
     assert added == [] and "H200" in told and "DEVICE=gpu" in told
     with pytest.raises(ConfigError, match="packages for CPUs: make setup DEVICE=gpu"):
-        devices.choose("gpu", H200, built_for_gpu=False)
+        devices.choose([], "gpu", H200, built_for_gpu=False)
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
     with pytest.raises(ConfigError, match="no GPU on this machine"):
-        devices.choose("gpu", [], built_for_gpu=True)
+        devices.choose([], "gpu", [], built_for_gpu=True)
 
 
 @pytest.mark.parametrize(
