@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from envs.errors import UserError
 from learner.algorithm.batching import Row
@@ -37,7 +37,9 @@ class PolicyModel(nn.Module):
     def load(cls, folder: Path, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PolicyModel:
         """The model saved in `folder`, its weights in `dtype`; gradient_checkpointing: recompute each layer's
         activations in the backward pass instead of keeping them."""
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
+        config = AutoConfig.from_pretrained(folder)
+        without_dropout(config.get_text_config())
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=ATTENTION)
         model.config.use_cache = False
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -63,6 +65,13 @@ class PolicyModel(nn.Module):
         logprobs, entropy = self.model.get_output_embeddings()(hidden.index_select(0, losses), targets, temperature)
         last = torch.tensor(row.prompt_ends, device=device)
         return logprobs, entropy, F.normalize(hidden.detach()[last].float(), dim=-1)
+
+
+def without_dropout(config: PretrainedConfig) -> None:
+    """Set every rate of dropout to zero: the policy that is trained is the one that was sampled from."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and (name.endswith(("dropout", "_pdrop", "_drop"))):
+            setattr(config, name, 0.0)
 
 
 def _check_supported(model: PreTrainedModel) -> None:

@@ -33,6 +33,7 @@ from learner.algorithm.policy_batch import PolicyRow
 from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
 from learner.config.schema import Config
 from learner.model.policy_model import PolicyModel
+from learner.model.probe import require_same_forward
 from learner.model.value_head import ValueHead
 from learner.ranks import checkpoints
 
@@ -83,6 +84,8 @@ class LearnerRank:
         """Enter the process group of all ranks and build what trains the policy."""
         learner = self.cfg.learner
         on_gpu = learner.gpus > 0
+        if self.rank == 0:
+            require_same_forward(self.model_dir, self.cfg.model.context)
         os.environ |= {
             "MASTER_ADDR": host, "MASTER_PORT": str(port), "RANK": str(self.rank),
             "WORLD_SIZE": str(learner.ranks), "LOCAL_RANK": "0",
