@@ -10,6 +10,7 @@ at exactly one loss position of one row; nothing is truncated.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -141,6 +142,31 @@ def pack(groups: Sequence[Group], row_tokens: int) -> list[Row]:
             bins.append([piece])
             tokens.append(piece.size)
     return [_row(pieces) for pieces in bins]
+
+
+SLACK = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
+"""Lengths of rows that are tried, as multiples of a rank's even share of all tokens."""
+
+
+def pack_for(groups: Sequence[Group], row_tokens: int, ranks: int) -> list[Row]:
+    """As `pack`, with rows as short as it takes to give all ranks something to do: of some lengths, that with which
+    the rank with most tokens (by `shard`) has fewest. Shorter rows repeat more of what prompts share.
+
+    Raises BatchingError as `pack`.
+    """
+    widest = pack(groups, row_tokens)
+    if ranks == 1 or not widest:
+        return widest
+    even = sum(len(row.input_ids) for row in widest) / ranks
+    longest = max(len(group.prompt_ids) + max(map(len, group.responses)) - 1 for group in groups)
+    limits = {max(longest, math.ceil(even * slack)) for slack in SLACK}
+    tried = [widest, *(pack(groups, limit) for limit in sorted(limits, reverse=True) if limit < row_tokens)]
+    return min(tried, key=lambda rows: heaviest(rows, ranks))  # of equals that with the longest rows
+
+
+def heaviest(rows: Sequence[Row], ranks: int) -> int:
+    """Tokens of the rank that has most."""
+    return max(sum(len(rows[index].input_ids) for index in one if index is not None) for one in shard(rows, ranks))
 
 
 def shard(rows: Sequence[Row], ranks: int) -> list[list[int | None]]:

@@ -53,12 +53,14 @@ class PolicyBatch:
     masked: int
 
 
-def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any) -> PolicyBatch:
+def build(
+    groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any, ranks: int = 1
+) -> PolicyBatch:
     """The batch of `groups` (what rewards are compared within), at weight version `version`.
 
-    rl: that section of the configuration. Groups of equal rewards, which teach only where V(s) is learned, are in rows
-    all the same where the divergence from the reference or the entropy is in the objective: these have a gradient on
-    every token.
+    rl: that section of the configuration; ranks: among which the rows will be dealt out. Groups of equal rewards, which
+    teach only where V(s) is learned, are in rows all the same where the divergence from the reference or the entropy is
+    in the objective: these have a gradient on every token.
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
     """
     members = [transition for group in groups for transition in group]
@@ -85,7 +87,8 @@ def build(groups: Sequence[Sequence[Transition]], version: int, row_tokens: int,
     current = end_to_end((_sampled_under(t, version) for t in chosen), bool)
     advantage, factor, weight = per_token(worth.values), per_token(emphasis), per_token(weights)
     prompts = [[members[index] for index in same] for same in by_prompt.values()]
-    rows = batching.pack([Group(g[0].prompt_ids, tuple(t.response_ids for t in g)) for g in prompts], row_tokens)
+    packed = [Group(same[0].prompt_ids, tuple(t.response_ids for t in same)) for same in prompts]
+    rows = batching.pack_for(packed, row_tokens, ranks)
     return PolicyBatch(
         rows=[
             PolicyRow(

@@ -52,7 +52,7 @@ def policy_step(
     """Learner step `number` (0, 1, …) on groups of transitions: `rl.epochs` optimiser steps, or none where nothing has
     a gradient; version: the weight version that is trained. Raises LearnerError, BatchingError."""
     began = time.monotonic()
-    batch = policy_batch.build(groups, version, cfg.learner.row_tokens, cfg.rl)
+    batch = policy_batch.build(groups, version, cfg.learner.row_tokens, cfg.rl, len(ranks))
     rate, passes = schedules.warmup_constant(number, cfg.rl.learning_rate), []
     if batch.rows:
         shards = _dealt(ranks, batch.rows, [policy_row.row for policy_row in batch.rows])
@@ -98,7 +98,7 @@ def mean_loss(ranks: RankGroup, cfg: Config, examples: Sequence[Example]) -> flo
 
 def _packed(examples: Sequence[Example], cfg: Config) -> tuple[list[Row], int]:
     """Rows of the examples, and how many response tokens are in them."""
-    rows = batching.pack(batching.by_prompt(examples), cfg.learner.row_tokens)
+    rows = batching.pack_for(batching.by_prompt(examples), cfg.learner.row_tokens, cfg.learner.ranks)
     return rows, sum(len(example.response_ids) for example in examples)
 
 

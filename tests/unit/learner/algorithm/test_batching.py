@@ -17,7 +17,9 @@ from learner.algorithm.batching import (
     Row,
     Segment,
     by_prompt,
+    heaviest,
     pack,
+    pack_for,
     shard,
     shuffled,
     split,
@@ -116,6 +118,43 @@ def test_ranks_have_equally_many_rows_and_nearly_equally_many_tokens(lengths, ra
     fullest = max(dealt, key=sum)
     assert sum(fullest) - min(map(sum, dealt)) <= min(fullest), "its shortest row would be better elsewhere"
     assert len(shards[0]) == max(sum(index is not None for index in part) for part in shards), "fillers on all ranks"
+
+
+@pytest.mark.parametrize(
+    ("groups", "responses", "prompt", "longest", "ranks"),
+    [
+        (4, 16, 600, 128, 2),  # the quickstart's batch
+        (16, 16, 4000, 1024, 4),  # one-gpu-node
+        (32, 16, 4000, 1024, 8),  # multi-node
+        (8, 4, 500, 128, 8),  # fine-tuning: batches of examples that share prompts
+    ],
+)
+def test_ranks_are_busy_nine_tenths_of_the_time_with_the_shapes_that_are_shipped(
+    groups, responses, prompt, longest, ranks
+):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(longest // 4, longest, (groups, responses))
+    batch = [group(rng, prompt + int(rng.integers(0, prompt // 4)), *map(int, of_group)) for of_group in lengths]
+    rows = pack_for(batch, 16384, ranks)
+    busy = sum(len(row.input_ids) for row in rows) / ranks / heaviest(rows, ranks)
+    assert busy >= 0.9
+    assert heaviest(rows, ranks) <= heaviest(pack(batch, 16384), ranks)
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 6), min_size=1, max_size=5)), max_size=6),
+    ranks=st.integers(1, 4),
+)
+def test_rows_for_several_ranks_hold_every_token_once_and_no_rank_has_more_than_before(shapes, ranks):
+    rng = np.random.default_rng(0)
+    batch = [group(rng, prompt, *responses) for prompt, responses in shapes]
+    rows, plain = pack_for(batch, 40, ranks), pack(batch, 40)
+    counted = Counter(index for row in rows for index in row.token_index.tolist())
+    assert counted == Counter(range(sum(len(response) for one in batch for response in one.responses)))
+    assert max((len(row.input_ids) for row in rows), default=0) <= 40
+    assert heaviest(rows, ranks) <= heaviest(plain, ranks)
+    if ranks == 1:
+        assert [row.input_ids.tolist() for row in rows] == [row.input_ids.tolist() for row in plain]
 
 
 def test_groups_lie_where_they_have_most_in_common():
