@@ -37,9 +37,6 @@ class Store:
         self._fs.pipe_file(partial, content)
         os.replace(partial, file)
 
-    def exists(self, name: str) -> bool:
-        return self._fs.exists(f"{self.path}/{name}")
-
     def names(self, below: str = "") -> list[str]:
         """Names of all files, or of those in a folder, sorted."""
         return sorted(name for name, _ in self._listed(below))

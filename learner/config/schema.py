@@ -89,7 +89,9 @@ class SandboxConfig:
     )
     cache: bool = key(True, "Run identical experiments once.")
     cache_path: str = key("", "Folder or fsspec URL of the experiment cache; empty: experiments/ in the run's folder.")
-    snapshots: str = key("", "Folder or fsspec URL of the states' workspaces; empty: snapshots/ in the run's folder.")
+    snapshots: str = key(
+        "", "Folder or fsspec URL of the states' workspaces, of this run alone; empty: snapshots/ in its folder."
+    )
     recorded: str = key("", "simulated: an experiment cache to answer from, such as runs/NAME/experiments.")
     speed: float = key(1.0, "simulated: seconds waited per second of the recorded experiment.")
 

@@ -185,7 +185,8 @@ def _explored(
 def _taken_over(source: Path, tasks: Mapping[str, Task], snapshots: str | Path) -> list[Trajectory]:
     """The trajectories of another run on these tasks, with the snapshots of their states."""
     taken = [trajectory for trajectory in trajectories.read(source) if trajectory.task_id in tasks]
-    source_snapshots, own_snapshots = SnapshotStore(source / "snapshots"), SnapshotStore(snapshots)
+    kept = OmegaConf.load(source / "config.yaml").sandbox.snapshots or source / "snapshots"
+    source_snapshots, own_snapshots = SnapshotStore(kept), SnapshotStore(snapshots)
     for trajectory in taken:
         for move in trajectory.moves:
             state = move.result.state

@@ -56,6 +56,14 @@ def test_only_snapshots_that_no_state_needs_are_deleted(tmp_path: Path) -> None:
         again.get(stale)
 
 
+def test_a_snapshot_that_a_step_comes_to_again_is_young_again(tmp_path: Path) -> None:
+    name = SnapshotStore(tmp_path / "snapshots").put({"train.py": "x"})
+    os.utime(tmp_path / "snapshots" / f"{name}.json", (0, time.time() - 100))
+    store = SnapshotStore(tmp_path / "snapshots")
+    assert store.put({"train.py": "x"}) == name
+    assert store.collect([], older_than=60) == 0 and store.get(name) == {"train.py": "x"}
+
+
 def test_any_fsspec_path_holds_snapshots() -> None:
     name = SnapshotStore("memory://snapshots").put({"train.py": "x"})
     other = SnapshotStore("memory://snapshots")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from actors.expert.trajectory import Ending, Move, Trajectory
 from envs.environment import Environment
@@ -37,11 +38,13 @@ def task(tmp_path: Path) -> Task:
     )  # fmt: skip
 
 
-@pytest.fixture
-def source(task: Task, tmp_path: Path) -> Path:
+@pytest.fixture(params=["", "elsewhere"])
+def source(task: Task, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A run that kept of three edits the last, so that what came before is known to Undo only."""
-    folder = tmp_path / "source"
-    environment = Environment({"toy": task}, Runs(), SnapshotStore(folder / "snapshots"))
+    folder, elsewhere = tmp_path / "source", request.param and str(tmp_path / request.param)
+    folder.mkdir()
+    OmegaConf.save(load([f"sandbox.snapshots={elsewhere}"]), folder / "config.yaml")
+    environment = Environment({"toy": task}, Runs(), SnapshotStore(elsewhere or folder / "snapshots"))
     state, moves = environment.initial_state("toy"), []
     for value in (1, 2, 3):
         action = f"Action: Write\n```\n{value}\n```"
