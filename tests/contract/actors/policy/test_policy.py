@@ -155,14 +155,17 @@ def test_a_damaged_bucket_is_refused_and_the_old_version_serves_on(runner, polic
     data = buckets[1].data.copy()
     data[17] ^= 1
     buckets[1] = dataclasses.replace(buckets[1], data=data)
-    with pytest.raises(PolicyError, match="actor-7: weight version 50 is damaged: bucket 1"):
-        runner.run(policy.update_weights(buckets, 50))
+    damaged = policy.version + 1  # an older one would not be looked at
+    with pytest.raises(PolicyError, match=f"actor-7: weight version {damaged} is damaged: bucket 1"):
+        runner.run(policy.update_weights(buckets, damaged))
     after = runner.run(sample())
     assert np.array_equal(after.response_ids, before.response_ids)
     assert after.version_spans == before.version_spans
 
 
 def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, policy, sample, tiny_model):
+    buckets, new = packed(changed(tiny_model, seed=3)), policy.version + 1
+
     async def kill_while_sampling_and_updating():
         pids = engine_pids(os.getpid())
         sampling = asyncio.create_task(sample(tokens=600))
@@ -170,7 +173,7 @@ def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, polic
             await asyncio.sleep(0)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)  # so that neither ends before the engine dies
-        updating = asyncio.create_task(policy.update_weights(packed(changed(tiny_model, seed=3)), 90))
+        updating = asyncio.create_task(policy.update_weights(buckets, new))
         while not policy._updating.locked():
             await asyncio.sleep(0)
         for pid in pids:
@@ -179,8 +182,8 @@ def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, polic
 
     for error in runner.run(kill_while_sampling_and_updating()):
         assert isinstance(error, PolicyDead) and "actor-7: its vLLM engine died" in str(error), error
-    with pytest.raises(PolicyDead, match=r"actor-7: .*version 90"):
-        runner.run(policy.update_weights(packed(changed(tiny_model, seed=3)), 90))
+    with pytest.raises(PolicyDead, match=f"actor-7: .*version {new}"):
+        runner.run(policy.update_weights(buckets, new))
 
 
 class Hanging:
