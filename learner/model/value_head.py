@@ -32,8 +32,6 @@ class ValueHead(nn.Module):
     def step(self) -> None:
         """One optimiser step on the gradient summed over the ranks; all ranks call it."""
         for parameter in self.parameters():
-            if parameter.grad is None:  # this rank had no row
-                parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -46,7 +46,9 @@ STATE = "state"
 VALUE = "value_head"
 """Key of the value head in it."""
 FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
-"""Run, with a loss of zero, by a rank that has fewer rows than another."""
+"""Run, with its loss times zero, by a rank that has fewer rows than another: the loss of the others' rows, since ZeRO-3
+waits for ever where a rank's backward pass goes through other outputs than that of another."""
+POLICY_FILLER = PolicyRow(FILLER, *np.zeros((4, 1), np.float32), current=np.zeros(1, bool))
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,13 @@ class LearnerRank:
 
         tokens: response tokens of the batch over all ranks. None stands for a filler row.
         """
-        total = 0.0
 
-        def loss(row: Row) -> Tensor:
-            nonlocal total
+        def loss(_: int, row: Row) -> tuple[Tensor, float]:
             value = losses.cross_entropy(self.deepspeed(row)[0], tokens)
-            total += value.item()
-            return value
+            return value, value.item()
 
-        norm = self._step(rows, loss, rate)
-        return total, norm
+        norm, parts = self._step(rows, FILLER, loss, rate)
+        return sum(parts), norm
 
     @torch.no_grad()
     def loss(self, rows: Sequence[Row | None], tokens: int) -> float:
@@ -141,24 +140,20 @@ class LearnerRank:
 
         first: whether this is the first pass over these rows; its log-probs are the proximal policy of the others.
         """
-        rl, sums = self.cfg.rl, []
+        rl = self.cfg.rl
         if first:
             self._proximal: dict[int, Tensor] = {}
             self._of_reference = [self._reference_logprobs(row) for row in rows] if rl.kl else []
-        place = {id(row): index for index, row in enumerate(rows)}
 
-        def loss(row: PolicyRow) -> Tensor:
-            index = place[id(row)]
+        def loss(index: int, row: PolicyRow) -> tuple[Tensor, PolicySums]:
             logprobs, entropy, features = self.deepspeed(row.row, rl.temperature)
             values = self.value(features) if self.value else None
             proximal = self._proximal.setdefault(index, logprobs.detach())
             reference = self._of_reference[index] if rl.kl else None
             policy_loss = self._algorithm.loss or losses.policy_loss
-            value, figures = row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl), policy_loss)
-            sums.append(figures)
-            return value
+            return row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl), policy_loss)
 
-        norm = self._step(rows, loss, rate)
+        norm, sums = self._step(rows, POLICY_FILLER, loss, rate)
         if self.value:
             self.value.step()
         return combine([*sums, PolicySums(grad_norm=norm)])
@@ -175,20 +170,31 @@ class LearnerRank:
         """float32 [N] of a row; a rank without one takes part in the gathers of stage 3."""
         return self._reference(FILLER if row is None else row.row, self.cfg.rl.temperature)[0]
 
-    def _step(self, rows: Sequence[Any], loss: Callable[[Any], Tensor], rate: float) -> float:
-        """Backward through the loss of each row, then one optimiser step at `rate`; returns the gradient norm."""
+    def _step(
+        self, rows: Sequence[Any], filler: Any, loss: Callable[[int, Any], tuple[Tensor, Any]], rate: float
+    ) -> tuple[float, list[Any]]:
+        """Backward through the loss of each row, then one optimiser step at `rate`.
+
+        filler: a row in the place of None; loss: of the n-th row, (loss, figures). Returns the gradient norm, and the
+        figures of all rows but fillers.
+        """
+        figures = []
         for group in self.deepspeed.basic_optimizer.param_groups:
             group["lr"] = rate
         for index, row in enumerate(rows):
             self.deepspeed.set_gradient_accumulation_boundary(index == len(rows) - 1)
-            part = self.deepspeed(FILLER)[0].sum() * 0.0 if row is None else loss(row)
+            part, of_row = loss(index, filler if row is None else row)
+            if row is None:
+                part = part * 0.0
+            else:
+                figures.append(of_row)
             # DeepSpeed averages gradients over ranks; the losses are parts of one sum.
             self.deepspeed.backward(part * self.cfg.learner.ranks, scale_wrt_gas=False)
         norm = None
         if self.deepspeed.zero_optimization_stage() == 0:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
         self.deepspeed.step()
-        return float(self.deepspeed.get_global_grad_norm() if norm is None else norm)
+        return float(self.deepspeed.get_global_grad_norm() if norm is None else norm), figures
 
     def reset_optimizer(self) -> None:
         """Forget the moments: what follows optimises another loss."""

@@ -143,8 +143,8 @@ def test_requests_in_flight_go_on_under_new_weights(runner, policy, sample, tiny
     assert len(versions) > 1 and sorted(set(versions)) == list(versions)
     assert (0, *ends) == (*starts, len(across.response_ids))
     assert after.version_spans == ((policy.version, 0, len(after.response_ids)),)
-    (served,) = runner.run(policy._engine.collective_rpc("norm_digests"))
-    assert served == digests(buckets) and len(served) == 5, "vLLM has other names, so that nothing would be compared"
+    (served,), sent = runner.run(policy._engine.collective_rpc("norm_digests")), digests(buckets)
+    assert len(sent) == 5 and sent.items() <= served.items(), "vLLM has other names, so that less would be compared"
     # The same prompt is in the prefix cache, computed with the old weights.
     np.testing.assert_allclose(after.logprobs, expected_logprobs(model, after), atol=1e-4)
 

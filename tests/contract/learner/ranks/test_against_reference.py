@@ -234,7 +234,7 @@ def test_steps_end_with_the_parameters_of_a_plain_loop(
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_finetuning_ends_with_the_parameters_of_a_plain_loop(learners, model_dir, ranks, stage):
-    cfg = configuration("grpo", ranks, stage, {"sft.epochs": 3, "sft.batch": 100, "sft.learning_rate": 1e-2})
+    cfg = configuration("grpo", ranks, stage, {"sft.epochs": 3, "sft.batch": 9, "sft.learning_rate": 1e-2})
     plain, rng = Plain(cfg, model_dir, model_dir), np.random.default_rng(0)
     prompts = [rng.integers(0, VOCABULARY, length).astype(np.int32) for length in (4, 9, 9)]
     examples = [
