@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from actors.runtime.metrics import MeteredRunner, Metrics
 from actors.runtime.placement import on_node
+from actors.runtime.remote import DEATHS
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Experiment, Task
@@ -138,7 +139,7 @@ class HostedRunner:
         except GetTimeoutError as error:
             ray.cancel(asked)
             raise SandboxFailure(f"sandbox host {name} did not answer in {seconds:g} s: raise sandbox.hosts") from error
-        except RayActorError as error:
+        except DEATHS as error:
             raise SandboxFailure(f"sandbox host {name} was lost: {str(error).splitlines()[0]}") from error
         except RayTaskError as error:
             raise error.cause from error

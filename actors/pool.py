@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from actors.actor import Actor
 from actors.explorer import Explorer
 from actors.hosts import Hosts
 from actors.policy.policy import PolicyDead
 from actors.runtime.placement import on_node
-from actors.runtime.remote import place
+from actors.runtime.remote import DEATHS, place
 from envs.errors import UserError
 from envs.records import Task
 
@@ -134,7 +134,7 @@ class ActorPool:
             return self._place.get(ref, timeout=self._deadline if seconds is None else seconds)
         except GetTimeoutError as error:
             raise ActorLost(f"{name} did not finish {asked} in time (actors.deadline, actors.heartbeat)") from error
-        except RayActorError as error:
+        except DEATHS as error:
             raise ActorLost(f"{name} died during {asked}: {str(error).splitlines()[0]}") from error
         except RayTaskError as error:
             if isinstance(error.cause, PolicyDead):
@@ -198,7 +198,7 @@ class ActorPool:
                     if time.monotonic() < end:
                         continue
                     self._replace(name, f"{name} did not take weight version {version} in {self._deadline:.0f} s")
-                except (RayActorError, RayTaskError) as error:
+                except (*DEATHS, RayTaskError) as error:
                     reason = error.cause if isinstance(error, RayTaskError) else "its process died"
                     self._replace(name, f"{name} failed to take weight version {version}: {reason}")
                 del pending[name]

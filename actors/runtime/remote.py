@@ -21,7 +21,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 KEPT_MEMORY = {
@@ -31,6 +31,10 @@ KEPT_MEMORY = {
 }
 """Environment of processes with large tensors on a CPU: glibc otherwise gives each back to the kernel, and faults the
 pages of the next in again. (It takes no threshold of mmap above 32 MiB, so mmap is switched off.)"""
+
+
+DEATHS = (RayActorError, OutOfMemoryError)
+"""How Ray tells that the process of an actor has ended; its memory monitor's kill has an error of its own."""
 
 
 @functools.cache
@@ -51,7 +55,7 @@ class InRay:
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)}
 
     def get(self, ref: Any, timeout: float | None = None) -> Any:
-        """What a reference, or each of a list, gives. Raises GetTimeoutError, RayActorError, RayTaskError."""
+        """What a reference, or each of a list, gives. Raises GetTimeoutError, RayTaskError, one of `DEATHS`."""
         return ray.get(ref, timeout=timeout)
 
     def wait(self, refs: Sequence[Any], num_returns: int = 1, timeout: float | None = None) -> tuple[list, list]:

@@ -27,6 +27,8 @@ RANK_ENVIRONMENT = {
     # Threads that spin at barriers take the cores that engine and experiments need.
     "OMP_WAIT_POLICY": "passive",
 }
+STARTING = ("start", "join")
+"""Calls that would hang again: they wait for what is not there, such as a free GPU."""
 DEATH_SECONDS = 10.0
 """A rank's death may be known that much later than the failure of the others that it causes."""
 
@@ -109,7 +111,8 @@ class RankGroup:
             done, pending = self._place.wait(pending, timeout=max(0.0, end - time.monotonic()))
             if not done:
                 late = ", ".join(str(calls.index(call)) for call in pending)
-                raise LearnerError(
+                kind = LearnerError if method in STARTING else RankDied  # where one hangs, new ones may not
+                raise kind(
                     f"learner rank {late} did not answer {method} in {self.cfg.learner.deadline:g} s (learner.deadline)"
                 )
             try:

@@ -38,11 +38,20 @@ class Recovery:
                 self.restart(error)
 
     def restart(self, reason: LearnerError) -> None:
-        """Bring all ranks to where they were before the call that failed.
+        """Bring all ranks to where they were before the call that failed, whoever dies meanwhile.
 
         Raises:
             LearnerError: the reason, where that is not to be had; or another failure on the way.
         """
+        while True:
+            try:
+                return self._restart(reason)
+            except RankDied as error:
+                if error is reason:  # it was given up
+                    raise
+                reason = error
+
+    def _restart(self, reason: LearnerError) -> None:
         self._restarts += 1
         cfg = self._ranks.cfg
         if self._restarts > cfg.learner.restarts or (self._finetuned and not self._saved):

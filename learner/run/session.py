@@ -9,10 +9,10 @@ import dataclasses
 import time
 from typing import Any
 
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError
 
 from actors.pool import ActorError, ActorPool
-from actors.runtime.remote import place
+from actors.runtime.remote import DEATHS, place
 from envs.records import Transition
 from learner.config.schema import Config
 from learner.run.progress import Progress
@@ -102,7 +102,7 @@ class Session:
             return self._place.get(call, timeout=seconds)
         except GetTimeoutError as error:
             raise StreamError(f"the stream did not answer in {seconds:.0f} s (actors.deadline)") from error
-        except RayActorError as error:
+        except DEATHS as error:
             raise StreamError(
                 f"the stream has ended ({str(error).splitlines()[0]}): run.resume=true goes on from the last checkpoint"
             ) from error

@@ -21,12 +21,12 @@ from learner.ranks.handle import Learner
 class Ranks:
     """In the place of the processes: their weights are the list of steps that made them, lost when they start anew.
 
-    `dies` is the call, counted over the whole run, in which a rank dies once it has done its part.
+    `dies` are the calls, counted over the whole run, in which a rank dies once it has done its part.
     """
 
     def __init__(self, cfg: Config, model_dir: Path) -> None:
         self.cfg, self.model_dir = cfg, model_dir
-        self.calls, self.dies = 0, -1
+        self.calls, self.dies = 0, ()
         self.disk: dict[Path, Any] = {}
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Ranks:
     def everyone(self, method: str, *args: Any) -> list[Any]:
         answer = getattr(self, f"_{method}")(*args)
         self.calls += 1
-        if self.calls - 1 == self.dies:
+        if self.calls - 1 in self.dies:
             raise RankDied(f"learner rank 0 died in {method}")
         return [answer]
 
@@ -82,10 +82,10 @@ def transition(step: int, member: int) -> Transition:
     )  # fmt: skip
 
 
-def trained(dies: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
+def trained(dies: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
     """What actors get at the end of a run, and how many calls the ranks had."""
     cfg = OmegaConf.structured(Config)
-    cfg.sft.batch, cfg.sft.epochs, cfg.learner.restarts, cfg.learner.row_tokens = 2, 3, 1, 8
+    cfg.sft.batch, cfg.sft.epochs, cfg.learner.restarts, cfg.learner.row_tokens = 2, 3, len(dies), 8
     monkeypatch.setattr(handle, "RankGroup", Ranks)
     learner = Learner(cfg, Path("model"), lambda _: None)
     learner._ranks.dies = dies
@@ -103,15 +103,23 @@ def trained(dies: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
 
 
 def test_whichever_call_a_rank_dies_in_the_weights_are_those_of_an_undisturbed_run(monkeypatch):
-    expected, calls = trained(-1, monkeypatch)
+    expected, calls = trained((), monkeypatch)
     assert len(expected) == 6 + 1 + 4
     ended = []
     for call in range(calls):
         try:
-            assert trained(call, monkeypatch)[0] == expected, f"a death in call {call}"
+            assert trained((call,), monkeypatch)[0] == expected, f"a death in call {call}"
         except LearnerError as error:
             ended.append((call, str(error)))
     assert [what for _, what in ended] == [
         "learner rank 0 died in save",  # the first after fine-tuning: there is nothing to go back to
         "learner rank 0 died in hold_reference",
     ]
+
+
+def test_a_death_while_the_learner_starts_again_is_one_more_and_survived(monkeypatch):
+    expected, calls = trained((), monkeypatch)
+    last = calls - 2  # a learner step after a checkpoint: what follows is loading, the reference, the steps since
+    for meanwhile in range(1, 4):
+        assert trained((last, last + meanwhile), monkeypatch)[0] == expected
+    assert trained((last, last + 1, last + 2), monkeypatch)[0] == expected
