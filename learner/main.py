@@ -23,9 +23,9 @@ def train(run: Training) -> None:
         run.evaluate("base")
         examples = run.explore()  # the expert's good actions; the states it passed through become the state pool
         run.finetune(examples)
+        run.checkpoint()  # before anything else can end the run
         run.publish()
-        run.evaluate("sft")
-        run.checkpoint()
+    run.evaluate("sft")
 
     for groups in run.batches():  # K actions of each drawn state, executed and rewarded; oldest first
         report = run.learn(groups)  # clipped policy gradient on group-normalised advantages

@@ -64,8 +64,13 @@ class Training:
         self.parts.progress.say(f"resumed from {checkpoint}")
 
     def evaluate(self, stage: str) -> None:
-        """Sample every task from its initial state, with the same seeds at every stage; print and write the table."""
+        """Sample every task from its initial state, with the same seeds at every stage; print and write the table.
+
+        A resumed run does not evaluate again what came before RL.
+        """
         cfg, progress, tasks = self.parts.cfg, self.parts.progress, self.parts.tasks
+        if stage != "rl" and (self.cursor.step or stage in self.parts.evaluation.stages):
+            return
         if cfg.sandbox.backend == "simulated":
             progress.say(f"no evaluation of {stage}: experiments are simulated")
             return

@@ -52,6 +52,11 @@ class Evaluation:
         write(self._file.parent, self._result)
         return self._result
 
+    @property
+    def stages(self) -> set[str]:
+        """Those that have been evaluated."""
+        return {stage for task in self._result["tasks"] for stage in task["stages"]}
+
     def table(self) -> Table:
         return table(self._result)
 

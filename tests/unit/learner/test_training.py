@@ -179,6 +179,26 @@ def run(tmp_path, monkeypatch):
     return with_settings
 
 
+def test_what_fine_tuning_learned_is_kept_before_it_is_evaluated_and_nothing_is_done_again(run, tmp_path, monkeypatch):
+    evaluate, asked = Actors._evaluate, []
+
+    def interrupted(self, task_id: str, attempts: int, seed: int) -> list:
+        asked.append(task_id)
+        if len(asked) == 3:  # two tasks as given, and the first after fine-tuning
+            raise KeyboardInterrupt
+        return evaluate(self, task_id, attempts, seed)
+
+    monkeypatch.setattr(Actors, "_evaluate", interrupted)
+    assert run()[0] == 130
+    assert (tmp_path / "smoke/checkpoints/step_0/hf").exists()
+    monkeypatch.setattr(Ranks, "finetune", None)
+    monkeypatch.setattr(Actors, "_explore", None)
+    code, learner = run("run.resume=true")
+    assert code == 0 and learner.trained == [1, 2, 3, 4]
+    assert len(asked) == 3 + 2 + 2, "after fine-tuning and after RL; the model as given was evaluated before"
+    assert all(f'"{stage}"' in (tmp_path / "smoke/evaluation.json").read_text() for stage in STAGES)
+
+
 def test_an_interrupted_run_goes_on_and_tells_every_step_once(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Ranks, "stops_at", 3)
     assert run()[0] == 130
