@@ -62,7 +62,8 @@ def combine(parts: Sequence[PolicySums]) -> PolicySums:
         if name in _MAXIMA:
             return max(values)
         if name == "worst":
-            return tuple(sorted(itertools.chain(*values), reverse=True)[:WORST])
+            of_current = [part.worst for part in parts if part.current]
+            return tuple(sorted(itertools.chain(*(of_current or values)), reverse=True)[:WORST])
         return sum(values, start=()) if name in ("values", "responses") else sum(values)
 
     return PolicySums(**{field.name: together(field.name) for field in dataclasses.fields(PolicySums)})

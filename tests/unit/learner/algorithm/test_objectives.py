@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from envs.records import Outcome, Transition
 from learner.algorithm import policy_batch, step_report
-from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
+from learner.algorithm.policy_step import WORST, PolicySums, combine, objective, row_loss
 from learner.config.schema import RlConfig
 from tests.plain_objective import Said, plain_advantages, plain_loss
 from tests.transitions import transition
@@ -147,6 +147,8 @@ def test_every_objective_has_the_loss_figures_and_gradient_of_its_papers(rl, gro
     assert found.entropy == pytest.approx(np.mean([gap.entropy for gap in gaps.values()]), rel=1e-4)
     assert found.logprob_gap_on_current == any(gap.current for gap in gaps.values())
     assert (found.logprob_gap_mean, found.logprob_gap_max) == pytest.approx((np.mean(sizes), sizes[0]), abs=1e-5)
+    assert [worst.gap for worst in report.worst_tokens] == pytest.approx(sizes[:WORST], abs=1e-5)
+    assert len({(worst.transition_id, worst.position) for worst in report.worst_tokens}) == len(report.worst_tokens)
     for worst in report.worst_tokens:
         gap = gaps[worst.transition_id, worst.position]
         assert (worst.token, worst.engine, worst.learner) == (gap.token, gap.engine, gap.learner)
