@@ -6,12 +6,26 @@ import itertools
 
 import pytest
 
-from actors.policy.arguments import GIB, RESERVE, EngineMemoryError, graphs_only, kv_cache_bytes, memory_share
+from actors.policy.arguments import (
+    GIB,
+    RESERVE,
+    EngineMemoryError,
+    batched_tokens,
+    graphs_only,
+    kv_cache_bytes,
+    memory_share,
+)
 from actors.policy.sizes import ModelSize
 from learner.config.load import load
 
 SEVEN_B = ModelSize(7_600_000_000, layers=28, width=3584, inner=18944, keys=512, vocabulary=152064)
 SMOL = ModelSize(134_515_008, layers=30, width=576, inner=1536, keys=192, vocabulary=49152)
+
+
+def test_a_pass_of_the_model_reads_a_whole_prompt_however_long():
+    for context, tokens in ((1536, 2048), (4096, 4096)):
+        assert batched_tokens(load([f"model.context={context}"])) == tokens
+    assert batched_tokens(load(["actors.gpus=1"])) == 8192
 
 
 def test_two_engines_and_a_learner_on_one_card_leave_room_to_spare():

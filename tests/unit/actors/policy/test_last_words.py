@@ -34,6 +34,11 @@ def test_the_cause_is_the_engine_s_own_exception_not_that_there_was_one(capfd):
     assert told(FAILURE, capfd).cause() == "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB"
 
 
+def test_of_several_exceptions_the_last_is_the_cause(capfd):
+    text = f"ImportError: no faster kernel, going on\n{FAILURE}"
+    assert told(text, capfd).cause() == "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB"
+
+
 def test_without_an_exception_there_is_no_cause(capfd):
     assert told("(EngineCore pid=77) WARNING 11-27 05:40:58 [cpu.py:1] slow: no tcmalloc\n", capfd).cause() == ""
 

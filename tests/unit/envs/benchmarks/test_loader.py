@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from envs import splits
 from envs.benchmarks.loader import TaskError, builtin_tasks, load
 from envs.records import Direction, Limits
 
@@ -49,6 +50,14 @@ def folder(tmp_path) -> Path:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)
     return folder
+
+
+def test_a_task_is_made_anew_where_what_splits_its_data_has_changed(folder, tmp_path, monkeypatch):
+    before = load(folder)
+    changed = tmp_path / "splits.py"
+    changed.write_text(Path(splits.__file__).read_text() + "# another way\n")
+    monkeypatch.setattr(splits, "__file__", str(changed))
+    assert load(folder).digest != before.digest
 
 
 def test_a_folder_of_ones_own(folder):

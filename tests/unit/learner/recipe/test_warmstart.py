@@ -59,6 +59,9 @@ def test_the_largest_improvements_and_those_that_differ_most_are_selected():
     gains = {"ridge a": 0.4, "ridge b": 0.3, "a forest": 0.2, "small": 0.01, "repair it": math.inf}
     choices = [Choice(START, text, gain) for text, gain in gains.items()]
     assert [choice.text for choice in select(choices, 0.75, 0, 0)] == ["ridge a", "ridge b", "a forest", "repair it"]
+    repair = ["repair it"]  # is kept whatever the share is, and a part of an action counts as one
+    assert [choice.text for choice in select(choices, 0.26, 0, 0)] == ["ridge a", "ridge b", *repair]
+    assert [choice.text for choice in select(choices, 0.01, 0, 0)] == ["ridge a", *repair]
     for seed in range(5):
         few = {choice.text for choice in select(choices, 0.75, 3, seed)}
         assert len(few) == 3 and not {"ridge a", "ridge b"} <= few

@@ -64,7 +64,7 @@ def test_an_engine_that_is_too_large_for_its_cards_is_told_to_take_more():
 
 
 def test_a_card_that_others_use_is_told():
-    wrong, fix = misfits(load(SHARED), SMOL, {"node": [Card("H100", 80 * GIB, 60 * GIB)]})
+    wrong, fix = misfits(load(SHARED), SMOL, {"a": [Card("H100", 80 * GIB, 60 * GIB)], **H100})
     assert "only 60 GiB free of 80 GiB" in wrong and "nvidia-smi" in fix
 
 

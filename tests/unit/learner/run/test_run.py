@@ -75,11 +75,9 @@ def test_resume_needs_a_run_and_the_same_tasks(tmp_path):
         pass
     with Run(config(tmp_path)):
         pass
-    with (
-        pytest.raises(RunError, match="tasks.held_in"),
-        Run(config(tmp_path, **{"run.resume": True, "tasks.held_in": ["wine"]})),
-    ):
-        pass
+    for key, value in {"model.path": "another", "tasks.held_in": ["wine"], "tasks.held_out": ["wine"]}.items():
+        with pytest.raises(RunError, match=key), Run(config(tmp_path, **{"run.resume": True, key: value})):
+            pass
 
 
 def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
@@ -119,6 +117,21 @@ def test_a_disk_without_room_is_told_from_other_failures(tmp_path, monkeypatch, 
         with pytest.raises(NoRoom, match="0 MiB of room"):
             run.save(Cursor(2), learner)
         assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
+
+
+def test_a_disk_that_held_the_whole_checkpoint_was_not_too_small_for_it(tmp_path, monkeypatch):
+    class Broken(DiskLearner):
+        def save(self, folder):
+            super().save(folder)
+            raise OSError(5, "Input/output error")
+
+    with Run(config(tmp_path)) as run:
+        run.save(Cursor(1), DiskLearner())
+        usage = shutil.disk_usage(tmp_path)
+        free = iter([usage.free, 0])
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+        with pytest.raises(OSError, match="Input/output error"):
+            run.save(Cursor(2), Broken())
 
 
 def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
