@@ -33,7 +33,11 @@ STREAM = (
     "tests/unit/learner/stream/test_schedules.py",
     "tests/unit/test_untrusted.py",
 )
-WEIGHTS = ("tests/unit/actors/policy/test_weights.py", "tests/contract/actors/policy/test_damaged_weights.py")
+WEIGHTS = (
+    "tests/unit/actors/policy/test_weights.py",
+    "tests/contract/actors/policy/test_damaged_weights.py",
+    "tests/contract/actors/policy/test_weights_engine.py",
+)
 TARGETS = (
     Target("learner/algorithm/advantages.py", ALGORITHM),
     Target("learner/algorithm/algorithms.py", ALGORITHM),

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pandas._libs.parsers import STR_NA_VALUES
 
 from envs import grader_process, grading
 from envs.benchmarks.loader import TaskError
@@ -109,6 +110,10 @@ def test_a_class_may_be_called_as_a_missing_value_or_a_number(task: Task, column
     assert graded(task, f"id,{column}\n{only_numbers}") == pytest.approx(1 / len(LABELS))
     with pytest.raises(GradeError, match="missing"):
         graded(task, f"id,{column}\n{rows}".replace("1e5", "<NA>"))
+
+
+def test_without_such_a_class_no_value_is_what_pandas_takes_for_none() -> None:
+    assert grading.MISSING == STR_NA_VALUES
 
 
 def test_ids_may_be_called_so_too(task: Task) -> None:
