@@ -1,7 +1,7 @@
 """vLLM's side of weight transfer without an engine around it: what it loads, renews, verifies, and with whom it ends.
 
-The memory file and vLLM's factory and reload are real; cards, NCCL's group and the model are others. What a whole engine
-does with it is in test_policy.py, what damage does in test_damaged_weights.py.
+The memory file and vLLM's factory and reload are real; cards, NCCL's group and the model are others. What a whole
+engine does with it is in test_policy.py, what damage does in test_damaged_weights.py.
 """
 
 from __future__ import annotations
