@@ -56,12 +56,12 @@ def largest_gap(config: PretrainedConfig, context: int) -> float:
     """
     stock = _small(config, context, "eager")
     packed = PolicyModel(_small(config, context, ATTENTION)).eval()
-    rng = np.random.default_rng(0)
-    common = rng.integers(0, VOCABULARY, 4)
+    rng, tokens = np.random.default_rng(0), stock.config.vocab_size
+    common = rng.integers(0, tokens, 4)
     groups = [
         Group(
-            np.concatenate([common[:shared], rng.integers(0, VOCABULARY, own)]).astype(np.int32),
-            tuple(rng.integers(0, VOCABULARY, length).astype(np.int32) for length in lengths),
+            np.concatenate([common[:shared], rng.integers(0, tokens, own)]).astype(np.int32),
+            tuple(rng.integers(0, tokens, length).astype(np.int32) for length in lengths),
         )
         for shared, own, lengths in ((4, 4, (6, 3)), (4, 0, (5,)), (0, 7, (4, 8)))
     ]

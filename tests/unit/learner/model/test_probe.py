@@ -24,7 +24,7 @@ def config(kind: str, **keys):
 @pytest.mark.parametrize(
     ("kind", "keys"),
     [
-        ("llama", {}),
+        ("llama", {"vocab_size": 61}),
         ("llama", {"tie_word_embeddings": True, "attention_dropout": 0.5}),
         ("qwen2", {}),
         ("qwen3", {"head_dim": 16}),
