@@ -187,7 +187,7 @@ class Actor(Explorer):
         started = time.monotonic()
         async with self._receiving:  # differences build on what came before
             sent = await asyncio.gather(*buckets)
-            if isinstance(sent[0], CardWeights):
+            if sent and isinstance(sent[0], CardWeights):  # nothing comes this way of what was broadcast
                 await self._policy.load_from_card(sent[0])
                 return time.monotonic() - started
             before = self._weights or [None] * len(buckets)
