@@ -6,8 +6,9 @@ It is free of torch, vllm, deepspeed and ray, and so is all that `learner.config
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -315,12 +316,14 @@ class Config:
     report: ReportConfig = section(ReportConfig, "Prices in the report, also of `python learner/report.py RUN`.")
 
 
-def fields() -> Iterator[tuple[str, dataclasses.Field, type]]:
+@functools.cache
+def fields() -> tuple[tuple[str, dataclasses.Field, type], ...]:
     """Every `section.key` with its dataclass field and its type."""
-    for part, kind in get_type_hints(Config).items():
-        types = get_type_hints(kind)
-        for item in dataclasses.fields(kind):
-            yield f"{part}.{item.name}", item, types[item.name]
+    return tuple(
+        (f"{part}.{item.name}", item, get_type_hints(kind)[item.name])
+        for part, kind in get_type_hints(Config).items()
+        for item in dataclasses.fields(kind)
+    )
 
 
 def type_name(kind: type) -> str:
