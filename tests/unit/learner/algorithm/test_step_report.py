@@ -40,6 +40,8 @@ def test_values_and_gaps_are_of_the_first_pass_everything_else_of_the_last():
     worst = [(gap.transition_id, gap.position, gap.token, gap.learner, gap.gap) for gap in report.worst_tokens]
     assert worst == [("b", 0, 13, -1.5, 0.5), ("a", 1, 11, -0.4, 0.1)]
     assert (report.masked, report.train_tokens, report.learning_rate) == (1, 3, 1e-5)
+    figures = report.figures()
+    assert {name: figures[name] for name in vars(update)} == vars(update) and figures["masked"] == 1, "in one row"
     assert report.train_tokens_per_s == 3 * 2 / 2.0, "a prompt of two and one more of a response of two, in two passes"
 
 
