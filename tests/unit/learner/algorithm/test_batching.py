@@ -102,6 +102,8 @@ def test_every_response_token_is_trained_exactly_once_within_the_budget(shapes, 
         (*g.prompt_ids.tolist(), *response.tolist()) for g in groups for response in g.responses
     )
     for row in rows:
+        numbers = (row.input_ids, row.position_ids, row.loss_positions, row.target_ids, row.token_index)
+        assert {array.dtype.name for array in numbers} == {"int32"}
         begun = {tuple(groups[number].prompt_ids[:end]) for number in row.groups for end in range(1, 10)}
         assert len(row.input_ids) == len(begun) + sum(length - 1 for length in row.responses), "prompts are there twice"
         ends = zip(row.groups, row.prompt_ends, strict=True)

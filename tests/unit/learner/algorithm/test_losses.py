@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learner.algorithm import policy_step
-from learner.algorithm.losses import Objective, Tokens, policy_loss
+from learner.algorithm.losses import Objective, Tokens, cross_entropy, policy_loss
 from learner.algorithm.schedules import warmup_constant, warmup_cosine
 from learner.config.load import load
 
@@ -76,6 +76,13 @@ def test_kl_is_the_k3_estimate_and_entropy_is_rewarded():
     assert result.loss.item() == pytest.approx((0.1 * (0.5 - math.log(0.5) - 1) - 0.01 * 0.8) / 2)
     assert logprobs.grad.tolist() == pytest.approx([0.1 * (1 - 0.5) / 2, 0.0])
     assert entropy.grad.tolist() == pytest.approx([-0.005, -0.005])
+
+
+def test_the_supervised_loss_of_any_split_adds_up_to_the_batchs_cross_entropy():
+    scores, targets = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)), torch.arange(7) % 5
+    logprobs = scores.log_softmax(1)[range(7), targets]
+    parts = cross_entropy(logprobs[:3], 7) + cross_entropy(logprobs[3:], 7)
+    assert parts.item() == pytest.approx(torch.nn.functional.cross_entropy(scores, targets).item())
 
 
 def test_schedules():
