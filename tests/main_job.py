@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import psutil
+
+from learner.run import transitions
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "MLAGENT_TEST_RUN"
@@ -19,10 +23,10 @@ def engine_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
-def start(run_dir: Path, model: Path | str, *arguments: str) -> subprocess.Popen:
-    """Start a run of the configuration `smoke` in `run_dir`/smoke."""
+def start(run_dir: Path, model: Path | str, *arguments: str, config: str = "smoke") -> subprocess.Popen:
+    """Start a run of that configuration in the folder of its name in `run_dir`."""
     command = [
-        sys.executable, "learner/main.py", "config=smoke", f"run.dir={run_dir}", f"model.path={model}",
+        sys.executable, "learner/main.py", f"config={config}", f"run.dir={run_dir}", f"model.path={model}",
         "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]",
         f"sandbox.backend={'docker' if engine_answers() else 'process'}", *arguments,
     ]  # fmt: skip
@@ -35,6 +39,27 @@ def start(run_dir: Path, model: Path | str, *arguments: str) -> subprocess.Popen
 def output(run_dir: Path) -> str:
     """What the last run said."""
     return (run_dir.parent / f"{run_dir.name}.output").read_text()
+
+
+def require_trained(run: Path) -> None:
+    """What was delivered is what the learner trained on: each transition of each step, and nothing else.
+
+    An advantage is the learner's word that it got a transition, a loss that it was in the loss of the step.
+    """
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    columns = ["step", "id", "group_id", "outcome", "reward", "response_ids", "advantage", "loss"]
+    delivered = list(transitions.read(run, columns=columns, counted=["response_ids"]))
+    assert [row["step"] for row in told] == list(range(1, len(told) + 1)) == sorted({row["step"] for row in delivered})
+    for row, (_, of_step) in zip(told, groupby(delivered, key=lambda one: one["step"]), strict=True):
+        counted = [one for one in of_step if one["outcome"] != "infra_failure"]
+        assert row["train_tokens"] == sum(one["response_ids"] for one in counted)
+        assert [one["id"] for one in counted if one["advantage"] is None] == []
+        rewards: dict[str, set[float]] = {}
+        for one in counted:
+            rewards.setdefault(one["group_id"], set()).add(one["reward"])
+        varying = [one for one in counted if len(rewards[one["group_id"]]) > 1]
+        assert [one["id"] for one in varying if one["loss"] is None] == []
+        assert not varying or row["loss"] is not None
 
 
 def leftovers(run_dir: Path, seconds: float = 10.0) -> list[str]:
