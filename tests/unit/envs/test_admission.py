@@ -4,6 +4,8 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from envs import machine
 from envs.admission import Admission, AdmissionError, Capacity, node_capacity
@@ -91,6 +93,31 @@ def test_no_more_start_than_fit_in_cores_or_memory(crowd):
     assert "large" not in here.started
     here.go("c")
     assert here.started[-1] == "large"
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_as_many_are_held_as_fit_beside_each_other(cpus, memory, of_cpus, of_memory):
+    held = Capacity(cpus, memory).holds(Limits(cpus=of_cpus, memory_mb=of_memory))
+    assert held * of_cpus <= cpus and held * of_memory <= memory
+    assert (held + 1) * of_cpus > cpus or (held + 1) * of_memory > memory
+
+
+@given(st.integers(0, 9), st.integers(1, 4))
+def test_each_experiment_has_gpus_of_its_own_and_none_is_left_that_makes_a_set(gpus, number):
+    ids = tuple(range(gpus))
+    sets = Capacity(1, 1, ids).sets_of_gpus(number)
+    assert all(len(own) == number for own in sets)
+    shared_out = [gpu for own in sets for gpu in own]
+    assert tuple(shared_out) == ids[: len(shared_out)] and gpus - len(shared_out) < number
+    assert Capacity(1, 1, ids).sets_of_gpus(0) == [()]
+
+
+def test_gpus_that_are_given_back_join_those_that_were_free(crowd):
+    here = crowd(Capacity(cpus=9, memory_mb=1e6, gpus=(0, 1)))
+    here.come("one", gpus=1)
+    here.go("one")
+    here.come("both", gpus=2)
+    assert [(name, sorted(gpus)) for name, gpus in here.started[1:]] == [("both", [0, 1])]
 
 
 def test_the_longest_goes_first_and_waiting_makes_up_for_being_short(crowd):

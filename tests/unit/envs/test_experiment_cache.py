@@ -45,10 +45,18 @@ class Counting:
         score = float(len(files["train.py"]))
         return Experiment(Outcome.EDITED, score, "log", Durations(execute=2.5), 30.0, ("data_opened",))
 
+    def expect(self, tasks) -> None:
+        self.expected = list(tasks)
+
 
 @pytest.fixture
 def counting(tmp_path):
     return Counting(tmp_path / "tally")
+
+
+def test_the_sandbox_beneath_is_told_which_tasks_will_come(counting, tmp_path):
+    CachedRunner(counting, tmp_path / "cache").expect([TASK])
+    assert counting.expected == [TASK]
 
 
 def test_an_identical_experiment_is_answered_with_the_first_ones_result(counting, tmp_path):
