@@ -153,6 +153,21 @@ def test_only_a_regular_file_of_bounded_size_is_read(task: Task, monkeypatch: py
         graded(task, content)
 
 
+def test_no_descriptor_is_left_whether_a_submission_is_graded_or_refused(task: Task) -> None:
+    content = "id,y\n7,71\n8,82\n9,93\n"
+    graded(task, content)
+    before = os.listdir("/proc/self/fd")
+    for number in range(5):
+        graded(task, content)
+        with pytest.raises(GradeError, match="ids must be"):
+            graded(task, "id,y\n7,71\n")
+        os.link(task.private_dir.parent / "workspace" / "submission.csv", task.private_dir / str(number))
+        with pytest.raises(GradeError, match="regular file"):
+            grade(task, task.private_dir.parent / "workspace")
+        (task.private_dir / str(number)).unlink()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_the_grader_sees_a_private_copy_and_nothing_else_of_the_workspace(task: Task) -> None:
     workspace = task.private_dir.parent / "workspace"
     (workspace / "helper.csv").write_text("left by the script")
