@@ -1,7 +1,7 @@
 """The whole loop, every part real: interrupted after its first checkpoint, resumed, and looked at from outside.
 
-A tiny random model takes the policy's place. Experiments run in Docker where an engine answers, otherwise in the
-process sandbox.
+A tiny random model takes the policy's place: its texts are no actions, and rewarded for their letters, so that rewards
+vary and the learner takes steps. Experiments run in Docker where an engine answers, otherwise in the process sandbox.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from learner.run import transitions
-from tests.main_job import leftovers, output, start, wait_until
+from tests import text_reward
+from tests.main_job import leftovers, output, require_trained, start, wait_until
 
 STEPS, STATES, ACTIONS, ATTEMPTS = 5, 2, 4, 4
 SMALL = (
     "model.response=128", "experts.trajectories=16", "experts.steps=1", "sft.epochs=4", "sft.learning_rate=0.005",
+    f"reward.version={text_reward.PATH}", "rl.learning_rate=0.0002",
     f"rl.steps={STEPS}", f"rl.states={STATES}", f"rl.actions={ACTIONS}", f"evaluation.attempts={ATTEMPTS}",
 )  # fmt: skip
 
@@ -56,7 +58,12 @@ def test_every_learner_step_is_told_once(run):
         assert row["transitions"] == STATES * ACTIONS == sum(row["outcomes"].values())
         assert 0 <= row["staleness_max"] <= 1
         assert row["tokens_per_s"] > 0 and row["seconds"] > 0
-        assert row["logprob_gap_mean"] is None or row["logprob_gap_mean"] < 0.1  # None: all rewards were equal
+        assert row["loss"] is not None and row["grad_norm"] > 0
+        assert row["logprob_gap_mean"] < 0.1 or not row["logprob_gap_on_current"]
+
+
+def test_what_was_delivered_is_what_was_trained(run):
+    require_trained(run)
 
 
 def test_every_transition_is_trained_once_and_complete(run):
@@ -82,13 +89,16 @@ def test_evaluation_covers_all_stages(run):
         assert task["m_init"] is not None
 
 
-def test_the_checkpoint_is_a_plain_model_that_was_trained(run, tiny_model):
+def test_the_checkpoint_is_a_plain_model_that_was_trained(run):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     newest = run / f"checkpoints/step_{STEPS}/hf"
-    trained = AutoModelForCausalLM.from_pretrained(newest).state_dict()
-    before = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+
+    def weights(step: int) -> dict[str, torch.Tensor]:
+        return AutoModelForCausalLM.from_pretrained(run / f"checkpoints/step_{step}/hf").state_dict()
+
+    trained, before = weights(STEPS), weights(STEPS - 1)  # the step between them was reinforcement's
     assert any(not torch.equal(trained[name], before[name]) for name in trained)
     assert AutoTokenizer.from_pretrained(newest).chat_template
 
