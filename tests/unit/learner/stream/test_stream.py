@@ -49,6 +49,35 @@ def test_admission_bounds_staleness_and_total():
     run(scenario())
 
 
+def test_a_wave_is_of_one_actor_and_takes_what_may_start_now():
+    async def scenario():
+        s = stream(states=3, max_staleness=0)
+        first, second = await s.wave("first", 2), await s.wave("second", 5)
+        assert [(t.index, t.actor_id) for t in (*first, *second)] == [(0, "first"), (1, "first"), (2, "second")]
+        standing = asyncio.create_task(s.wave("third", 2))
+        await asyncio.sleep(0)
+        assert not standing.done(), "it waits for a group as admission does"
+        await s.fail("first", first[1].group_id, "engine died")
+        assert [(t.index, t.actor_id) for t in await asyncio.wait_for(standing, 1)] == [(1, "third")]
+        await s.leave("third")
+        assert await s.wave("third", 2) == [], "it has left"
+        await s.close()
+        assert await s.wave("first", 2) == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 123_456_789])
+def test_no_two_responses_of_a_run_have_the_same_seed_nor_those_of_another_run(seed):
+    def seeds(of: int) -> list[int]:
+        s = Stream(pool(), of, 1000, 50, 16, 3, Cursor())
+        return [number for ticket in run(admitted(s)) for number in ticket.seeds]
+
+    drawn, others = seeds(seed), seeds(seed + 1)
+    assert len({*drawn, *others}) == 2 * 200 * 16 and drawn == seeds(seed)
+    assert all(isinstance(number, int) and 0 <= number < 2**31 for number in drawn)
+
+
 def test_a_slow_group_is_waited_for_before_it_grows_too_stale():
     async def scenario():
         s = stream(max_staleness=1)
