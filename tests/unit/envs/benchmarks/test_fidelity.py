@@ -1,6 +1,9 @@
 """A task on a share of its rows."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -34,6 +37,16 @@ def test_every_row_that_is_kept_is_one_of_the_file_in_its_order_and_none_is_kept
         places = [before.index(row) for row in kept[:-1]]
         assert places == sorted(set(places)) and kept[-1] == ""
         assert len(places) - name.endswith("csv") == max(share * len(texts), FEWEST)
+
+
+def test_lines_stay_as_they_are_with_their_ends_also_where_the_locale_knows_only_ascii(tmp_path):
+    file, rows = tmp_path / "a.jsonl", '{"text": "é…"}\r\n'.encode() * FEWEST
+    file.write_bytes(rows)
+    program = "import pathlib, sys\nfrom envs.benchmarks.fidelity import subsample\n"
+    program += "subsample(pathlib.Path(sys.argv[1]), 1.0)"
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program, file], env=ascii_only, check=True)
+    assert file.read_bytes() == rows
 
 
 @pytest.mark.parametrize("rows", [400, 1000])
