@@ -73,7 +73,8 @@ def outcome(path: str, mutant: Json, survey: Json, number: int) -> Json:
     file.write_text(mutant["source"])
     os.utime(file, (number, number))  # no compiled file is of that time
     expected, began = sum(durations[test] for test in tests), time.monotonic()
-    found, in_time = in_fork(lambda: run_mutant(tests), seconds=15 + 8 * expected, cpu=int(10 + 4 * expected))
+    limits = {test: 15 + 8 * durations[test] for test in tests}
+    found, in_time = in_fork(lambda: run_mutant(limits), seconds=15 + 8 * expected, cpu=int(10 + 4 * expected))
     result = {"seconds": round(time.monotonic() - began, 2), "killer": ""}
     if not in_time:
         return {**result, "outcome": "timeout"}
@@ -110,7 +111,7 @@ def in_fork(action: Callable[[], Json], seconds: float, cpu: int) -> tuple[Json 
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-    slow = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+    slow = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM)
     with contextlib.suppress(json.JSONDecodeError):
         return json.loads(b"".join(parts)), in_time and not slow
     return None, in_time and not slow
@@ -119,7 +120,7 @@ def in_fork(action: Callable[[], Json], seconds: float, cpu: int) -> tuple[Json 
 class _Watch:
     """A pytest plugin: runs `wanted` in that order, and keeps durations and the first failure."""
 
-    def __init__(self, wanted: Sequence[str] | None = None, began: Callable[[str], None] = lambda test: None):
+    def __init__(self, wanted: Sequence[str] | None = None, began: Callable[[str], Any] = lambda test: None):
         self._wanted, self._began = wanted, began
         self.durations: dict[str, float] = {}
         self.failed = ""
@@ -165,9 +166,11 @@ def run_survey(path: str, tests: Sequence[str]) -> Json:
     return {"durations": watch.durations, "lines": lines, "libraries": libraries, "failed": failed}
 
 
-def run_mutant(tests: Sequence[str]) -> Json:
-    files = dict.fromkeys(test.partition("::")[0] for test in tests)
-    watch = _Watch(tests)
+def run_mutant(limits: dict[str, float]) -> Json:
+    """What the tests find, in that order; past a test's limit the process is ended: one that hangs need not be waited
+    for as long as all would take."""
+    files = dict.fromkeys(test.partition("::")[0] for test in limits)
+    watch = _Watch(list(limits), began=lambda test: signal.setitimer(signal.ITIMER_REAL, limits.get(test, 0.0)))
     code = pytest.main([*PYTEST, "-x", *files], plugins=[watch])
     return {"code": int(code), "killer": watch.failed}
 
