@@ -61,7 +61,7 @@ def started(module, monkeypatch) -> Callable[..., Any]:
     arguments.set_environment(Config())
     actors: list[int] = []
     monkeypatch.setattr(module, "end_with", actors.append)
-    monkeypatch.setattr(module, "OPENED", {})
+    module.OPENED.clear()
 
     def start(model: torch.nn.Module | None = None, device: str = "cpu") -> Any:
         wanted = arguments.engine_arguments(Config(), "")["weight_transfer_config"]
@@ -182,7 +182,9 @@ def test_an_update_goes_through_vllms_reload(started):
     engine.finish_weight_update()
     assert torch.equal(model.norm.weight, new["norm.weight"])
     assert model.norm.weight.data_ptr() == served.data_ptr(), "in the memory that requests in flight read"
-    assert model.norm.weight.weight_loader is default_weight_loader, "the reload is over"
+    engine.start_weight_update()
+    engine.finish_weight_update()
+    assert torch.equal(model.norm.weight, new["norm.weight"]), "a layer that is sent nothing serves what it did"
 
 
 def test_only_heads_that_are_as_they_were_loaded_are_renewed_after_each_update(module, started):
@@ -286,14 +288,30 @@ def test_a_process_that_ends_by_itself_does_not_wait_for_the_actor(module):
     assert process.exitcode == 0
 
 
+REFUSED = 42
+
+
 def test_an_engine_does_not_start_for_an_actor_that_has_ended(module):
-    actor = os.fork() or os._exit(0)
-    os.waitid(os.P_PID, actor, os.WEXITED | os.WNOWAIT)  # it is a zombie now
-    try:
+    """In a process below one of its own, so that an engine that does start ends neither this one nor its parent."""
+    forks = multiprocessing.get_context("fork")
+
+    def engine(actor: int) -> None:
         with pytest.raises(RuntimeError, match=f"process {actor}"):
             module.end_with(actor)
-    finally:
-        os.waitpid(actor, 0)
+        os._exit(REFUSED)
+
+    def core() -> None:
+        actor = os.fork() or os._exit(0)
+        os.waitid(os.P_PID, actor, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+        process = forks.Process(target=engine, args=(actor,))
+        process.start()
+        process.join()
+        os._exit(process.exitcode)
+
+    process = forks.Process(target=core)
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == REFUSED
 
 
 def test_a_memory_file_is_mapped_once(module, tmp_path: Path):
