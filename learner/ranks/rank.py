@@ -251,7 +251,8 @@ class LearnerRank:
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder.parent, "write"):
-            weights = {name: tensor.cpu() for name, tensor in self._named_weights(GATHER_BYTES)}
+            gathered = self._named_weights(GATHER_BYTES)
+            weights = {name: tensor.cpu() for name, tensor in gathered if self.rank == 0}
             if self.rank == 0:
                 checkpoints.write_hugging_face(folder, self.policy.model, weights, self.model_dir)
 
