@@ -22,7 +22,8 @@ SHARED = {"numpy", "pandas", "scikit-learn", "scipy", "joblib", "ray", "deepspee
 
 def locked(file: Path) -> dict[str, str]:
     lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines if line)}
+    pins = [Requirement(line) for line in lines if line]
+    return {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
 
 
 @pytest.mark.parametrize("recipe", [DOCKERFILE, ROOT / "envs" / "images" / "Dockerfile"], ids=["ray", "sandbox"])
