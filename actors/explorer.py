@@ -199,10 +199,10 @@ class Explorer:
 
     async def _step(self, state: State, text: str) -> StepResult:
         """Apply an action; its time in the queue counts from now."""
-        asked = time.monotonic()
+        arrived = time.monotonic()
 
         def step() -> StepResult:
-            waited = time.monotonic() - asked
+            waited = time.monotonic() - arrived
             result = self._environment.step(state, text)
             durations = dataclasses.replace(result.durations, queue=result.durations.queue + waited)
             return dataclasses.replace(result, durations=durations)

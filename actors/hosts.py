@@ -98,8 +98,8 @@ class HostedRunner:
         """
         self.seed, self._deadline = cfg.run.seed, cfg.actors.deadline
         self._hosts = {name: ray.get_actor(name) for name in _names(cfg)}
-        found = [self._answer(name, host.about.remote(), self._deadline) for name, host in self._hosts.items()]
-        self.name, self.image = f"{found[0][0]} (on {len(found)} hosts)", found[0][1]
+        answers = [self._answer(name, host.about.remote(), self._deadline) for name, host in self._hosts.items()]
+        self.name, self.image = f"{answers[0][0]} (on {len(answers)} hosts)", answers[0][1]
         self._running: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
@@ -112,9 +112,9 @@ class HostedRunner:
         tried: list[str] = []
         while True:
             with self._taken(tried) as name:
-                asked = self._hosts[name].run.remote(task, dict(files))
+                call = self._hosts[name].run.remote(task, dict(files))
                 try:
-                    return self._answer(name, asked, self._deadline + task.limits.seconds)
+                    return self._answer(name, call, self._deadline + task.limits.seconds)
                 except SandboxFailure:
                     tried.append(name)
                     if len(tried) == TRIES:

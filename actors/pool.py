@@ -179,9 +179,9 @@ class ActorPool:
     def set_baselines(self, m_init: dict[str, float]) -> None:
         """Tell every actor, and those that come, the tasks' baselines; what is asked next may overtake it otherwise."""
         self._m_init = m_init
-        told = [member.handle.set_baselines.remote(m_init) for member in self._serving.values()]
-        if told:
-            self._place.wait(told, num_returns=len(told), timeout=self._deadline)  # `check` sees who does not answer
+        calls = [member.handle.set_baselines.remote(m_init) for member in self._serving.values()]
+        if calls:
+            self._place.wait(calls, num_returns=len(calls), timeout=self._deadline)  # `check` sees who does not answer
 
     def publish(self, version: int, buckets: list[Any]) -> None:
         """Returns when all actors that have started serve this version; one that fails is replaced."""
@@ -208,9 +208,9 @@ class ActorPool:
     def receivers(self) -> list[Receiver]:
         """Those that have started and give a sign of life now; the others are replaced."""
         started = {name: member for name, member in self._members.items() if member.about}
-        asked = {name: member.handle.status.remote() for name, member in started.items()}
-        self._place.wait(list(asked.values()), num_returns=len(asked), timeout=self._cfg.actors.heartbeat)
-        for name, ref in asked.items():
+        calls = {name: member.handle.status.remote() for name, member in started.items()}
+        self._place.wait(list(calls.values()), num_returns=len(calls), timeout=self._cfg.actors.heartbeat)
+        for name, ref in calls.items():
             try:
                 self._result(name, ref, "status", 0.0)
             except ActorLost as error:
@@ -268,11 +268,11 @@ class ActorPool:
         if not self._place.wait([member.starting], timeout=0)[0]:
             return
         try:
-            found = self._result(member.name, member.starting, "start")
+            answer = self._result(member.name, member.starting, "start")
         except RayTaskError as error:  # whatever the reason, the run goes on without it, and says so
             raise ActorLost(f"{member.name} did not start: {error.cause}") from error
-        if isinstance(found, dict):  # it has started, and now takes what the others know
-            member.about = found
+        if isinstance(answer, dict):  # it has started, and now takes what the others know
+            member.about = answer
             buckets = self._full_weights() if self._version > self._making[-1] else []
             member.starting = member.handle.catch_up.remote(self._m_init, self._version, buckets)
         else:
@@ -280,7 +280,7 @@ class ActorPool:
             self._share()
             if self._stream:
                 member.collecting = member.handle.collect.remote(self._stream)
-            self._say(f"{member.name} serves weight version {found} and joins")
+            self._say(f"{member.name} serves weight version {answer} and joins")
 
     def _look_at(self, member: Member) -> None:
         if member.collecting and self._place.wait([member.collecting], timeout=0)[0]:

@@ -106,13 +106,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("settings", metavar="key=value", nargs="*", help="e.g. model.path=runs/quickstart/… metric=AUC")
     parser.add_argument("--steps", type=int, default=10, help="most actions (default: %(default)s)")
     parser.add_argument("--approve", action="store_true", help="ask before each experiment")
-    asked = parser.parse_intermixed_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     console = Console()
     try:
-        settings = read_settings(asked.settings)
+        settings = read_settings(parsed.settings)
         with tempfile.TemporaryDirectory(prefix="mlagent-solve-") as work:
-            task = find_task(asked.path, settings, Path(work))
-            asyncio.run(_solve(task, asked.path, settings, asked.steps, asked.approve, console))
+            task = find_task(parsed.path, settings, Path(work))
+            asyncio.run(_solve(task, parsed.path, settings, parsed.steps, parsed.approve, console))
     except (SolveError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

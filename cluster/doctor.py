@@ -47,20 +47,20 @@ def diagnose(cfg: Config, as_json: bool) -> int:
     from learner.run.preflight import Verdict
 
     began = last = time.monotonic()
-    told = []
+    findings = []
     with contextlib.ExitStack() as stack:
         if as_json:  # what libraries print must not get between the lines of the object
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         for finding in stack.enter_context(contextlib.closing(examine(cfg))):
             now = time.monotonic()
-            told.append({**dataclasses.asdict(finding), "seconds": round(now - last, 1)})
+            findings.append({**dataclasses.asdict(finding), "seconds": round(now - last, 1)})
             if not as_json:
                 show(finding, now - last)
             last = now
-    ok = all(one["verdict"] is not Verdict.FAILED for one in told)
+    ok = all(one["verdict"] is not Verdict.FAILED for one in findings)
     seconds = round(time.monotonic() - began, 1)
     if as_json:
-        print(json.dumps({"ok": ok, "seconds": seconds, "checks": told}))
+        print(json.dumps({"ok": ok, "seconds": seconds, "checks": findings}))
     else:
         print(f"{'all is well' if ok else 'not ready: mend what FAILED, from the top'} ({seconds:.0f} s)", flush=True)
     return 0 if ok else 1

@@ -37,9 +37,9 @@ def main(arguments: list[str]) -> int:
     try:
         cfg = load(arguments)  # --help ends here
         if not os.environ.get("RAY_ADDRESS"):
-            added, told = devices.settings(arguments)
+            added, notice = devices.settings(arguments)
             arguments = [*arguments, *added]
-            print(told, end="\n" if told else "", flush=True)
+            print(notice, end="\n" if notice else "", flush=True)
             cfg = load(arguments)
     except ConfigError as error:
         return fail(error, 2)

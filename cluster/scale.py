@@ -34,15 +34,15 @@ def find(job: str) -> Any:
     from learner.stream.scaling import CONTROL  # heavy, and `--help` does not need it
 
     named = [one for one in list_named_actors(all_namespaces=True) if one["name"].rpartition("/")[2] == CONTROL]
-    found = [one for one in named if one["name"] == f"{job}/{CONTROL}"]
-    if not found:
-        found = [one for one in named if one["namespace"] == namespace_of(job)]
-    if len(found) > 1:
+    controls = [one for one in named if one["name"] == f"{job}/{CONTROL}"]
+    if not controls:
+        controls = [one for one in named if one["namespace"] == namespace_of(job)]
+    if len(controls) > 1:
         raise ScaleError(f"several runs are called {job}: give the id of the Ray job instead (`ray job list`)")
-    if not found:
+    if not controls:
         running = ", ".join(one["name"].rpartition("/")[0] for one in named) or "none"
         raise ScaleError(f"no run {job} is in its RL stage on this cluster; there: {running}")
-    return ray.get_actor(found[0]["name"], namespace=found[0]["namespace"])
+    return ray.get_actor(controls[0]["name"], namespace=controls[0]["namespace"])
 
 
 def namespace_of(job_id: str) -> str | None:
@@ -54,8 +54,8 @@ def namespace_of(job_id: str) -> str | None:
     except (RuntimeError, ConnectionError):
         return None
     filters = [("job_id", "=", driver.id), ("class_name", "=", "Control")] if driver else None
-    found = list_actors(filters=filters, detail=True) if filters else []
-    return found[0].ray_namespace if found else None
+    controls = list_actors(filters=filters, detail=True) if filters else []
+    return controls[0].ray_namespace if controls else None
 
 
 def scale(job: str, count: int | None) -> int:

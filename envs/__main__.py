@@ -90,7 +90,7 @@ def check(arguments: argparse.Namespace) -> None:
         # Two seeds: a script that draws its own random numbers shows it.
         first, again = (_environment(task, sandboxes, seed).baseline(task.id) for seed in (0, 1))
         _require_sandbox(first)
-        found = {
+        report = {
             "task": task.id,
             "metric": task.metric,
             "direction": task.direction,
@@ -99,10 +99,10 @@ def check(arguments: argparse.Namespace) -> None:
             "seconds": round(first.durations.execute, 4),
             "problems": problems(task, first, again, sandboxes),
         }
-    print(json.dumps(found))
-    if found["problems"]:
+    print(json.dumps(report))
+    if report["problems"]:
         log_tail = f"\n{first.log_tail}" if first.score_after is None else ""
-        raise CommandError(f"task {task.id}: " + "\n- ".join(["", *found["problems"]]).strip() + log_tail)
+        raise CommandError(f"task {task.id}: " + "\n- ".join(["", *report["problems"]]).strip() + log_tail)
 
 
 def best(arguments: argparse.Namespace) -> None:
@@ -114,7 +114,7 @@ def best(arguments: argparse.Namespace) -> None:
     with _sandboxes(arguments.sandbox) as sandboxes:
         run = SandboxRunner(sandboxes, node_capacity()).run(task, {task.script: solution.read_text()})
     agrees = None not in (run.score, task.m_best) and math.isclose(run.score, task.m_best, rel_tol=SAME_SCORE)
-    found = {
+    report = {
         "task": task.id,
         "metric": task.metric,
         "stated": task.m_best,
@@ -123,7 +123,7 @@ def best(arguments: argparse.Namespace) -> None:
         "seconds": round(run.durations.execute, 4),
         "agrees": agrees,
     }
-    print(json.dumps(found))
+    print(json.dumps(report))
     if not agrees:
         reason = readable(run.log) if run.score is None else f"task.yaml states best: {task.m_best}"
         raise CommandError(f"task {task.id}: scripts/best.py scored {run.score}: {reason}")
@@ -145,7 +145,7 @@ def step(arguments: argparse.Namespace) -> None:
         result = environment.step(environment.initial_state(task.id), text)
     _require_sandbox(result)
     worth = reward(result, task)
-    found = {
+    report = {
         "outcome": result.outcome,
         "score_before": result.score_before,
         "score_after": result.score_after,
@@ -154,7 +154,7 @@ def step(arguments: argparse.Namespace) -> None:
         "durations": asdict(result.durations),
         "log_tail": result.log_tail,
     }
-    print(json.dumps(found))
+    print(json.dumps(report))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -277,18 +277,18 @@ def _arguments(text: str) -> dict[str, str]:
     """The `File:` and `Lines:` lines between the action's name and its blocks."""
     arguments = {}
     for line in filter(str.strip, text.splitlines()):
-        found = ARGUMENT.fullmatch(line.strip(BLANKS))
-        value = found["value"].strip(BLANKS) if found else ""
-        if not value or found["name"] in arguments:
+        match = ARGUMENT.fullmatch(line.strip(BLANKS))
+        value = match["value"].strip(BLANKS) if match else ""
+        if not value or match["name"] in arguments:
             raise InvalidAction(f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}")
-        arguments[found["name"]] = value
+        arguments[match["name"]] = value
     return arguments
 
 
 def _lines(given: str | None) -> tuple[int, int]:
     if given is None:
         return 1, MAX_INSPECTED_LINES
-    if not (found := re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", given)) or not 1 <= int(found[1]) <= int(found[2]):
+    if not (match := re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", given)) or not 1 <= int(match[1]) <= int(match[2]):
         raise InvalidAction(f"Lines must be like 10-40, not {given[:40]!r}")
-    start, end = int(found[1]), int(found[2])
+    start, end = int(match[1]), int(match[2])
     return start, min(end, start + MAX_INSPECTED_LINES - 1)

@@ -111,12 +111,12 @@ class Admission:
 
     def _possible(self, need: Limits) -> bool:
         """True, or an `AdmissionError`."""
-        asked = {"cpus": need.cpus, "memory_mb": need.memory_mb, "gpus": need.gpus}
+        needed = {"cpus": need.cpus, "memory_mb": need.memory_mb, "gpus": need.gpus}
         there = {**vars(self.capacity), "gpus": len(self.capacity.gpus)}
         for name, most in there.items():
-            if asked[name] > most:
+            if needed[name] > most:
                 raise AdmissionError(
-                    f"an experiment asks for limits.{name} = {asked[name]:g} and this actor's experiments share "
+                    f"an experiment asks for limits.{name} = {needed[name]:g} and this actor's experiments share "
                     f"{most:g}: lower it in the task's task.yaml or use larger nodes"
                 )
         return True

@@ -89,8 +89,8 @@ class Environment:
         if task.actions == "native":
             action = actions.parse(text, task)
             return action.kind, action
-        asked = research_actions.parse(text)
-        return asked.kind, research_actions.resolve(asked, files, task, self._editor)
+        request = research_actions.parse(text)
+        return request.kind, research_actions.resolve(request, files, task, self._editor)
 
     def close(self) -> None:
         self.runner.close()

@@ -76,13 +76,13 @@ def _hash(*parts: Any) -> str:
 def read_record(store: Store, name: str) -> Experiment | None:
     """The kept result of that name, marked as such; None if there is none, or none that can be read."""
     try:
-        found = msgspec.json.decode(store.read(name), type=Experiment)
+        experiment = msgspec.json.decode(store.read(name), type=Experiment)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
         log.warning("the cached experiment %s/%s is damaged and is run again: %s", store.path, name, error)
         return None
-    return dataclasses.replace(found, origin=Origin.CACHE)
+    return dataclasses.replace(experiment, origin=Origin.CACHE)
 
 
 @contextlib.contextmanager

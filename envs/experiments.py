@@ -75,12 +75,12 @@ class SandboxRunner:
         return self._admission.running
 
     def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
-        asked = time.monotonic()
+        arrived = time.monotonic()
         with self._admission.admit(f"{task.digest or task.id}@{task.fidelity:g}", task.limits) as gpus:
             try:
-                return self._run(task, files, gpus, asked)
+                return self._run(task, files, gpus, arrived)
             except SandboxFailure:
-                return self._run(task, files, gpus, asked)
+                return self._run(task, files, gpus, arrived)
 
     def _run(self, task: Task, files: Mapping[str, str], gpus: tuple[int, ...], asked: float) -> Experiment:
         times = [asked]
@@ -126,10 +126,10 @@ def _graded(task: Task, files: Mapping[str, str], workspace: Path, log: str) -> 
     try:
         return Outcome.EDITED, grade(task, workspace), log
     except GradeError as reason:
-        told = f"{log}\n{reason}"
+        explained = f"{log}\n{reason}"
         if isinstance(reason, GraderFailed) and _unchanged(task, files):
-            told += f"\nthis is the task's fault: its {task.script} is unchanged, so mend scripts/eval.py"
-        return Outcome.SCRIPT_ERROR, None, told
+            explained += f"\nthis is the task's fault: its {task.script} is unchanged, so mend scripts/eval.py"
+        return Outcome.SCRIPT_ERROR, None, explained
 
 
 def _unchanged(task: Task, files: Mapping[str, str]) -> bool:

@@ -35,9 +35,9 @@ class SimulatedRunner:
         return self._admission.running
 
     def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
-        asked = time.monotonic()
+        arrived = time.monotonic()
         with self._admission.admit(f"{task.id}@{task.fidelity:g}", task.limits):
-            queued = time.monotonic() - asked
+            queued = time.monotonic() - arrived
             found = self._find(task, files)
             time.sleep(found.durations.execute * self._speed)
         durations = dataclasses.replace(found.durations, queue=queued)

@@ -68,8 +68,8 @@ def _pairs(settled: Sequence[Idea], script: Script, wanted: int) -> list[Idea]:
     pairs = [(a, b) for a, b in itertools.permutations(settled, 2) if (a.operator, a.option) != (b.operator, b.option)]
     random.Random(0).shuffle(pairs)
     both = (replace(a, text=f"{a.text}; and {b.text}", then=b) for a, b in pairs)
-    able = (idea for idea in both if operators.change(idea, script, random.Random(0)))
-    return list(itertools.islice(able, max(0, wanted)))
+    applicable = (idea for idea in both if operators.change(idea, script, random.Random(0)))
+    return list(itertools.islice(applicable, max(0, wanted)))
 
 
 def _added(before: str, after: str) -> str:

@@ -78,11 +78,11 @@ def change(idea: Idea, script: Script, rng: random.Random) -> Change | None:
 
 def any_change(script: Script, rng: random.Random) -> Change | None:
     """A random change, its operator drawn by weight; None where no operator suits the script."""
-    able = {name: options for name, op in OPERATORS.items() if (options := list(op.options(script)))}
-    if not able:
+    applicable = {name: options for name, op in OPERATORS.items() if (options := list(op.options(script)))}
+    if not applicable:
         return None
-    name = rng.choices(list(able), [OPERATORS[name].weight for name in able])[0]
-    return OPERATORS[name].change(script, rng.choice(able[name]), rng)
+    name = rng.choices(list(applicable), [OPERATORS[name].weight for name in applicable])[0]
+    return OPERATORS[name].change(script, rng.choice(applicable[name]), rng)
 
 
 def to_model(script: Script, model: Model, operator: str) -> Change:
@@ -143,8 +143,8 @@ def _wrap(script: Script, option: str, rng: random.Random) -> Change:
 
 
 def _average_options(script: Script) -> dict[str, str]:
-    able = _is_fit_for_wrapping(script) and not script.data.several
-    return _labels(script, MODELS, "the same model together with {}") if able else {}
+    applicable = _is_fit_for_wrapping(script) and not script.data.several
+    return _labels(script, MODELS, "the same model together with {}") if applicable else {}
 
 
 def _average(script: Script, option: str, rng: random.Random) -> Change:
@@ -154,8 +154,8 @@ def _average(script: Script, option: str, rng: random.Random) -> Change:
 
 def _setting_options(listed: bool) -> Callable[[Script], dict[str, str]]:
     def options(script: Script) -> dict[str, str]:
-        found = estimators.settings_of(script.target.model, listed) if script.target else {}
-        return {setting: f"another {setting.replace('.', ' ')} than now" for setting in found}
+        settings = estimators.settings_of(script.target.model, listed) if script.target else {}
+        return {setting: f"another {setting.replace('.', ' ')} than now" for setting in settings}
 
     return options
 
@@ -170,8 +170,8 @@ def _setting(listed: bool) -> Callable[[Script, str, random.Random], Change]:
 
 
 def _log_options(script: Script) -> dict[str, str]:
-    able = _is_fit_for_wrapping(script) and script.data.kind == estimators.REGRESSION and not script.data.several
-    fresh = able and "log1p" not in script.text
+    applicable = _is_fit_for_wrapping(script) and script.data.kind == estimators.REGRESSION and not script.data.several
+    fresh = applicable and "log1p" not in script.text
     return {"log1p": "the same model fitted to the logarithm of the target"} if fresh else {}
 
 

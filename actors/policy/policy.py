@@ -81,9 +81,9 @@ class Policy:
 
         try:
             arguments = AsyncEngineArgs(**engine_arguments(self._cfg, self._model_dir))
-            told = engine_logger(Metrics(self._cfg.run.name, by=self.name))
+            stat_logger = engine_logger(Metrics(self._cfg.run.name, by=self.name))
             with self._last_words.heard():
-                self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[told])
+                self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger])
         except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
             reason = self._last_words.cause() or error
             raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {reason}") from error

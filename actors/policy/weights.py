@@ -171,13 +171,13 @@ def checksum(data: np.ndarray) -> str:
 
 def digests(buckets: Iterable[Bucket]) -> dict[str, str]:
     """What vLLM's digests of the weights of one dimension must be, by name."""
-    found = {}
+    by_name = {}
     for bucket in buckets:
         for item in bucket.meta:
             if is_digested(item.name, item.shape):
                 size = item.shape[0] * getattr(torch, item.dtype).itemsize
-                found[item.name] = _sha256(bucket.data[item.offset : item.offset + size])
-    return found
+                by_name[item.name] = _sha256(bucket.data[item.offset : item.offset + size])
+    return by_name
 
 
 def is_digested(name: str, shape: Sequence[int]) -> bool:

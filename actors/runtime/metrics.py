@@ -88,11 +88,11 @@ def _made(name: str) -> Any:
     """Ray's object for a metric; one per process."""
     from ray.util import metrics
 
-    found = METRICS[name]
-    tags = ("run", *found.tags)
-    if found.kind == "histogram":
-        return metrics.Histogram(name, found.help, boundaries=list(SECONDS), tag_keys=tags)
-    return {"gauge": metrics.Gauge, "counter": metrics.Counter}[found.kind](name, found.help, tag_keys=tags)
+    metric = METRICS[name]
+    tags = ("run", *metric.tags)
+    if metric.kind == "histogram":
+        return metrics.Histogram(name, metric.help, boundaries=list(SECONDS), tag_keys=tags)
+    return {"gauge": metrics.Gauge, "counter": metrics.Counter}[metric.kind](name, metric.help, tag_keys=tags)
 
 
 class Metrics:

@@ -58,7 +58,7 @@ async def solve(
     """
     task, state = environment.tasks[task_id], environment.initial_state(task_id)
     best, failed = state, 0
-    found = Solution(environment.files(state)[task.script], task.m_init, task.m_init)
+    solution = Solution(environment.files(state)[task.script], task.m_init, task.m_init)
     for step in range(steps):
         for refused in range(STRIDE):
             text = await propose(task, state, seed + step * STRIDE + refused)
@@ -71,18 +71,18 @@ async def solve(
         if answer.stop:
             break
         result = await asyncio.to_thread(environment.step, state, text)
-        found.tried.append((text, result))
+        solution.tried.append((text, result))
         state = result.state
         if result.action == actions.FinalAnswer.kind:
-            tell(result, found)
+            tell(result, solution)
             break
-        if state.score is not None and task.direction.sign * (state.score - found.score) > 0:
-            best, found.score, found.script = state, state.score, environment.files(state)[task.script]
+        if state.score is not None and task.direction.sign * (state.score - solution.score) > 0:
+            best, solution.score, solution.script = state, state.score, environment.files(state)[task.script]
         failed = failed + 1 if state.score is None or result.outcome is Outcome.INVALID else 0
         if failed >= PATIENCE:
             state, failed = dataclasses.replace(best, history=state.history), 0
-        tell(result, found)
-    return found
+        tell(result, solution)
+    return solution
 
 
 def preview(text: str, files: dict[str, str], task: Task) -> str | None:

@@ -74,12 +74,12 @@ def _reach(address: str) -> None:
 def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Finding]:
     there, model = preflight.nodes(), ModelSize.read(model_dir)
     yield _ray(len(there))
-    found = preflight.quick(cfg, model, there)
-    yield from found
+    findings = preflight.quick(cfg, model, there)
+    yield from findings
     probes = Probes(there)
     try:
         for finding in _on_nodes(cfg, tasks, model_dir, model, there, probes):
-            found.append(finding)
+            findings.append(finding)
             yield finding
     except NodeError as error:
         fix = "look at that node's Ray logs; its image must have the project's packages"
@@ -87,7 +87,7 @@ def _on_cluster(cfg: Config, tasks: list[Task], model_dir: Path) -> Iterator[Fin
         return
     finally:
         probes.close()
-    failed = sorted({one.check for one in found if one.verdict is Verdict.FAILED})
+    failed = sorted({one.check for one in findings if one.verdict is Verdict.FAILED})
     if failed or not tasks:
         yield Finding(REHEARSED[0], Verdict.NOTE, f"not tried, since {', '.join(failed or ['tasks'])} failed")
     else:
@@ -120,8 +120,8 @@ def _on_nodes(
         yield of_nodes.disk(cfg, model, about)
     yield of_nodes.clocks(probes.skews(), about)
     runners = [share for share in preflight.shares(cfg) if share.who == ("sandbox" if cfg.sandbox.hosts else "actors")]
-    able = [node.id for node in there if any(share.may_run_on(node) for share in runners)]
-    where = able or list(about)  # where no node is large enough, the sandboxes of those that are there still tell
+    capable = [node.id for node in there if any(share.may_run_on(node) for share in runners)]
+    where = capable or list(about)  # where no node is large enough, the sandboxes of those that are there still tell
     yield from _sandboxes(cfg, tasks, probes, about, where)
 
 
@@ -163,12 +163,12 @@ def _sandboxes(
     needed = sorted(set().union(*imports.values()))
     trial = names, cfg.sandbox.image, cfg.sandbox.packages, needed, _targets()
     tried = probes.ask("try_sandboxes", *trial, of=where, seconds=SANDBOX_SECONDS)
-    told = set()
+    shown_before = set()
     for node, trials in tried.items():
         for finding in sandboxes.judge(trials, chosen, imports):
             what = (finding.check, finding.verdict)
-            if what not in told:
-                told.add(what)
+            if what not in shown_before:
+                shown_before.add(what)
                 host = f"{about[node].host}: " if len(tried) > 1 else ""
                 yield dataclasses.replace(finding, found=host + finding.found)
 

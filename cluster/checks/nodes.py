@@ -122,8 +122,8 @@ class Probes:
         Raises:
             NodeError: one does not answer in time, or cannot import the project.
         """
-        asked = {name: handle for name, handle in self._handles.items() if of is None or name in of}
-        refs = {name: getattr(handle, method).remote(*args) for name, handle in asked.items()}
+        handles = {name: handle for name, handle in self._handles.items() if of is None or name in of}
+        refs = {name: getattr(handle, method).remote(*args) for name, handle in handles.items()}
         return {name: self._result(name, method, ref, seconds) for name, ref in refs.items()}
 
     def _result(self, name: str, method: str, ref: ray.ObjectRef, seconds: float) -> Any:

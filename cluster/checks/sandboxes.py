@@ -66,14 +66,14 @@ class Trial:
 
 def imports(task: Task) -> set[str]:
     """Packages outside the standard library that the task's script imports, by their top-level names."""
-    found: set[str] = set()
+    findings: set[str] = set()
     for node in ast.walk(ast.parse((task.env_dir / task.script).read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            findings |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
+            findings.add(node.module.partition(".")[0])
     beside = {path.stem for path in task.env_dir.iterdir()}
-    return found - set(sys.stdlib_module_names) - beside
+    return findings - set(sys.stdlib_module_names) - beside
 
 
 def examine(
@@ -155,22 +155,22 @@ def judge(trials: Mapping[str, Trial | str], chosen: str, tasks: Mapping[str, se
     trials: by backend, the first to be chosen first; a text is why it does not start. chosen: `sandbox.backend`.
     tasks: what each imports.
     """
-    found = []
+    findings = []
     for backend, trial in trials.items():
         check = f"sandbox {backend}"
         if isinstance(trial, str):
             needed = chosen == backend or all(isinstance(one, str) for one in trials.values())
             fix = "install it, or choose another sandbox.backend" if needed else ""
             verdict = Verdict.FAILED if needed else Verdict.NOTE
-            found.append(Finding(check, verdict, f"does not start: {trial}", fix))
+            findings.append(Finding(check, verdict, f"does not start: {trial}", fix))
         elif trial.broken:
             fix = "choose another sandbox.backend: policies write what this one lets through"
-            found.append(Finding(check, Verdict.FAILED, "; ".join(trial.broken), fix))
+            findings.append(Finding(check, Verdict.FAILED, "; ".join(trial.broken), fix))
         else:
             held = "limits of memory, time, disk and processes hold, no network, no port of the host or of Ray"
-            found.append(Finding(check, Verdict.OK, f"a new one takes {trial.seconds:.1f} s; {held}"))
+            findings.append(Finding(check, Verdict.OK, f"a new one takes {trial.seconds:.1f} s; {held}"))
     used = next(((name, trial) for name, trial in trials.items() if isinstance(trial, Trial)), None)
-    return [*found, _imports(*used, tasks)] if used else found
+    return [*findings, _imports(*used, tasks)] if used else findings
 
 
 def _imports(backend: str, trial: Trial, tasks: Mapping[str, set[str]]) -> Finding:

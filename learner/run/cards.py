@@ -97,11 +97,11 @@ def misfits(cfg: Config, size: ModelSize, cards: Mapping[str, Sequence[Card]]) -
     smallest = min(known, key=lambda card: card.total)
     rank, usable = rank_bytes(cfg, size), smallest.total * (1 - FREE)
     learner_share = usable * min(1.0, cfg.learner.gpus)
-    told = f"{smallest.name} has {gib(smallest.total)}"
+    described = f"{smallest.name} has {gib(smallest.total)}"
     if cfg.learner.gpus and sum(rank.values()) > learner_share:
         parts = ", ".join(f"{name} {gib(amount)}" for name, amount in rank.items() if amount)
         return (
-            f"a learner rank needs {gib(sum(rank.values()))} ({parts}); {told}, of which "
+            f"a learner rank needs {gib(sum(rank.values()))} ({parts}); {described}, of which "
             f"learner.gpus={cfg.learner.gpus:g} has {gib(learner_share)}",
             "learner.gradient_checkpointing=true, a lower learner.row_tokens, more learner.ranks with "
             "learner.zero_stage=3, learner.offload=optimizer, or a larger learner.gpus",
@@ -113,17 +113,17 @@ def misfits(cfg: Config, size: ModelSize, cards: Mapping[str, Sequence[Card]]) -
                 kv_cache_bytes(cfg, size, of_engine)
             elif engine_bytes(cfg, size) > of_engine:
                 return (
-                    f"an engine needs {gib(engine_bytes(cfg, size))} on each of its cards; {told}",
+                    f"an engine needs {gib(engine_bytes(cfg, size))} on each of its cards; {described}",
                     "more actors.gpus (whole cards: the model is split over them), or a lower model.context",
                 )
         except EngineMemoryError as error:
-            return f"{told}: {error}", "or use a smaller model"
+            return f"{described}: {error}", "or use a smaller model"
     least = min(card.free for card in known)
     engine_share = smallest.total * memory_share(cfg) if cfg.actors.gpus else 0.0
-    asked = learner_share + engine_share if share_a_card(cfg) else max(learner_share, engine_share)
-    if least < asked:
+    requested = learner_share + engine_share if share_a_card(cfg) else max(learner_share, engine_share)
+    if least < requested:
         return (
-            f"a card has only {gib(least)} free of {gib(smallest.total)}, and {gib(asked)} are asked for",
+            f"a card has only {gib(least)} free of {gib(smallest.total)}, and {gib(requested)} are asked for",
             "end what else runs on it (nvidia-smi shows it), or lower actors.gpu_memory",
         )
     return None
