@@ -50,7 +50,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+        message, descriptors = received(control)
         if not message:  # the host has gone
             return
         if os.fork() == 0:
@@ -60,6 +60,15 @@ def main() -> None:
             finally:
                 os._exit(1)
         os.close(descriptors[0])
+
+
+def received(control: socket.socket) -> tuple[bytes, list[int]]:
+    """The host's next message with its descriptors; an empty one where the host has gone, however it went."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+    except ConnectionError:
+        return b"", []
+    return message, descriptors
 
 
 def preload() -> None:
@@ -85,7 +94,7 @@ def work(task: dict[str, Any], control: socket.socket) -> None:
     signal.alarm(0)
     control.send(b"{}")
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+        message, descriptors = received(control)
         if not message:
             return
         control.send(b"{}")
