@@ -19,9 +19,9 @@ from actors.pool import ActorPool
 from envs.records import Outcome, Task, Transition
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
+from learner.ranks.publisher import BUCKET_BYTES
 from learner.run.preflight import Finding, Verdict
 
-BUCKET_BYTES = 64 << 20
 RESPONSES = 4
 SEED = 0
 
