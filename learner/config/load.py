@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +24,10 @@ from learner.config.defaults import settle
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
 from learner.config.sockets import refused
+
+READ_BY_OMEGACONF = ("${", "???")
+"""Signs of references to other keys and of values to come: looked up only when the value is used, in the middle of a
+run. In a config file they are filled in when it is read."""
 
 
 class ConfigError(UserError):
@@ -47,11 +52,11 @@ def load(arguments: Sequence[str]) -> Config:
             raise ConfigError(f"{argument}: arguments are config=NAME|PATH or key=value; --help lists the keys")
         if name == "config":
             for inner, setting in _flatten(_read(value)):
-                _set(cfg, inner, setting, f"{value}: ")
+                assign(cfg, inner, setting, f"{value}: ")
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name != "config":
-            _set(cfg, name, value)
+            assign(cfg, name, value)
     settle(cfg)
     if reason := impossible(cfg) or refused(cfg):
         raise ConfigError(reason)
@@ -69,7 +74,7 @@ def _read(name: str) -> dict[str, Any]:
         raise ConfigError(f"config={name}: there is no such file, and no config of that name; known are {known}")
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{file} is not a config file: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file} is not a config file: its top level must be sections, such as `rl:`")
@@ -84,8 +89,12 @@ def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flatten(value, f"{prefix}{name}.")
 
 
-def _set(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
-    """Set a key from a YAML value or from the text of an argument."""
+def assign(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
+    """Set a key from a YAML value or from the text of an argument; where: what the value comes from.
+
+    Raises:
+        ConfigError: there is no such key, or it cannot have such a value.
+    """
     known = {name: (item, kind) for name, item, kind in fields()}
     if name not in known:
         last = f".{name.rpartition('.')[2]}"
@@ -98,6 +107,8 @@ def _set(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
         value = _parse_list(value)
     if kind is int and isinstance(value, float):
         value = str(value)  # OmegaConf would cut off the fraction
+    if any(sign in str(value) for sign in READ_BY_OMEGACONF):
+        raise ConfigError(f"{where}{name}={value}: ${{…}} and ??? are not filled in here: write out what is meant")
     try:
         OmegaConf.update(cfg, name, value)
     except OmegaConfBaseException as error:
@@ -109,20 +120,30 @@ def _set(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
 def _parse_list(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter of what looks like a date and is none
         return text
 
 
 def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
+    """A string that has a default cannot be empty: empty means something only where it is the default."""
     rules = item.metadata
+    for one in value if isinstance(value, ListConfig) else [value]:
+        if one == "" and item.default != "":
+            raise ConfigError(f"{name}={value} is empty")
+        if isinstance(one, int | float) and not isinstance(one, bool):
+            _check_number(name, one, value, rules)
     if rules["choices"]:
         values = value if isinstance(value, ListConfig) else [value]
         unknown = [word for word in values if word not in rules["choices"] and not (rules["socket"] and ":" in word)]
         if unknown:
             path = ", or an import path package.module:Name" if rules["socket"] else ""
             raise ConfigError(f"{name}={value}: choose one of {', '.join(rules['choices'])}{path}")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not (value > 0 if rules["positive"] else value >= 0):
-            raise ConfigError(f"{name}={value} must be {'above' if rules['positive'] else 'at least'} 0")
-        if not value <= rules["maximum"]:
-            raise ConfigError(f"{name}={value} must be at most {rules['maximum']}")
+
+
+def _check_number(name: str, number: float, value: Any, rules: Mapping[str, Any]) -> None:
+    if not math.isfinite(number):
+        raise ConfigError(f"{name}={value} must be a finite number")
+    if not (number > 0 if rules["positive"] else number >= 0):
+        raise ConfigError(f"{name}={value} must be {'above' if rules['positive'] else 'at least'} 0")
+    if not number <= rules["maximum"]:
+        raise ConfigError(f"{name}={value} must be at most {rules['maximum']}")

@@ -16,15 +16,13 @@ def impossible(cfg: Config) -> str | None:
         return f"run.track={','.join(unknown)}: trackers are wandb, mlflow and trackio"
     if cfg.sandbox.hosts and cfg.run.mode == "serial":
         return "sandbox.hosts are Ray actors, which run.mode=serial has not: leave one out"
-    if not cfg.run.name or Path(cfg.run.name).name != cfg.run.name:
+    if Path(cfg.run.name).name != cfg.run.name or cfg.run.name == "..":
         return f"run.name={cfg.run.name} must be a plain folder name"
     if _in_job_folder() and not Path(cfg.run.dir).is_absolute():
         return (
             f"run.dir={cfg.run.dir} is relative, and the working directory of a Ray job is deleted when it ends: "
             "give an absolute folder that all nodes share"
         )
-    if not model.path:
-        return "model.path is empty"
     if model.response >= model.context:
         return f"model.response={model.response} must be below model.context={model.context}: it is a part of it"
     if rows < model.context:

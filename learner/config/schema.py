@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 CONFIGS = Path(__file__).parent / "presets"
+LARGEST = 2**31 - 1
+"""Of any number: counts, bytes and seconds of a run are far below it, and libraries begin to overflow above."""
 
 
 def key(
@@ -21,7 +22,7 @@ def key(
     help: str,
     choices: Sequence[str] = (),
     positive: bool = False,
-    maximum: float = math.inf,
+    maximum: float = LARGEST,
     socket: bool = False,
 ) -> Any:
     """A config field with its line of help; `choices` closes the set of values, but for an import path (`socket`).
