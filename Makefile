@@ -7,7 +7,8 @@ help: ## list the targets
 setup: ## install what is missing: system packages (as root), .venv
 	@cluster/setup.sh
 
-train: setup ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="key=value ..." overrides the quickstart
+train: ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="key=value ..." overrides the quickstart
+	@cluster/setup.sh train
 	@.venv/bin/python -m cluster.quickstart $(ARGS)
 
 test: ## everything CI runs; with a Docker Engine where one can be had; ARGS=--require-all fails what is skipped
