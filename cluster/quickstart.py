@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import devices
 from cluster.head import Head, HeadError
+from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
 from learner.run.progress import follow
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120
+KNOWN_CODES = (0, 1, 2, 130)
+"""Of `learner/main.py`, which says why."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,19 +49,23 @@ def main(arguments: list[str]) -> int:
     runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
-    from cluster.job import Job, JobError
+    from cluster.job import Job
 
     try:
         with cluster() as (client, runtime_env):
             command = ["python", "learner/main.py", *arguments, f"run.dir={runs}"]
             job = Job(client, entrypoint(command, in_place="working_dir" not in runtime_env), runtime_env)
             code = attend(job, runs / cfg.run.name)
-    except (HeadError, JobError, ConnectionError) as error:
+    except FAILURES as error:
         return fail(error, 1)
     except KeyboardInterrupt:
         return 130
     if code == 0:
         show_results(runs / cfg.run.name)
+    elif code not in KNOWN_CODES:  # it could say nothing itself
+        again = shlex.join([*(one for one in arguments if not one.startswith("run.resume=")), "run.resume=true"])
+        print(f"error: the run was killed (exit code {code}), as when the machine's memory is used up", file=sys.stderr)
+        print(f"to go on from its last checkpoint: make train ARGS={shlex.quote(again)}", file=sys.stderr, flush=True)
     return code
 
 

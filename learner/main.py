@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> int:
 
 def fail(error: Exception, code: int) -> int:
     reason = getattr(error, "cause", error)  # Ray wraps what a remote call raised
-    print(f"error: {reason}", file=sys.stderr, flush=True)
+    for line in (f"error: {reason}", *getattr(error, "__notes__", ())):
+        print(line, file=sys.stderr, flush=True)
     return code
 
 

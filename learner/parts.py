@@ -21,7 +21,7 @@ from learner.config.schema import Config
 from learner.evaluation.evaluation import Evaluation
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
-from learner.run import preflight, trackers
+from learner.run import ending, preflight, trackers
 from learner.run.checkpointing import Checkpointing
 from learner.run.folder import Run
 from learner.run.journal import Journal
@@ -60,10 +60,12 @@ def started(cfg: Config) -> Iterator[Parts]:
     with contextlib.ExitStack() as stack:
         tasks, model_dir = load_tasks(cfg), resolve(cfg.model.path)
         run = stack.enter_context(Run(cfg))
+        stack.enter_context(ending.told(run))
         progress = stack.enter_context(Progress(run.dir))
         progress.stage("start", 2)
         connect(cfg)
         stack.callback(ray.shutdown)
+        stack.enter_context(ending.kept_logs(run.dir / ending.LOGS))
         if cfg.run.mode == "ray":
             preflight.require(cfg, model_dir)
 

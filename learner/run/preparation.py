@@ -11,6 +11,7 @@ import ray
 
 from actors.pool import ActorPool
 from envs.benchmarks.loader import TaskError, load
+from envs.errors import UserError
 from envs.records import Task
 from learner.config.load import ConfigError
 from learner.config.schema import Config
@@ -53,8 +54,24 @@ def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:
     return measured
 
 
+class ClusterError(UserError):
+    """A Ray cluster that cannot be joined or started; the message says which and why."""
+
+
 def connect(cfg: Config) -> None:
-    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine."""
+    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start one on this machine.
+
+    Raises:
+        ClusterError: that cannot be done.
+    """
     if cfg.run.mode == "ray":
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="ERROR")
+        address = os.environ.get("RAY_ADDRESS", "local")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # Ray raises many kinds, bare ones among them
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            what = f"RAY_ADDRESS={address} cannot be joined; leave it out to start Ray on this machine"
+            if address == "local":
+                what = "Ray does not start on this machine (its logs are in /tmp/ray)"
+            raise ClusterError(f"{what}: {reason}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
