@@ -264,8 +264,9 @@ def borders(seen: Seen) -> Iterator[None]:
             for loop in loops:
                 _end(loop)
             remote.place.cache_clear()
-            os.environ.clear()
-            os.environ.update(environment)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.expert import syntax
+
 REGRESSION, CLASSIFICATION, PROBABILITY = "regression", "classification", "probability"
 ANY = (REGRESSION, CLASSIFICATION, PROBABILITY)
 CLASSIFIERS = (CLASSIFICATION, PROBABILITY)
@@ -213,7 +215,7 @@ def settings_of(present: Model, listed: bool) -> dict[str, list[str]]:
     listed: those of `Part.extras`, else those of `Part.settings`.
     """
     found: dict[str, list[str]] = {}
-    for call in _calls(ast.parse(present.expression, mode="eval")):
+    for call in _calls(syntax.expression(present.expression)):
         part = PARTS[call.func.id]
         known = part.extras if listed else {name: map(repr, values) for name, values in part.settings.items()}
         have = {word.arg: ast.unparse(word.value) for word in call.keywords}
@@ -228,10 +230,10 @@ def settings_of(present: Model, listed: bool) -> dict[str, list[str]]:
 def retuned(present: Model, setting: str, value: str) -> Model:
     """The present model with one setting (`Name.parameter`) changed in the first call of that name."""
     owner, _, name = setting.rpartition(".")
-    tree = ast.parse(present.expression, mode="eval")
+    tree = syntax.expression(present.expression)
     call = next(call for call in _calls(tree) if call.func.id == owner)
     others = [word for word in call.keywords if word.arg != name]
-    call.keywords = [*others, ast.keyword(name, ast.parse(value, mode="eval").body)]
+    call.keywords = [*others, ast.keyword(name, syntax.expression(value))]
     return Model(f"{name}={value} in {present.thought}", present.imports, ast.unparse(tree))
 
 
@@ -243,12 +245,12 @@ def known_import(name: str) -> str | None:
 
 def is_regression(model: Model) -> bool:
     """Whether the model predicts numbers, judged by its names."""
-    names = [node.id for node in ast.walk(ast.parse(model.expression)) if isinstance(node, ast.Name)]
+    names = [node.id for node in ast.walk(syntax.expression(model.expression)) if isinstance(node, ast.Name)]
     only = {part.name for part in MODELS if part.kinds == (REGRESSION,)} | {"LinearRegression"}
     return any(name in only or name.endswith("Regressor") for name in names)
 
 
-def _calls(tree: ast.Expression) -> list[ast.Call]:
+def _calls(tree: ast.expr) -> list[ast.Call]:
     return [
         node
         for node in ast.walk(tree)

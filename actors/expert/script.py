@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from actors.expert import estimators
+from actors.expert import estimators, syntax
 from actors.expert.estimators import Data, Model
 from envs.records import Task
 
@@ -51,8 +51,8 @@ class Script:
         self.text, self.task = text, task
         self.lines = text.splitlines()
         try:
-            self.tree = ast.parse(text)
-        except (SyntaxError, ValueError) as error:
+            self.tree = syntax.parsed(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise Unreadable(f"{task.script} does not parse: {error}") from error
 
     @cached_property

@@ -2,7 +2,8 @@
 
 Runs in a copy of the project: `python -m tests.mutants.worker`, with a job as JSON on stdin and a line of JSON on
 stdout for each mutant. First the tests run once on the module as it is, under coverage: those that run a mutant's line
-are the ones it meets, quick ones first. Invariants: the module's file is the mutated one in processes that a test
+are the ones it meets, quick ones first; all of them where none is seen to run it, since what a test's own processes run
+is not seen. Invariants: the module's file is the mutated one in processes that a test
 starts, too; hypothesis draws the same examples for every mutant and shrinks nothing; a mutant has a limit of CPU time
 and memory, and of time.
 """
@@ -62,13 +63,9 @@ def main() -> None:
 def outcome(path: str, mutant: Json, survey: Json, number: int) -> Json:
     """What became of a mutant: killed (by which test), timeout, survived."""
     durations: dict[str, float] = survey["durations"]
-    tests = [
-        test
-        for test in sorted(durations, key=lambda test: (test != mutant["killer"], durations[test]))
-        if mutant["at_import"] or not set(survey["lines"].get(test, ())).isdisjoint(range(*mutant["lines"]))
-    ]
-    if not tests:
-        return {"outcome": "survived", "killer": "", "seconds": 0.0}
+    quick_first = sorted(durations, key=lambda test: (test != mutant["killer"], durations[test]))
+    meeting = [t for t in quick_first if not set(survey["lines"].get(t, ())).isdisjoint(range(*mutant["lines"]))]
+    tests = quick_first if mutant["at_import"] or not meeting else meeting
     file = Path(path)
     file.write_text(mutant["source"])
     os.utime(file, (number, number))  # no compiled file is of that time

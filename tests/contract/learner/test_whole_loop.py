@@ -1,4 +1,4 @@
-"""The whole loop in one process (`tests.whole_run`): what was delivered is trained; what ends or changes a run does."""
+"""The whole loop in one process, apart from ours: what was delivered is trained; what ends or changes a run does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from learner.ranks.handle import Learner
-from tests import whole_run
+from tests import apart, whole_run
 from tests.main_job import require_trained
 
 
@@ -18,25 +18,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_run.small_model(tmp_path_factory.mktemp("model"))
 
 
+def run(arguments: list[str], folder: Path, model: Path) -> dict[str, Any]:
+    return apart.call(whole_run.run, arguments, folder, model)
+
+
 def test_every_delivered_transition_is_trained(model: Path, tmp_path: Path) -> None:
-    seen = whole_run.run(["rl.steps=3"], tmp_path, model)
+    seen = run(["rl.steps=3"], tmp_path, model)
     assert seen["error"] == [] and len(seen["steps"]) == 3
     assert all(row["loss"] is not None for row in seen["steps"])
     require_trained(tmp_path / "seen")
 
 
-def test_a_learner_that_trains_on_half_of_each_batch_is_noticed(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def half_trained(folder: Path, model: Path) -> None:
     train = Learner.train
-    monkeypatch.setattr(Learner, "train", lambda self, groups, version: train(self, groups[:1], version))
-    whole_run.run([], tmp_path, model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "train", lambda self, groups, version: train(self, groups[:1], version))
+        whole_run.run([], folder, model)
+
+
+def test_a_learner_that_trains_on_half_of_each_batch_is_noticed(model: Path, tmp_path: Path) -> None:
+    apart.call(half_trained, tmp_path, model)
     with pytest.raises(AssertionError):
         require_trained(tmp_path / "seen")
 
 
 def test_a_run_whose_engine_disagrees_with_its_learner_stops_with_the_worst_tokens(model: Path, tmp_path: Path) -> None:
-    seen = whole_run.run(["rl.gap_warn=0.001", "rl.gap_stop=0.002"], tmp_path, model)
+    seen = run(["rl.gap_warn=0.001", "rl.gap_stop=0.002"], tmp_path, model)
     assert "rl.gap_stop=0.002; the worst tokens:" in seen["error"][0]
     assert seen["steps"] == [] and seen["checkpoints"] == ["step_0"]
     token = re.compile(r"  group-\d{6}/\d{3} token \d+ .* engine -[\d.]+, learner -[\d.]+")
@@ -44,7 +51,7 @@ def test_a_run_whose_engine_disagrees_with_its_learner_stops_with_the_worst_toke
 
 
 def test_states_that_improved_a_script_join_the_pool_and_stay_in_a_resumed_run(model: Path, tmp_path: Path) -> None:
-    first = whole_run.run(["rl.grow_pool=true"], tmp_path, model)
-    more: dict[str, Any] = whole_run.run(["rl.grow_pool=true", "rl.steps=4", "run.resume=true"], tmp_path, model)
+    first = run(["rl.grow_pool=true"], tmp_path, model)
+    more = run(["rl.grow_pool=true", "rl.steps=4", "run.resume=true"], tmp_path, model)
     assert 0 < first["added"][-1] < more["added"][-1]
     assert len(more["steps"]) == 4

@@ -162,6 +162,7 @@ CASES = [
     case("rl.correction_cap=0.99", "steps", given=("rl.correction=truncated",)),
     case("rl.kl=0.5", "steps", given=("rl.learning_rate=0.1",)),
     case("rl.entropy=0.5", "steps"),
+    case("rl.entropy=0.5", "steps", given=("reward.version=tests.stand_ins:all_alike",)),
     case("rl.aggregation=sequence", "steps"),
     case("rl.duration_weight=true", "steps"),
     case("rl.sampling=uniform", "requests"),

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from learner.config.schema import fields
+from tests import apart
 from tests.contract.learner.config.cases import CASES, Bench, Case, case, unmoved
+
+_bench: Bench
+"""Of the process of `bench`, in which all that is observed runs."""
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MY_KEY", "secret")
-        yield Bench(tmp_path_factory.mktemp("keys"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    with apart.process(_begin, tmp_path_factory.mktemp("keys")) as its_own:
+        yield its_own
+
+
+def _begin(folder: Path) -> None:
+    global _bench
+    os.environ["MY_KEY"] = "secret"
+    _bench = Bench(folder)
+
+
+def _seen(of: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    return _bench.without(of), _bench.with_change(of)
 
 
 def test_the_table_has_every_key_and_no_other() -> None:
     assert {one.key for one in CASES} == {name for name, _, _ in fields()}
 
 
-def test_what_is_seen_does_not_differ_by_itself(bench: Bench) -> None:
-    for same in (case("run.name=seen"), case("run.name=seen", by="evaluate")):
-        assert bench.with_change(same) == bench.without(same)
+@pytest.mark.parametrize("by", ["run", "start", "evaluate"])
+def test_what_is_seen_does_not_differ_by_itself(bench: Executor, by: str) -> None:
+    without, again = bench.submit(_seen, case("run.name=seen", by=by)).result()
+    assert without == again
 
 
 @pytest.mark.parametrize("of", CASES, ids=lambda of: " ".join([of.change, of.by, *of.given]))
-def test_a_key_makes_its_difference(bench: Bench, of: Case) -> None:
-    assert unmoved(bench.without(of), bench.with_change(of), of) == []
+def test_a_key_makes_its_difference(bench: Executor, of: Case) -> None:
+    assert unmoved(*bench.submit(_seen, of).result(), of) == []

@@ -1,0 +1,30 @@
+"""Calls in a process of their own, for whole runs in one process (`tests.whole_run`).
+
+What engines, clusters and servers of earlier tests leave in a process (threads, native state) would be changed under
+their feet where a run sets the environment, and may change what is seen of it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+
+def process(begin: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """A new process that first calls `begin`, then does what is submitted, one after the other."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begun, (begin, arguments))
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, or raises, in a process of its own."""
+    with process() as its_own:
+        return its_own.submit(function, *arguments).result()
+
+
+def _begun(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    faulthandler.enable()
+    if begin:
+        begin(*arguments)

@@ -1,0 +1,42 @@
+"""Threads that parse at the same time, while garbage is collected."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from actors.expert import syntax
+
+TEXT = "\n".join(f"x{number} = f(a + {number}, [b for b in c if b > {number}])" for number in range(150))
+
+
+class Garbage:
+    """In a cycle, and takes a while to go."""
+
+    def __init__(self) -> None:
+        self.cycle = self
+
+    def __del__(self) -> None:
+        for _ in range(50):
+            pass
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_texts_are_parsed_by_several_threads() -> None:
+    def parse(_: int) -> tuple[int, str]:
+        Garbage()
+        return len(syntax.parsed(TEXT).body), syntax.expression("f(a)").func.id
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(parse, range(60))) == {(150, "f")}
