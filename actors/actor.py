@@ -43,15 +43,22 @@ class Actor(Explorer):
         self._weights: list[Bucket] = []
         self._receiving = asyncio.Lock()
         self._policy = Policy(actor_id, model_dir, cfg, version)
+        self._serves = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"{self._id}: policy and its experiments"
 
     async def start(self) -> dict[str, Any]:
-        """Start engine and sandboxes; returns what they are (sandbox, host, node, pid, engine_seconds)."""
-        started, self._loop = time.monotonic(), asyncio.get_running_loop()
-        about, _ = await asyncio.gather(super().start(), self._policy.start())
-        return {**about, "engine_seconds": time.monotonic() - started}
+        """As `Explorer.start`; experiments can run before the engine serves."""
+        self._loop = asyncio.get_running_loop()
+        return await super().start()
+
+    async def serve(self) -> dict[str, Any]:
+        """Start the engine; returns engine_seconds, that it took."""
+        started = time.monotonic()
+        await self._policy.start()
+        self._serves.set()
+        return {"engine_seconds": time.monotonic() - started}
 
     def _editor(self) -> Editor:
         """What carries out the actions that need another model: an endpoint, or the policy itself."""
@@ -80,6 +87,7 @@ class Actor(Explorer):
         return asyncio.run_coroutine_threadsafe(answer, self._loop).result(self._cfg.actors.deadline)
 
     async def _answer(self, ids: np.ndarray, seed: int, temperature: float, longest: int) -> str:
+        await self._serves.wait()
         return (await self._policy.sample(ids, seed, temperature, longest, self._chat.end_token)).text
 
     async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
@@ -179,23 +187,25 @@ class Actor(Explorer):
         return self._policy.version
 
     async def receive(self, version: int, buckets: Sequence[ray.ObjectRef]) -> float:
-        """Serve new weights; returns the seconds it took.
+        """Serve new weights; returns the seconds that it took to restore them from differences.
 
         Raises:
             BaseMissing: they are differences from a version that this actor has not got.
         """
-        started = time.monotonic()
         async with self._receiving:  # differences build on what came before
             sent = await asyncio.gather(*buckets)
             if sent and isinstance(sent[0], CardWeights):  # nothing comes this way of what was broadcast
                 await self._policy.load_from_card(sent[0])
-                return time.monotonic() - started
+                return 0.0
             before = self._weights or [None] * len(buckets)
-            weights = [restore(one, old) for one, old in zip(sent, before, strict=True)]
+            started = time.monotonic()  # beside the loop, which serves on: differences of 269 MB take a CPU second
+            made = (asyncio.to_thread(restore, one, old) for one, old in zip(sent, before, strict=True))
+            weights = await asyncio.gather(*made)
+            restored = time.monotonic() - started
             await self._policy.update_weights(weights, version)
             if self._cfg.learner.full_every > 1:
                 self._weights = weights
-        return time.monotonic() - started
+        return restored
 
     async def join_group(self, init_info: dict[str, Any]) -> None:
         """Be one of those to whom the learner broadcasts its weights."""

@@ -73,6 +73,10 @@ class Explorer:
         self._environment = Environment(self._tasks, runner, snapshots, self._editor())
         return {"sandbox": runner.name, "host": socket.gethostname(), "node": _node(), "pid": os.getpid()}
 
+    async def serve(self) -> dict[str, Any]:
+        """Start what else an actor has to offer; returns what that is: here, nothing."""
+        return {}
+
     def _runner(self) -> Runner:
         """What runs the experiments, given a whole node until `share` says otherwise."""
         sandbox, recorded = self._cfg.sandbox, self._cfg.sandbox.cache_path or self._run_dir / "experiments"

@@ -1,8 +1,9 @@
 """The driver's handle on all actors: start them, ask each or all of them, replace those that fail, and end them.
 
-Invariants: every wait has a deadline and an error that names the actor waited for; an actor that died, hangs or lost
-its engine is killed, its groups go back to the stream, and another takes its place, which serves the newest weights
-before it samples; after `close` no engine and no container is left, whatever state the actors were in.
+An actor runs experiments as soon as its sandboxes have started, and samples once its engine serves. Invariants: every
+wait has a deadline and an error that names the actor waited for; an actor that died, hangs or lost its engine is
+killed, its groups go back to the stream, and another takes its place, which serves the newest weights before it
+samples or runs anything; after `close` no engine and no container is left, whatever state the actors were in.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Member:
     name: str
     handle: Any
     starting: Any | None
-    """Pending until it can be used; None afterwards."""
+    """Pending until it can run experiments, and knows what the others do; None afterwards."""
+    serving: Any | None
+    """Pending until its engine serves; None afterwards."""
     about: dict[str, Any] = field(default_factory=dict)
     """What it says of itself: sandbox, host, node, pid, engine_seconds."""
     collecting: Any | None = None
@@ -82,6 +85,7 @@ class ActorPool:
         self._m_init: dict[str, float] = {}
         self._members: dict[str, Member] = {}
         self._made = self._replaced = 0
+        self._explores = False
         self._wanted = cfg.actors.count
         self._active = time.monotonic()
         self._stream: Any = None
@@ -89,7 +93,8 @@ class ActorPool:
         for _ in range(self._wanted):
             self._add()
 
-    def _add(self) -> None:
+    def _add(self) -> str:
+        """Start one more; returns its name."""
         name = f"actor-{self._made}"
         self._made += 1
         options = {
@@ -99,24 +104,38 @@ class ActorPool:
         }  # fmt: skip
         tasks, model_dir, run_dir, version = self._making
         handle = self._place.spawn(self._kind, options, name, self._cfg, tasks, model_dir, run_dir, version)
-        self._members[name] = Member(name, handle, handle.start.remote())
+        self._members[name] = Member(name, handle, handle.start.remote(), handle.serve.remote())
+        return name
 
     @property
-    def _serving(self) -> dict[str, Member]:
+    def _able(self) -> dict[str, Member]:
+        """Those that can run experiments."""
         return {name: member for name, member in self._members.items() if member.starting is None}
 
-    def started(self) -> dict[str, Any]:
-        """Wait until every actor serves; returns what each says of itself, by name."""
+    def exploring(self) -> dict[str, Any]:
+        """Wait until every actor can run experiments, for which no engine has to serve yet; returns what each says of
+        itself, by name."""
         about = self._get({name: member.starting for name, member in self._members.items()}, "start")
         for name, member in self._members.items():
             member.about, member.starting = about[name], None
+        self._explores = True
         self._share()
         return about
+
+    def started(self) -> dict[str, Any]:
+        """Wait until every actor serves; returns what each says of itself, by name."""
+        if not self._explores:
+            self.exploring()
+        about = self._get({name: member.serving for name, member in self._able.items() if member.serving}, "serve")
+        for name, said in about.items():
+            self._members[name].about |= said
+            self._members[name].serving = None
+        return {name: member.about for name, member in self._able.items()}
 
     def _share(self) -> None:
         """Share each node out between its actors' experiments."""
         nodes: dict[str, list[Member]] = {}
-        for member in self._serving.values():
+        for member in self._able.values():
             nodes.setdefault(member.about["node"], []).append(member)
         for there in nodes.values():
             for position, member in enumerate(there):
@@ -155,7 +174,7 @@ class ActorPool:
         running: dict[Any, tuple[int, tuple, str]] = {}
         self._active = time.monotonic()
         while todo or running:
-            for name, member in self._serving.items():
+            for name, member in self._able.items():
                 while todo and sum(on == name for _, _, on in running.values()) < each:
                     index, args = todo.pop()
                     running[getattr(member.handle, method).remote(*args)] = (index, args, name)
@@ -179,13 +198,16 @@ class ActorPool:
     def set_baselines(self, m_init: dict[str, float]) -> None:
         """Tell every actor, and those that come, the tasks' baselines; what is asked next may overtake it otherwise."""
         self._m_init = m_init
-        calls = [member.handle.set_baselines.remote(m_init) for member in self._serving.values()]
+        calls = [member.handle.set_baselines.remote(m_init) for member in self._able.values()]
         if calls:
             self._place.wait(calls, num_returns=len(calls), timeout=self._deadline)  # `check` sees who does not answer
 
-    def publish(self, version: int, buckets: list[Any]) -> None:
-        """Returns when all actors that have started serve this version; one that fails is replaced."""
-        self._version = version
+    def publish(self, version: int, buckets: list[Any]) -> float:
+        """Has all actors that have started serve this version; one that fails is replaced.
+
+        Returns the seconds that the slowest took to restore it from differences.
+        """
+        self._version, restored = version, 0.0
         started = {name: member for name, member in self._members.items() if member.about}
         pending = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
         end = time.monotonic() + self._deadline
@@ -193,7 +215,7 @@ class ActorPool:
             self._place.wait(list(pending.values()), num_returns=len(pending), timeout=1.0)
             for name, ref in list(pending.items()):
                 try:
-                    self._place.get(ref, timeout=0)
+                    restored = max(restored, self._place.get(ref, timeout=0))
                 except GetTimeoutError:
                     if time.monotonic() < end:
                         continue
@@ -204,6 +226,7 @@ class ActorPool:
                 del pending[name]
             self.check()
             pending = {name: ref for name, ref in pending.items() if name in self._members}
+        return restored
 
     def receivers(self) -> list[Receiver]:
         """Those that have started and give a sign of life now; the others are replaced."""
@@ -221,7 +244,7 @@ class ActorPool:
     def collect(self, stream: Any) -> None:
         """Start every actor's endless loop: ask the stream for a group, sample it, run it, deliver it."""
         self._stream = stream
-        for member in self._serving.values():
+        for member in self._able.values():
             member.collecting = member.handle.collect.remote(stream)
 
     def resize(self, count: int) -> None:
@@ -265,14 +288,16 @@ class ActorPool:
                 self._replace(name, str(error))
 
     def _let_in(self, member: Member) -> None:
-        if not self._place.wait([member.starting], timeout=0)[0]:
+        coming = [call for call in (member.starting, member.serving) if call]
+        if len(self._place.wait(coming, num_returns=len(coming), timeout=0)[0]) < len(coming):
             return
         try:
             answer = self._result(member.name, member.starting, "start")
+            served = self._result(member.name, member.serving, "serve") if member.serving else {}
         except RayTaskError as error:  # whatever the reason, the run goes on without it, and says so
             raise ActorLost(f"{member.name} did not start: {error.cause}") from error
         if isinstance(answer, dict):  # it has started, and now takes what the others know
-            member.about = answer
+            member.about, member.serving = answer | served, None
             buckets = self._full_weights() if self._version > self._making[-1] else []
             member.starting = member.handle.catch_up.remote(self._m_init, self._version, buckets)
         else:
@@ -283,6 +308,9 @@ class ActorPool:
             self._say(f"{member.name} serves weight version {answer} and joins")
 
     def _look_at(self, member: Member) -> None:
+        if member.serving and self._place.wait([member.serving], timeout=0)[0]:
+            member.about |= self._result(member.name, member.serving, "serve")
+            member.serving = None
         if member.collecting and self._place.wait([member.collecting], timeout=0)[0]:
             self._result(member.name, member.collecting, "collect")
             member.collecting = None
@@ -305,9 +333,7 @@ class ActorPool:
                 f"more than actors.replacements={self._cfg.actors.replacements} failed, the last: {reason}"
             )
         back = self._remove(name)
-        if len(self._members) < self._wanted:
-            self._add()
-        self._say(f"{reason}; replaced by actor-{self._made - 1}, {back} groups go to others")
+        self._say(f"{reason}; replaced by {self._add()}, {back} groups go to others")
 
     def _remove(self, name: str) -> int:
         """End an actor; returns how many groups it gave back."""
@@ -322,7 +348,7 @@ class ActorPool:
 
     def activity(self) -> dict[str, int]:
         """How many actors serve, and what they do together, by their last signs of life."""
-        statuses = [member.status for member in self._serving.values()]
+        statuses = [member.status for member in self._able.values()]
         experiments = sum(status.get("experiments", 0) for status in statuses)
         return {"actors_alive": len(statuses), "actors_total": self._wanted, "experiments": experiments}
 

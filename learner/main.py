@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def train(run: Training) -> None:
     """Exploration-enriched fine-tuning, then step-wise RL (arXiv 2505.23723), evaluated before, between and after."""
     if not run.resumed:
-        run.evaluate("base")
         examples = run.explore()  # the expert's good actions; the states it passed through become the state pool
+        run.evaluate("base")
         run.finetune(examples)
         run.checkpoint()  # before anything else can end the run
         run.publish()

@@ -56,13 +56,13 @@ class Parts:
 
 @contextlib.contextmanager
 def started(cfg: Config) -> Iterator[Parts]:
-    """All parts, running and measured; ended with the context. Raises one of `envs.errors.FAILURES`."""
+    """All parts, running and measured, but for engines, which may still start (`ActorPool.started` waits for them);
+    ended with the context. Raises one of `envs.errors.FAILURES`."""
     with contextlib.ExitStack() as stack:
         tasks, model_dir = load_tasks(cfg), resolve(cfg.model.path)
         run = stack.enter_context(Run(cfg))
         stack.enter_context(ending.told(run))
         progress = stack.enter_context(Progress(run.dir))
-        progress.stage("start", 2)
         connect(cfg)
         stack.callback(ray.shutdown)
         stack.enter_context(ending.kept_logs(run.dir / ending.LOGS))
@@ -75,13 +75,17 @@ def started(cfg: Config) -> Iterator[Parts]:
         folders = str(model_dir), str(run.dir)
         actors = ActorPool(cfg, list(tasks.values()), *folders, 0, progress.say, full_weights)
         stack.callback(actors.close)
+        progress.stage("learner", 1)  # actors start meanwhile, their engines as long as nobody asks for a response
         learner = Learner(cfg, model_dir, progress.say)
         stack.callback(learner.close)
-        publisher = Publisher(learner, actors)
-        about = actors.started()
+        publisher = Publisher(learner, actors, progress.say)
+        progress.advance()
+        progress.stage("sandboxes", 1)
+        about = actors.exploring()
         for name, said in about.items():
             progress.say(f"{name}: experiments run in the {said['sandbox']} sandbox on {said['host']}")
         progress.advance()
+        progress.stage("baselines", 1)
         tasks = measure(tasks, actors)
         progress.advance()
         settings = OmegaConf.to_container(cfg, enum_to_str=True)

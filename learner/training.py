@@ -54,6 +54,7 @@ class Training:
 
     def resume(self) -> None:
         """Go back to the last checkpoint, and forget what came after it."""
+        self._until_engines_serve()
         run, checkpoint = self.parts.run, self.parts.run.checkpoints[-1]
         self.cursor = run.restore(checkpoint, self.parts.learner)
         self.parts.publisher.version = self.cursor.step  # publishing makes it one more, as it was after that step
@@ -84,9 +85,24 @@ class Training:
         progress.show(self.parts.evaluation.table())
 
     def explore(self) -> list[Example]:
-        """Let the expert try ideas on the held-in tasks; keep the states; return the actions worth imitating."""
+        """Let the expert try ideas on the held-in tasks; keep the states; return the actions worth imitating.
+
+        The engines, which start meanwhile, serve when it returns.
+        """
         parts = self.parts
-        return enrichment.enrich(parts.cfg, parts.held_in, parts.actors, parts.run, parts.progress)
+        examples = enrichment.enrich(parts.cfg, parts.held_in, parts.actors, parts.run, parts.progress)
+        self._until_engines_serve()
+        return examples
+
+    def _until_engines_serve(self) -> None:
+        progress, began = self.parts.progress, time.monotonic()
+        progress.stage("engines", 1)
+        about = self.parts.actors.started()
+        self.parts.journal.describe(about)
+        longest = max((said["engine_seconds"] for said in about.values()), default=0.0)
+        waited = time.monotonic() - began
+        progress.say(f"engines serve: started in {longest:.0f} s, of which the run waited for {waited:.0f} s")
+        progress.advance()
 
     def finetune(self, examples: list[Example]) -> None:
         parts = self.parts

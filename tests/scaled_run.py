@@ -54,14 +54,18 @@ class Sleeper:
         node = ray.get_runtime_context().get_node_id()
         return {"sandbox": "none", "host": "here", "node": node, "pid": os.getpid()}
 
+    async def serve(self) -> dict[str, Any]:
+        return {"engine_seconds": 0.0}
+
     async def share(self, count: int, position: int) -> None: ...
 
     async def catch_up(self, m_init: dict, version: int, buckets: list) -> int:
         self._version = version
         return version
 
-    async def receive(self, version: int, buckets: list) -> None:
+    async def receive(self, version: int, buckets: list) -> float:
         self._version = version
+        return 0.0
 
     async def status(self) -> dict[str, int]:
         return {"generating": 0, "experiments": 1, "tokens": 0, "version": self._version}

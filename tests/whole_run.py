@@ -67,7 +67,7 @@ def start(arguments: Sequence[str], folder: Path, model: Path) -> dict[str, Any]
     from learner import main
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "train", lambda parts: None)
+        patch.setattr(main, "train", lambda run: run.parts.actors.started())
         return run(arguments, folder, model)
 
 

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from actors.policy.model import cache_folder
 from actors.policy.sizes import ModelSize
 from actors.runtime.remote import KEPT_MEMORY
+from envs.cache import compiled
 from envs.errors import UserError
 
 GIB = 1 << 30
@@ -137,15 +137,12 @@ def kv_cache_bytes(cfg: Any, size: ModelSize, memory: float) -> int:
 
 def set_environment(cfg: Any) -> None:
     """What vLLM reads from the environment; its own processes inherit it."""
-    compiled = cache_folder() / "compiled"
-    os.environ |= KEPT_MEMORY | {  # new weights take the place of the old: two thirds of an update are faults otherwise
+    os.environ |= KEPT_MEMORY  # new weights take the place of the old: two thirds of an update are faults otherwise
+    os.environ |= compiled() | {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
         "OMP_NUM_THREADS": str(max(1, math.ceil(cfg.actors.cpus))),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall each other on cores that are shared
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(cfg.actors.deadline)),
-        "VLLM_CACHE_ROOT": str(compiled / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
-        "TRITON_CACHE_DIR": str(compiled / "triton"),
         "MLAGENT_ACTOR_PID": str(os.getpid()),
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from envs.cache import cache_folder
 from envs.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,6 @@ HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 class ModelError(UserError):
     """A model that cannot be used; the message names it and what to do."""
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what is made or fetched once: MLAGENT_CACHE, or ~/.cache/mlagent."""
-    return Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent"))
 
 
 def resolve(path: str, cache: Path | None = None) -> Path:

@@ -65,17 +65,20 @@ class Policy:
         self.tokens = 0
         self._model_dir, self._cfg = model_dir, cfg
         self._engine: Any = None
+        self._served = self._closed = False
         self._last_words = LastWords()
         self._shelf = Shelf()
         self._updating = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start the engine's processes.
+        """Start the engine's processes; the event loop goes on meanwhile, but for the imports.
 
         Raises:
             PolicyError: they do not start.
+            PolicyDead: it was closed before they had.
         """
         set_environment(self._cfg)
+        # On the loop, as two threads that import modules which import each other may find them half made.
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -83,12 +86,15 @@ class Policy:
             arguments = AsyncEngineArgs(**engine_arguments(self._cfg, self._model_dir))
             stat_logger = engine_logger(Metrics(self._cfg.run.name, by=self.name))
             with self._last_words.heard():
-                self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger])
+                self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments, stat_loggers=[stat_logger])
         except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
             reason = self._last_words.cause() or error
             raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {reason}") from error
+        if self._closed:
+            self.close()
         async with self._alive("start"):
             await self._engine.update_weight_version(str(self.version))
+        self._served = True
 
     async def sample(
         self, prompt_ids: Sequence[int], seed: int, temperature: float, max_tokens: int, end_token: int
@@ -152,7 +158,7 @@ class Policy:
             if not any(bucket.checksum for bucket in buckets):
                 await self._load(lambda: self._shelf.put(buckets), version, {})
                 return
-            update = self._shelf.put(buckets)
+            update = await asyncio.to_thread(self._shelf.put, buckets)
             await self._verify(update, version)
             await self._load(lambda: update, version, digests(buckets))
 
@@ -252,8 +258,8 @@ class Policy:
         return PolicyDead(f"{self.name}: its vLLM engine died during {awaited}" + (f": {cause}" if cause else ""))
 
     def require_life(self) -> None:
-        """Raises PolicyDead where the engine has ended."""
-        if self._dead:
+        """Raises PolicyDead where an engine that has served has ended."""
+        if self._served and self._dead:
             raise PolicyDead(f"{self.name}: its vLLM engine has ended")
 
     @property
@@ -275,7 +281,8 @@ class Policy:
             self.running -= 1
 
     def close(self) -> None:
-        """End the engine's processes."""
+        """End the engine's processes, once they have started."""
+        self._closed = True
         if self._engine:
             self._engine.shutdown()
             self._engine = None

@@ -5,7 +5,6 @@ Invariants: a folder is complete or absent; it is made once, however many proces
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from envs.benchmarks.task_file import TaskError
+from envs.cache import cache_folder
 
 DEADLINE = 3600.0
 """Seconds that one process waits for another that makes the same folder, and that making it may take."""
@@ -20,7 +20,7 @@ DEADLINE = 3600.0
 
 def folder() -> Path:
     """Where prepared tasks are."""
-    return Path(os.environ.get("MLAGENT_CACHE", Path.home() / ".cache" / "mlagent")) / "tasks"
+    return cache_folder() / "tasks"
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:

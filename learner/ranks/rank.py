@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,7 @@ from actors.policy.weights import Bucket, difference, sha256_of
 from actors.policy.weights import pack as pack_weights
 from actors.pool import Receiver
 from actors.runtime.remote import place
+from envs.cache import compiled
 from learner.algorithm import algorithms, batching, losses
 from learner.algorithm.batching import Row
 from learner.algorithm.policy_batch import PolicyRow
@@ -59,6 +61,8 @@ class Published:
     """References to each `Bucket` or `Delta`."""
     sent_bytes: int
     full_bytes: int
+    making_seconds: float = 0.0
+    """That the differences took which are sent in the place of buckets; 0 where all is sent in full."""
 
 
 class LearnerRank:
@@ -66,6 +70,7 @@ class LearnerRank:
 
     def __init__(self, cfg: Config, model_dir: Path, rank: int) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        os.environ |= compiled()
         torch.set_num_threads(max(1, math.ceil(cfg.learner.cpus)))
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
         self._place = place(cfg.run.mode)
@@ -219,10 +224,12 @@ class LearnerRank:
         kept = self.cfg.learner.full_every > 1  # the next version is sent as its difference from them
         buckets = sent = list(pack_weights(weights, bucket_bytes, version, checked, kept))
         before, self._published = self._published, buckets if kept else []
+        started, making = time.monotonic(), 0.0
         if before and not full:
             sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
-        size = sum(bucket.data.nbytes for bucket in buckets)
-        return Published([self._place.put(bucket) for bucket in sent], sum(bucket.data.nbytes for bucket in sent), size)
+            making = time.monotonic() - started
+        sizes = (sum(bucket.data.nbytes for bucket in of) for of in (sent, buckets))
+        return Published([self._place.put(bucket) for bucket in sent], *sizes, making)
 
     def broadcast(self, receivers: Sequence[Receiver], version: int, checked: bool, deadline: float) -> Published:
         """The weights sent to the actors' engines; returns when all serve them."""

@@ -17,17 +17,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "vllm", "ray", "deepspeed", "transformers"}
 MAY_IMPORT = {
+    "envs.cache": (),
     "envs.errors": (),
     "envs.records": (),
     "envs.sockets": (),
     "envs.splits": (),
     "envs.sandbox": ("envs.records",),
-    "envs.benchmarks": ("envs.records", "envs.sockets", "envs.splits"),
+    "envs.benchmarks": ("envs.cache", "envs.records", "envs.sockets", "envs.splits"),
     "reward": ("envs.records", "envs.sockets"),
     "envs": ("envs.benchmarks", "envs.records", "envs.sandbox"),
     "envs.__main__": ("envs", "envs.benchmarks", "envs.records", "envs.sandbox", "reward"),
     "actors.runtime": ("envs", "envs.records", "envs.sandbox"),
-    "actors.policy": ("actors.runtime", "envs", "envs.records"),
+    "actors.policy": ("actors.runtime", "envs", "envs.cache", "envs.records"),
     "actors.expert": ("actors.policy", "envs", "envs.records"),
     "actors": ("actors.expert", "actors.policy", "actors.runtime", "envs", "envs.records", "envs.sandbox", "reward"),
     "actors.solving": ("actors.expert", "actors.policy", "envs", "envs.benchmarks", "envs.records"),
@@ -40,8 +41,8 @@ MAY_IMPORT = {
     "learner.model": ("learner.algorithm",),
     "learner.stream": ("actors", "actors.runtime", "envs.records"),
     "learner.ranks": (
-        "actors", "actors.policy", "actors.runtime", "envs.records", "learner.algorithm", "learner.config",
-        "learner.model",
+        "actors", "actors.policy", "actors.runtime", "envs.cache", "envs.records", "learner.algorithm",
+        "learner.config", "learner.model",
     ),
     "learner.run": (
         "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.records", "learner.algorithm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from actors.policy.policy import PolicyDead, PolicyError
 from actors.pool import ActorError, ActorPool
+from actors.runtime.remote import place
 from learner.config.schema import Config
 
 M_INIT = {"wine": 0.5}
@@ -21,10 +24,19 @@ class Pretended:
     def __init__(self, name: str, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int):
         self.version, self.shared, self.caught_up, self.m_init = version, (1, 0), None, None
         self.closed = False
+        self.engine: asyncio.Future[dict[str, Any]] = asyncio.Future(loop=place("serial")._loop)
+        if starts:
+            self.engine.set_result({"engine_seconds": 1.0})
         made[name] = self
 
     async def start(self) -> dict[str, Any]:
         return {"sandbox": "none", "host": "here", "node": "one", "pid": 0}
+
+    async def serve(self) -> dict[str, Any]:
+        return await self.engine
+
+    async def explore(self, task_id: str) -> str:
+        return f"tried {task_id}"
 
     async def share(self, actors: int, position: int) -> None:
         self.shared = actors, position
@@ -37,8 +49,9 @@ class Pretended:
         self.version = version
         return version
 
-    async def receive(self, version: int, buckets: list) -> None:
+    async def receive(self, version: int, buckets: list) -> float:
         self.version = version
+        return 0.0
 
     async def status(self) -> dict[str, int]:
         return {"experiments": 0, "tokens": 0, "version": self.version}
@@ -48,6 +61,8 @@ class Pretended:
 
 
 made: dict[str, Pretended] = {}
+starts = True
+"""Whether engines start as soon as they are asked for."""
 
 
 @pytest.fixture
@@ -67,6 +82,46 @@ def started(tmp_path: Path) -> Iterator[Callable[[int], ActorPool]]:
     for pool in pools:
         pool.close()
     assert all(actor.closed for actor in made.values())
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ActorPool]:
+    """A pool of two actors whose engines have not started yet."""
+    monkeypatch.setitem(globals(), "starts", False)
+    cfg = OmegaConf.structured(Config)
+    cfg.run.mode, cfg.actors.count, cfg.actors.deadline = "serial", 2, 10
+    made.clear()
+    said: list[str] = []
+    pool = ActorPool(cfg, [], "", str(tmp_path), 0, said.append, lambda: ["whole"], Pretended)
+    pool.exploring()
+    yield pool
+    pool.close()
+
+
+def test_actors_explore_before_their_engines_serve(waiting):
+    assert sorted(waiting.spread("explore", [("wine",), ("digits",)], each=1)) == [
+        (0, "tried wine"), (1, "tried digits"),
+    ]  # fmt: skip
+    for actor in made.values():
+        actor.engine.set_result({"engine_seconds": 7.0})
+    assert [said["engine_seconds"] for said in waiting.started().values()] == [7.0, 7.0]
+
+
+def test_an_engine_that_does_not_start_ends_the_exploration_with_its_reason(waiting):
+    made["actor-1"].engine.set_exception(PolicyError("actor-1: vLLM cannot serve this"))
+    with pytest.raises(PolicyError, match="actor-1: vLLM cannot serve this"):
+        list(waiting.spread("explore", [("wine",)] * 100, each=1))
+
+
+def test_an_actor_that_dies_while_others_explore_is_replaced_by_one_that_serves_before_it_explores(waiting):
+    made["actor-1"].engine.set_exception(PolicyDead("actor-1: its vLLM engine died during start"))
+    made["actor-0"].engine.set_result({"engine_seconds": 7.0})
+    waiting.check()
+    waiting.check()
+    assert set(waiting.started()) == {"actor-0"} and made["actor-1"].closed
+    made["actor-2"].engine.set_result({"engine_seconds": 7.0})
+    until_there_are(2, waiting)
+    assert made["actor-2"].caught_up == ({}, 0, [])
 
 
 def until_there_are(count: int, pool: ActorPool) -> None:

@@ -54,9 +54,14 @@ class Actors:
     def __init__(self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any):
         self._tasks, self._place, self._full = {task.id: task for task in tasks}, place(cfg.run.mode), full
         self.published: list[tuple[int, list]] = []
+        self.serves = False
 
-    def started(self) -> dict[str, dict[str, str]]:
+    def exploring(self) -> dict[str, dict[str, Any]]:
         return {"actor-0": {"sandbox": "process", "host": "here"}}
+
+    def started(self) -> dict[str, dict[str, Any]]:
+        self.serves = True
+        return {"actor-0": {"sandbox": "process", "host": "here", "engine_seconds": 1.0}}
 
     def first(self, method: str, *args: Any) -> Any:
         return {"baselines": self._baselines, "fits": self._fits, "encode": self._encode}[method](*args)
@@ -75,6 +80,7 @@ class Actors:
         return [(np.arange(3, dtype=np.int32), np.arange(4, dtype=np.int32)) for _ in pairs]
 
     def _evaluate(self, task_id: str, attempts: int, seed: int) -> list:
+        assert self.serves, "nobody waited for the engine"
         return [fake_run.transition(random.Random(seed), f"e/{k}", task_id, 0, 0.5) for k in range(attempts)]
 
     def _ideas(self, task_id: str, seed: int) -> tuple[int, tuple]:
@@ -82,13 +88,16 @@ class Actors:
 
     def _explore(self, task_id: str, number: int, ideas: tuple) -> Trajectory:
         move = Move(State("initial", task_id, "snapshot"), fake_run.EDIT, result(task_id, f"better-{number}", 0.4))
+        assert not self.serves, "the expert waited for an engine that it does not need"
         return Trajectory(task_id, number, "builtin", (), (move,), Ending.IMPROVED)
 
     def set_baselines(self, m_init: dict[str, float]) -> None:
         assert m_init.keys() == self._tasks.keys()
 
-    def publish(self, version: int, buckets: list) -> None:
+    def publish(self, version: int, buckets: list) -> float:
+        assert self.serves, "nobody waited for the engine"
         self.published.append((version, buckets))
+        return 0.0
 
     def collect(self, stream: Any) -> None:
         self._collecting = self._place.spawn(Loop, {}, self.outcome).collect.remote(stream)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -207,6 +208,52 @@ def test_an_engine_that_hangs_in_an_update_is_ended_and_not_called_dead(runner, 
     with pytest.raises(PolicyDead, match=r"actor-8: .* did not finish weight version 4 in 0\.3 s \(actors\.deadline\)"):
         runner.run(policy.update_weights(unchecked, 4))
     assert engine.ended
+
+
+class Started:
+    """In the place of vLLM's engine: one that starts once the event loop has done something else."""
+
+    errored, ended = False, False
+
+    def __init__(self, went_on: threading.Event):
+        assert went_on.wait(30), "the event loop stood while the engine started"
+
+    async def update_weight_version(self, version: str) -> None: ...
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_loop_goes_on_while_an_engine_starts_and_one_that_is_closed_meanwhile_ends(
+    runner, tiny_model, monkeypatch, closed
+):
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    cfg = Config()
+    cfg.actors.sequences = 4
+    policy, went_on, engines = Policy("actor-9", str(tiny_model), cfg, version=0), threading.Event(), []
+
+    def start(*_: object, **__: object) -> Started:
+        engines.append(Started(went_on))
+        return engines[0]
+
+    async def begin() -> None:
+        starting = asyncio.create_task(policy.start())
+        await asyncio.sleep(0.01)
+        policy.require_life()  # one that has not started has not died
+        if closed:
+            policy.close()
+        went_on.set()
+        await starting
+
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", start)
+    if closed:
+        with pytest.raises(PolicyDead, match="actor-9: its vLLM engine has ended, it cannot give start"):
+            runner.run(begin())
+    else:
+        runner.run(begin())
+    assert engines[0].ended == closed
 
 
 ACTOR = """

@@ -278,6 +278,9 @@ class Silent:
     async def start(self) -> dict[str, Any]:
         return {"node": "here", "pid": os.getpid()}
 
+    async def serve(self) -> dict[str, Any]:
+        return {}
+
     async def share(self, *_: Any) -> None: ...
 
     async def status(self) -> dict[str, int]:

@@ -1,0 +1,62 @@
+"""An actor that takes weights, on a loop that has other things to do; its engine only pretends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import actors.actor
+from actors.actor import Actor
+from actors.policy.weights import Bucket, difference, pack
+from learner.config.schema import Config
+
+PATIENCE = 30.0
+
+
+class Serving:
+    """In the place of the policy: keeps what it is given."""
+
+    def __init__(self, *_: object) -> None:
+        self.served: list[Bucket] = []
+
+    async def update_weights(self, buckets: list[Bucket], version: int) -> None:
+        self.served = buckets
+
+
+def versions() -> tuple[list[Bucket], list[Bucket]]:
+    """Two, of several buckets each."""
+    old = {name: torch.arange(1000, dtype=torch.float32) for name in "abc"}
+    new = {name: one + (torch.arange(1000) == 7) for name, one in old.items()}
+    return list(pack(old.items(), 1, 1)), list(pack(new.items(), 1, 2))
+
+
+def test_the_loop_answers_while_differences_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.actor, "Policy", Serving)
+    cfg = Config()
+    cfg.actors.sequences, cfg.learner.full_every = 4, 8
+    old, new = versions()
+    answered, restore = threading.Event(), actors.actor.restore
+
+    def slow(received: Any, before: Bucket | None) -> Bucket:
+        assert before is None or answered.wait(PATIENCE), "the loop stood while weights were restored"
+        return restore(received, before)
+
+    async def run() -> list[Bucket]:
+        actor = Actor("actor-0", cfg, [], "", str(tmp_path), version=0)
+        await actor.receive(1, [asyncio.sleep(0, one) for one in old])
+        changed = [difference(one, before) for one, before in zip(new, old, strict=True)]
+        receiving = asyncio.create_task(actor.receive(2, [asyncio.sleep(0, one) for one in changed]))
+        await asyncio.sleep(0.01)
+        answered.set()
+        assert await receiving > 0
+        return actor._policy.served
+
+    monkeypatch.setattr(actors.actor, "restore", slow)
+    served = asyncio.run(run())
+    assert all(np.array_equal(one.data, sent.data) for one, sent in zip(served, new, strict=True))
