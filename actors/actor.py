@@ -130,7 +130,7 @@ class Actor(Explorer):
         return await self.attempt(state, range(seed, seed + attempts), group_id)
 
     async def collect(self, stream: Any) -> None:
-        """Sample groups until the stream admits no more; enough at once to fill the engine, and one more.
+        """Sample groups until the stream admits no more, `loops` at once.
 
         Raises:
             PolicyDead: the engine has died; the stream still counts its groups as in flight.
@@ -291,8 +291,13 @@ def credited(episode: Sequence[Transition]) -> list[Transition]:
 
 
 def loops(cfg: Any) -> int:
-    """Groups that an actor samples at once: enough to fill the engine, and one more."""
-    return 1 if cfg.rl.max_staleness == 0 else math.ceil(cfg.actors.sequences / cfg.rl.actions) + 1
+    """Groups that an actor has in hand at once: enough to fill the engine, and one more; or as many as its share of all
+    that may be started, so that groups whose experiments take long do not keep the engine from sampling others."""
+    rl, actors = cfg.rl, cfg.actors
+    if rl.max_staleness == 0:
+        return 1
+    share = math.ceil((rl.max_staleness + 1) * rl.states / max(actors.count, actors.max))
+    return max(math.ceil(actors.sequences / rl.actions) + 1, share)
 
 
 def _improved(task: Task, result: StepResult) -> bool:

@@ -5,7 +5,8 @@ account of what was waited for and as many groups at once as an actor samples, i
 size can be asked for and nothing else disturbs the figures. Engine, cores and learner take their time: by default that
 of the quickstart on one GPU (SmolLM2-135M on an H200 with 16 cores: 12,500 tokens/s of 64 sequences, 0.17 s for an
 experiment, 0.7 s for training, 0.4 s for publishing). Durations of experiments are log-normal about that mean, cut off
-at a time limit; those of each group are drawn with its number, so that every setting has the same work.
+at a time limit; those of each group are drawn with its number, so that every setting has the same work. The last column
+is how much faster that is than with only as many groups in hand as fill the engine, and one more.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from learner.stream.states import StatePool
 from learner.stream.stream import Cursor, Stream, unpack
 from tests.virtual_time import VirtualTime
 
-LIMIT = 30.0
-"""Seconds that an experiment may take."""
 TOKENS = 90, 0.3
 """Of a response: the median, and the deviation of its logarithm."""
 NONE = np.zeros(0, np.int32)
@@ -66,20 +65,25 @@ class Actor:
         sampled = self._now()
         async with self._cores:
             started = self._now()
-            await asyncio.sleep(min(LIMIT, args.experiment * math.exp(sigma * luck[1] - sigma**2 / 2)))
+            await asyncio.sleep(min(args.limit, args.experiment * math.exp(sigma * luck[1] - sigma**2 / 2)))
         spent = Durations(queue=started - sampled, execute=self._now() - started)
         info = StepInfo(durations=spent, generate_seconds=sampled - began, finished=self._now())
         spans = ((version, 0, 1),)
         return Transition(name, name[:12], "s", "t", NONE, NONE, NONE, spans, Outcome.EDITED, 0.5, info=info)
 
 
-async def run(staleness: int, args: argparse.Namespace) -> dict[str, Any]:
+def in_hand(staleness: int, args: argparse.Namespace) -> int:
+    """Groups that an actor has at once."""
+    keys = {"rl.max_staleness": staleness, "rl.actions": args.actions, "rl.states": args.states}
+    cfg = load([*(f"{key}={value}" for key, value in keys.items()), f"actors.sequences={args.sequences}"])
+    return loops(cfg) if staleness else args.states
+
+
+async def run(staleness: int, slots: int, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one setting."""
     pool = StatePool([State("s", "t", "s")], 0)
     stream = Stream(pool, 0, args.steps, args.states, args.actions, staleness, Cursor())
-    cfg = load([f"rl.max_staleness={staleness}", f"rl.actions={args.actions}", f"actors.sequences={args.sequences}"])
     actor, now = Actor(stream, args), asyncio.get_running_loop().time
-    slots = args.states if staleness == 0 else loops(cfg)
     running = [asyncio.create_task(actor.collect()) for _ in range(slots)]
     spent, old = dict.fromkeys(PARTS, 0.0), []
     for step in range(args.steps):
@@ -98,6 +102,11 @@ async def run(staleness: int, args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def simulated(staleness: int, slots: int, args: argparse.Namespace) -> dict[str, Any]:
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        return runner.run(run(staleness, slots, args))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -108,6 +117,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=16, help="experiments at once")
     parser.add_argument("--experiment", type=float, default=0.17, help="mean seconds of one")
     parser.add_argument("--sigma", type=float, default=1.0, help="deviation of the logarithm of these seconds")
+    parser.add_argument("--limit", type=float, default=30.0, help="seconds that one may take")
     parser.add_argument("--sequences", type=int, default=64, help="sequences that the engine decodes at once")
     parser.add_argument("--tokens", type=float, default=12_500.0, help="tokens per second of all of them")
     parser.add_argument("--train", type=float, default=0.7, help="seconds of a learner step")
@@ -115,13 +125,15 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for staleness in args.staleness:
-        with asyncio.Runner(loop_factory=VirtualTime) as runner:
-            rows.append(runner.run(run(staleness, args)))
+        slots, filled = in_hand(staleness, args), math.ceil(args.sequences / args.actions) + 1
+        row, before = (simulated(staleness, number, args) for number in (slots, min(slots, filled)))
+        rows.append(row | {"gain": before["seconds"] / row["seconds"]})
     table = Table(title=f"{args.cores} cores, {args.experiment:g} s an experiment, {args.train:g} s training")
-    for head in ("max_staleness", "the learner", "seconds per step", "mean staleness"):
+    for head in ("max_staleness", "the learner", "seconds per step", "mean staleness", "× engine's fill"):
         table.add_column(head)
     for row in rows:
-        table.add_row(str(row["staleness"]), row["words"], f"{row['seconds']:.2f}", f"{row['staleness_mean']:.2f}")
+        numbers = f"{row['seconds']:.2f}", f"{row['staleness_mean']:.2f}", f"{row['gain']:.2f}"
+        table.add_row(str(row["staleness"]), row["words"], *numbers)
     Console(width=120).print(table)
     if args.json:
         print(json.dumps({"rows": rows}))

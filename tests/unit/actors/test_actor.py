@@ -1,10 +1,11 @@
-"""An actor that takes weights, on a loop that has other things to do; its engine only pretends."""
+"""An actor whose engine only pretends: what it does at the same time."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import torch
 import actors.actor
 from actors.actor import Actor
 from actors.policy.weights import Bucket, difference, pack
+from envs.records import State
 from learner.config.schema import Config
+from learner.stream.states import StatePool
+from learner.stream.stream import Cursor, Stream
 
 PATIENCE = 30.0
 
@@ -27,6 +31,31 @@ class Serving:
 
     async def update_weights(self, buckets: list[Bucket], version: int) -> None:
         self.served = buckets
+
+
+@pytest.mark.parametrize(("count", "most", "in_hand"), [(1, 0, 12), (2, 0, 6), (1, 4, 3), (1, 12, 2)])
+def test_an_actor_has_its_share_of_all_groups_in_hand_though_their_experiments_do_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, most: int, in_hand: int
+) -> None:
+    monkeypatch.setattr(actors.actor, "Policy", Serving)
+    cfg = Config()
+    cfg.rl.states, cfg.rl.actions, cfg.rl.max_staleness = 4, 4, 2
+    cfg.actors.sequences, cfg.actors.count, cfg.actors.max = 4, count, most
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> int:
+        actor = Actor("actor-0", cfg, [], "", str(tmp_path), version=0)
+        stream = Stream(StatePool([State("s", "t", "s")], 0), 0, 100, 4, 4, 2, Cursor())
+        collecting = asyncio.create_task(actor.collect(SimpleNamespace(admit=SimpleNamespace(remote=stream.admit))))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        collecting.cancel()
+        return (await stream.account()).in_flight
+
+    monkeypatch.setattr(Actor, "_group", never)
+    assert asyncio.run(run()) == in_hand
 
 
 def versions() -> tuple[list[Bucket], list[Bucket]]:
