@@ -90,7 +90,7 @@ def _digest(text: str) -> str:
 class Engine:
     """Stands for `AsyncLLM`; its answers are a matter of prompt and seed, its log-probs those of equal odds."""
 
-    errored = False
+    errored, device = False, torch.device("cpu")
 
     def __init__(self, seen: Seen, arguments: dict[str, Any]):
         from transformers import AutoTokenizer
@@ -143,7 +143,7 @@ class Engine:
         from actors.policy.weights_engine import ObjectStoreUpdate
 
         if "path" in request.update_info:
-            self._weights = dict(ObjectStoreUpdate(**request.update_info).tensors())
+            self._weights = dict(ObjectStoreUpdate(**request.update_info).tensors(self.device))
 
     async def finish_weight_update(self, version: str) -> None:
         self._version = version

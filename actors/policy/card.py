@@ -14,13 +14,8 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
+from actors.policy.sums import sums
 from actors.policy.weights import is_digested, sha256_of
-
-CHUNK = 1 << 24
-"""Numbers of a tensor that a checksum takes at once: their 64-bit copies are 128 MiB."""
-MIX = 0x9E3779B97F4A7C15 - (1 << 64)
-"""Odd multiplier of positions (Knuth 6.4), as a signed 64-bit number."""
-WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def share(named_tensors: Iterable[tuple[str, torch.Tensor]], version: int, check
         card=uuid(tensors[0][1].device),
         version=version,
         tensors=tuple(_mapped(name, tensor) for name, tensor in tensors),
-        checksums=tuple(checksums([tensor for _, tensor in tensors])) if checked else (),
+        checksums=tuple(sums([tensor for _, tensor in tensors])) if checked else (),
         digests={name: sha256_of(one) for name, one in tensors if checked and is_digested(name, one.shape)},
     )
 
@@ -102,27 +97,8 @@ def uuid(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
-def checksums(tensors: Iterable[torch.Tensor]) -> list[int]:
-    """One 64-bit number per tensor, the same on every device: sum of (bits + 1) · position · MIX, modulo 2⁶⁴.
-
-    It tells damage and mixed-up tensors from none, not an attacker.
-    """
-    sums = [_sum(tensor) for tensor in tensors]
-    return torch.stack(sums).tolist() if sums else []
-
-
-def _sum(tensor: torch.Tensor) -> torch.Tensor:
-    words = tensor.detach().contiguous().flatten().view(WORDS[tensor.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for first in range(0, len(words), CHUNK):
-        part = words[first : first + CHUNK].to(torch.int64)
-        places = torch.arange(first + 1, first + 1 + len(part), device=tensor.device)
-        total += ((part + 1) * places * MIX).sum()
-    return total
-
-
 def damaged(tensors: Sequence[tuple[str, torch.Tensor]], expected: Sequence[int]) -> Iterator[str]:
     """Names of those whose checksum is another."""
-    for (name, _), wanted, found in zip(tensors, expected, checksums([one for _, one in tensors]), strict=True):
+    for (name, _), wanted, found in zip(tensors, expected, sums([one for _, one in tensors]), strict=True):
         if wanted != found:
             yield name

@@ -10,7 +10,7 @@ arrived).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,6 +18,8 @@ import blake3
 import numpy as np
 import pyarrow
 import torch
+
+from actors.policy import sums
 
 ALIGNMENT = 16
 """Bytes; a tensor starts at a multiple of it, since torch views bytes as a type only at a multiple of its size."""
@@ -46,7 +48,8 @@ class Bucket:
     version: int
     """Of the weights."""
     checksum: str
-    """BLAKE3 of `data`, hexadecimal; empty in a version that is not checked."""
+    """Of `data`: BLAKE3, hexadecimal, or the sum of `sums.of_bytes` where the weights lay on a card; empty in a version
+    that is not checked."""
 
 
 @dataclass(frozen=True)
@@ -112,31 +115,83 @@ def pack(
     named_tensors: (name, tensor of any shape, dtype and device); checked: give each a checksum; kept: they must not
     change with the tensors, so that tensors which lie in memory as a bucket has them are copied too.
     """
+    coming: Callable[[], Bucket] | None = None
+    for part in _parts(named_tensors, bucket_bytes):
+        last, coming = coming, _begun(part, version, checked, kept)
+        if last:
+            yield last()  # whoever takes it does so while the next is on its way from the card
+    if coming:
+        yield coming()
+
+
+def _parts(named_tensors: Iterable[tuple[str, torch.Tensor]], size: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
     waiting: list[tuple[str, torch.Tensor]] = []
-    size = 0
+    used = 0
     for name, tensor in named_tensors:
-        if waiting and size + _padded(tensor) > bucket_bytes:
-            yield _bucket(waiting, version, checked, kept)
-            waiting, size = [], 0
-        waiting.append((name, tensor))
-        size += _padded(tensor)
+        if waiting and used + _padded(tensor) > size:
+            yield waiting
+            waiting, used = [], 0
+        waiting.append((name, tensor.detach()))
+        used += _padded(tensor)
     if waiting:
-        yield _bucket(waiting, version, checked, kept)
+        yield waiting
 
 
-def _bucket(named_tensors: list[tuple[str, torch.Tensor]], version: int, checked: bool, kept: bool) -> Bucket:
+def _begun(
+    named_tensors: list[tuple[str, torch.Tensor]], version: int, checked: bool, kept: bool
+) -> Callable[[], Bucket]:
+    """What gives the bucket; where the tensors lie on a card, they are on their way from it already."""
     meta, offset = [], 0
     for name, tensor in named_tensors:
         meta.append(TensorMeta(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
         offset += _padded(tensor)
-    tensors = [tensor.detach() for _, tensor in named_tensors]
-    data = None if kept else _in_place(tensors)
-    if data is None:
-        data = np.zeros(offset, dtype=np.uint8)
-        for item, tensor in zip(meta, tensors, strict=True):
-            content = tensor.contiguous().cpu().flatten().view(torch.uint8)
-            data[item.offset : item.offset + content.numel()] = content.numpy()
-    return Bucket(tuple(meta), data, version, checksum(data) if checked else "")
+    tensors = [tensor for _, tensor in named_tensors]
+    if _on_card(tensors[0]):
+        return _leaving(meta, tensors, offset, version, checked, kept)
+
+    def bucket() -> Bucket:
+        data = None if kept else _in_place(tensors)
+        if data is None:
+            data = _packed(meta, tensors, offset, torch.device("cpu")).numpy()
+        return Bucket(tuple(meta), data, version, checksum(data) if checked else "")
+
+    return bucket
+
+
+def _packed(
+    meta: Sequence[TensorMeta], tensors: Sequence[torch.Tensor], size: int, device: torch.device
+) -> torch.Tensor:
+    """uint8 [size]: the tensors in their places, on the device."""
+    data = torch.zeros(size, dtype=torch.uint8, device=device)
+    for item, tensor in zip(meta, tensors, strict=True):
+        content = tensor.contiguous().flatten().view(torch.uint8)
+        data[item.offset : item.offset + content.numel()] = content
+    return data
+
+
+def _on_card(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _leaving(
+    meta: Sequence[TensorMeta], tensors: Sequence[torch.Tensor], size: int, version: int, checked: bool, kept: bool
+) -> Callable[[], Bucket]:
+    """A bucket that is packed and summed on the card, and copied at once into pinned memory: nobody waits for that
+    before the bucket is asked for."""
+    packed = _packed(meta, tensors, size, tensors[0].device)
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=packed.is_cuda)  # torch keeps what was pinned for the next
+    host.copy_(packed, non_blocking=True)
+    copied = torch.cuda.Event() if packed.is_cuda else None
+    if copied:
+        copied.record()
+
+    def bucket() -> Bucket:
+        if copied:
+            copied.synchronize()
+        data = host.numpy().copy() if kept else host.numpy()  # pinned memory is short, and what is kept may be all
+        return Bucket(tuple(meta), data, version, sums.of_bytes(packed) if checked else "")
+
+    return bucket
 
 
 def _in_place(tensors: Sequence[torch.Tensor]) -> np.ndarray | None:
@@ -163,6 +218,16 @@ def unpack(meta: Iterable[TensorMeta], data: torch.Tensor) -> Iterator[tuple[str
         dtype = getattr(torch, item.dtype)
         raw = data[item.offset : item.offset + prod(item.shape) * dtype.itemsize]
         yield item.name, raw.view(dtype).view(item.shape)
+
+
+def differs(data: np.ndarray, wanted: str, device: torch.device) -> str:
+    """The checksum of a bucket's bytes where it is not the one that is wanted, otherwise empty.
+
+    device: where a sum is computed.
+    """
+    summed = wanted.startswith(sums.PREFIX)
+    found = sums.of_bytes(torch.from_numpy(data).to(device)) if summed else checksum(data)
+    return "" if found == wanted else found
 
 
 def checksum(data: np.ndarray) -> str:

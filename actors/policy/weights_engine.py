@@ -26,7 +26,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 
 from actors.policy import card
 from actors.policy import kernels as engine_kernels
-from actors.policy.weights import TensorMeta, checksum, is_digested, sha256_of, unpack
+from actors.policy.weights import TensorMeta, differs, is_digested, sha256_of, unpack
 
 BACKEND = "object_store"
 ACTOR_PID = "MLAGENT_ACTOR_PID"
@@ -49,11 +49,11 @@ class ObjectStoreUpdate:
         file = _mapped(self.path, self.file_bytes)
         return (file[start:end] for start, end, *_ in self.buckets)
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor), not copied."""
+    def tensors(self, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) on the device; a bucket is copied to a card as a whole, and on a CPU not at all."""
         for data, (*_, described) in zip(self.data(), self.buckets, strict=True):
             meta = [TensorMeta(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in described]
-            yield from unpack(meta, torch.from_numpy(data))
+            yield from unpack(meta, torch.from_numpy(data).to(device))
 
 
 class ActorWeightTransferEngine(NCCLWeightTransferEngine):
@@ -70,8 +70,7 @@ class ActorWeightTransferEngine(NCCLWeightTransferEngine):
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class then synchronises an accelerator, which a CPU engine does not have.
         if "path" in update_info:
-            tensors = ObjectStoreUpdate(**update_info).tensors()
-            self.model.load_weights((name, tensor.to(self.device)) for name, tensor in tensors)
+            self.model.load_weights(ObjectStoreUpdate(**update_info).tensors(self.device))
         elif "card" in update_info:
             self.model.load_weights(iter(_on_card(update_info, self.device)))
         else:
@@ -104,7 +103,7 @@ class WorkerExtension:
             return f"{', '.join(wrong[:3])} differ from what the learner has" if wrong else None
         update = ObjectStoreUpdate(**update_info)
         for number, (data, (_, _, wanted, _)) in enumerate(zip(update.data(), update.buckets, strict=True)):
-            if (found := checksum(data)) != wanted:
+            if found := differs(data, wanted, self.device):
                 return f"bucket {number}: its checksum is {found[:12]}…, not {wanted[:12]}…"
         return None
 

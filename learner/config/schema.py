@@ -234,7 +234,8 @@ class LearnerConfig:
     transfer: str = key(
         "auto",
         "How weights travel: through Ray's object store, broadcast from GPU to GPU (nccl), or not at all, between "
-        "processes of one card (ipc); auto: ipc where learner and actors share a card, else object_store.",
+        "processes of one card (ipc); auto: ipc where learner and actors share a card, else object_store (nccl has not "
+        "run on several cards yet).",
         ["auto", "object_store", "nccl", "ipc"],
     )
     full_every: int = key(

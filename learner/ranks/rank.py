@@ -53,7 +53,7 @@ waits for ever where a rank's backward pass goes through other outputs than that
 POLICY_FILLER = PolicyRow(FILLER, *np.zeros((4, 1), np.float32), current=np.zeros(1, bool))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Published:
     """A version of the weights on its way to the actors."""
 
@@ -222,14 +222,17 @@ class LearnerRank:
             size = sum(parameter.nbytes for _, parameter in self._named())
             return Published([self._place.put(share(weights, version, checked))], 0, size)
         kept = self.cfg.learner.full_every > 1  # the next version is sent as its difference from them
-        buckets = sent = list(pack_weights(weights, bucket_bytes, version, checked, kept))
-        before, self._published = self._published, buckets if kept else []
-        started, making = time.monotonic(), 0.0
-        if before and not full:
-            sent = [difference(new, old) for new, old in zip(buckets, before, strict=True)]
-            making = time.monotonic() - started
-        sizes = (sum(bucket.data.nbytes for bucket in of) for of in (sent, buckets))
-        return Published([self._place.put(bucket) for bucket in sent], *sizes, making)
+        before, self._published = [] if full else self._published, []
+        published = Published([], 0, 0)
+        for number, bucket in enumerate(pack_weights(weights, bucket_bytes, version, checked, kept)):
+            began = time.monotonic()
+            sent = difference(bucket, before[number]) if before else bucket
+            published.making_seconds += time.monotonic() - began if before else 0.0
+            published.buckets.append(self._place.put(sent))  # at once: it may lie in pinned memory, which is short
+            published.sent_bytes += sent.data.nbytes
+            published.full_bytes += bucket.data.nbytes
+            self._published += [bucket] if kept else []
+        return published
 
     def broadcast(self, receivers: Sequence[Receiver], version: int, checked: bool, deadline: float) -> Published:
         """The weights sent to the actors' engines; returns when all serve them."""

@@ -15,7 +15,7 @@ class Floor(WorkerExtension):
     def load_here(self, update: dict[str, Any]) -> float:
         """Seconds to load the tensors of all buckets, copied into this process before the clock starts."""
         model = self.model_runner.model
-        tensors = [(name, tensor.clone()) for name, tensor in ObjectStoreUpdate(**update).tensors()]
+        tensors = [(name, tensor.clone()) for name, tensor in ObjectStoreUpdate(**update).tensors(self.device)]
         began = time.monotonic()
         initialize_layerwise_reload(model)
         model.load_weights(tensors)

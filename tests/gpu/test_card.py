@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from actors.policy.policy import Policy
-from actors.policy.weights import is_digested
+from actors.policy.sums import PREFIX
+from actors.policy.weights import differs, is_digested
 from learner.algorithm.batching import Example
 from learner.config.load import load
 from learner.ranks.handle import Learner
@@ -65,6 +67,8 @@ def test_the_engine_serves_the_learner_s_weights_version_after_version(learner, 
         assert len(weights.checksums) == len(weights.tensors) > 10
         served.append(ray.get(server.receive.remote(weights), timeout=120))
         copies = ray.get(learner.publish(BUCKET_BYTES, version, full=True).buckets)  # what an actor that joins gets
+        assert all(bucket.checksum.startswith(PREFIX) for bucket in copies), "the card has summed them"
+        assert not any(differs(bucket.data, bucket.checksum, torch.device("cpu")) for bucket in copies)
         names = [item.name for bucket in copies for item in bucket.meta]
         assert names == [one.name for one in weights.tensors]
         for name, digest in weights.digests.items():

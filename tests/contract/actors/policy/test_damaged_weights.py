@@ -29,7 +29,7 @@ Damage = Callable[[np.ndarray], np.ndarray]
 class Engine:
     """In the place of vLLM's processes."""
 
-    errored, ended = False, False
+    errored, ended, device = False, False, torch.device("cpu")
 
     def __init__(self) -> None:
         self.weights: dict[str, torch.Tensor] = {}
@@ -51,7 +51,7 @@ class Engine:
             *_, last = ObjectStoreUpdate(**args[0]).data()
             last[:] = self.in_file(last)
         worker = WorkerExtension()
-        worker.model_runner = SimpleNamespace(get_model=lambda: self)
+        worker.model_runner, worker.device = SimpleNamespace(get_model=lambda: self), self.device
         return [getattr(worker, method)(*args)]
 
     def named_parameters(self) -> Iterable[tuple[str, torch.Tensor]]:
@@ -63,7 +63,9 @@ class Engine:
     async def update_weights(self, request: Any) -> None:
         from actors.policy.weights_engine import ObjectStoreUpdate
 
-        self.weights = {name: one.clone() for name, one in ObjectStoreUpdate(**request.update_info).tensors()}
+        self.weights = {
+            name: one.clone() for name, one in ObjectStoreUpdate(**request.update_info).tensors(self.device)
+        }
         if self.in_model:
             norm = self.weights["norm.weight"].view(torch.uint8).numpy()
             norm[:] = self.in_model(norm)

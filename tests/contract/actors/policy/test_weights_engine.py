@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from actors.policy import arguments, card
+from actors.policy import arguments, card, sums
 from actors.policy.policy import Shelf
 from actors.policy.weights import pack, sha256_of
 from learner.config.schema import Config
@@ -133,7 +133,7 @@ class Cards:
         return list(self.tensors.items())
 
     def update(self, version: int) -> dict[str, Any]:
-        return {"card": "GPU-1", "version": version, "checksums": card.checksums(TENSORS.values())}
+        return {"card": "GPU-1", "version": version, "checksums": sums.sums(TENSORS.values())}
 
 
 @pytest.fixture

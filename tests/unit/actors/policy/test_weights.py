@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.policy import sums, weights
 from actors.policy.weights import (
     ALIGNMENT,
     BaseMissing,
@@ -17,6 +18,7 @@ from actors.policy.weights import (
     Delta,
     checksum,
     difference,
+    differs,
     digests,
     pack,
     restore,
@@ -24,6 +26,7 @@ from actors.policy.weights import (
     unpack,
 )
 
+CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int8, torch.int64]
 
 
@@ -39,15 +42,20 @@ def models(draw) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@given(models(), st.integers(1, 1000), st.booleans())
-def test_unpacking_gives_back_every_tensor_in_order(tensors, bucket_bytes, kept):
-    buckets = list(pack(tensors.items(), bucket_bytes, 1, kept=kept))
+@given(models(), st.integers(1, 1000), st.booleans(), st.booleans())
+def test_unpacking_gives_back_every_tensor_in_order(tensors, bucket_bytes, kept, by_card):
+    """by_card: on the way of tensors that lie on a card, though these do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        if by_card:
+            patch.setattr(weights, "_on_card", lambda tensor: True)
+        buckets = list(pack(tensors.items(), bucket_bytes, 1, kept=kept))
     unpacked = [pair for one in buckets for pair in unpack(one.meta, torch.from_numpy(one.data))]
     assert [name for name, _ in unpacked] == list(tensors)
     for name, tensor in unpacked:
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor, tensors[name]), name
-    assert all(one.checksum == checksum(one.data) for one in buckets)
+    assert all(one.checksum.startswith(sums.PREFIX) == by_card for one in buckets)
+    assert not any(differs(one.data, one.checksum, CPU) for one in buckets)
     assert all(one.data.nbytes <= bucket_bytes or len(one.meta) == 1 for one in buckets)
     sizes = [one.data.nbytes for one in buckets]
     firsts = [-(-tensors[one.meta[0].name].nbytes // ALIGNMENT) * ALIGNMENT for one in buckets]
@@ -69,9 +77,9 @@ def tensors() -> dict[str, torch.Tensor]:
 PLACES = ("whole", "difference", "base", "restored")
 
 
-@given(st.sampled_from(PLACES), st.integers(0), st.integers(0, 7))
-def test_damage_on_the_way_changes_the_checksum_of_what_arrives(place, byte, bit):
-    """Of a version that travels whole, or as a difference from the one before."""
+@given(st.sampled_from(PLACES), st.integers(0), st.integers(0, 7), st.booleans())
+def test_damage_on_the_way_changes_the_checksum_of_what_arrives(place, byte, bit, summed):
+    """Of a version that travels whole, or as a difference from the one before; summed: its checksum is a card's."""
 
     def damaged(data: np.ndarray) -> np.ndarray:
         copy = data.copy()
@@ -81,6 +89,8 @@ def test_damage_on_the_way_changes_the_checksum_of_what_arrives(place, byte, bit
     generator = torch.Generator().manual_seed(0)
     (old,) = pack([("w", torch.randn(2000, generator=generator).to(torch.bfloat16))], 1 << 20, 1)
     new = moved(old, 0.02)
+    if summed:
+        new = dataclasses.replace(new, checksum=sums.of_bytes(torch.from_numpy(new.data)))
     sent = new if place == "whole" else difference(new, old)
     assert isinstance(sent, Delta) == (place != "whole")
     if place in ("whole", "difference"):
@@ -93,7 +103,7 @@ def test_damage_on_the_way_changes_the_checksum_of_what_arrives(place, byte, bit
         return
     data = damaged(received.data) if place == "restored" else received.data
     assert received.checksum == new.checksum
-    assert (checksum(data) == received.checksum) == np.array_equal(data, new.data)
+    assert (not differs(data, received.checksum, CPU)) == np.array_equal(data, new.data)
     assert place == "difference" or not np.array_equal(data, new.data)  # some bits of Zstandard's say nothing
 
 
