@@ -30,6 +30,22 @@ def memory_mb(cgroups: Path = CGROUPS) -> float:
     return min([psutil.virtual_memory().total, *limits]) / 2**20
 
 
+def free_mb(cgroups: Path = CGROUPS) -> float:
+    """MiB of memory that are free: of this machine, or of the container where that has less."""
+    free = [psutil.virtual_memory().available / 2**20]
+    for folder, limit, usage in (
+        (cgroups, "memory.max", "memory.current"),
+        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        words = [*_words(folder / limit), *_words(folder / usage)]
+        if len(words) == 2 and all(word.isdigit() for word in words):
+            statistics = _words(folder / "memory.stat")
+            named = dict(zip(statistics[::2], statistics[1::2], strict=False))
+            reclaimable = int(named.get("total_inactive_file") or named.get("inactive_file") or 0)
+            free.append((int(words[0]) - int(words[1]) + reclaimable) / 2**20)
+    return max(0.0, min(free))
+
+
 def _words(file: Path) -> list[str]:
     try:
         return file.read_text().split()

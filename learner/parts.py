@@ -67,7 +67,7 @@ def started(cfg: Config) -> Iterator[Parts]:
         stack.callback(ray.shutdown)
         stack.enter_context(ending.kept_logs(run.dir / ending.LOGS))
         if cfg.run.mode == "ray":
-            preflight.require(cfg, model_dir)
+            cfg = preflight.require(cfg, model_dir, progress.say)
 
         def full_weights() -> list[Any]:
             return publisher.full_weights()  # asked for once a version was published

@@ -19,12 +19,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from learner.algorithm.batching import Segment
+from learner.model.recompute import again
 
 DENSE = 1 << 24
 """Scores of a segment's branches in one layer up to which a CPU holds them all (32 MiB in bfloat16): with more, the
 products wait for memory and torch's own attention is as fast."""
 DENSE_PROMPT = DENSE // 4
-"""As `DENSE`, of a prompt: a longer one gains little in time, and its scores are kept for the backward pass."""
+"""As `DENSE`, of a prompt: a longer one gains little in time."""
 FLEX_BLOCK = 128
 """Tokens of a block of FlexAttention."""
 
@@ -69,7 +70,7 @@ def segment_attention(
             longest = max(spans, default=0)
             scores = query.shape[1] * len(spans) * longest * (shared[0].shape[2] + longest)
             if query.device.type == "cpu" and 0 < scores <= most and not dropout:
-                outputs.append(_dense(own, shared, spans, scaling))
+                outputs.append(again(_dense, own, shared, spans, scaling))
             else:
                 outputs += _one_by_one(own, shared, spans, scaling, dropout)
     return torch.cat(outputs, dim=2).transpose(1, 2), None

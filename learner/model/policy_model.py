@@ -18,6 +18,7 @@ from envs.errors import UserError
 from learner.algorithm.batching import Row
 from learner.model.attention import ATTENTION, block_mask
 from learner.model.log_prob_head import LogProbHead
+from learner.model.recompute import lighten
 
 
 class UnsupportedModelError(UserError):
@@ -31,6 +32,7 @@ class PolicyModel(nn.Module):
         super().__init__()
         _check_supported(model)
         model.set_output_embeddings(LogProbHead(model.get_output_embeddings().weight))
+        lighten(model)
         self.model = model
 
     @classmethod

@@ -38,6 +38,7 @@ from learner.model.policy_model import PolicyModel
 from learner.model.probe import require_same_forward
 from learner.model.value_head import ValueHead
 from learner.ranks import checkpoints
+from learner.ranks.heap import Heap
 
 GATHER_BYTES = 1 << 30
 """Of parameters that ZeRO-3 gathers at once."""
@@ -76,6 +77,7 @@ class LearnerRank:
         self._place = place(cfg.run.mode)
         self._algorithm = algorithms.named(cfg.rl.algorithm)
         self._broadcaster: Any = None
+        self._heap = Heap()
         self._published: list[Bucket] = []
 
     def __repr__(self) -> str:  # Ray's dashboard shows it
@@ -115,6 +117,7 @@ class LearnerRank:
         if self._algorithm.value_head:
             width = self.policy.model.config.hidden_size
             self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.deepspeed.device)
+        self._heap.give_back(now=True)  # loading takes more than what is loaded
         self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
 
     def finetune_step(self, rows: Sequence[Row | None], tokens: int, rate: float) -> tuple[float, float]:
@@ -199,6 +202,7 @@ class LearnerRank:
         if self.deepspeed.zero_optimization_stage() == 0:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
         self.deepspeed.step()
+        self._heap.give_back()
         return float(self.deepspeed.get_global_grad_norm() if norm is None else norm), figures
 
     def reset_optimizer(self) -> None:

@@ -12,7 +12,7 @@ import enum
 import importlib.metadata
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from packaging.utils import canonicalize_name
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from actors.policy.sizes import ModelSize
+from envs import machine
 from envs.errors import UserError
 from learner.config.schema import Config
-from learner.run import cards
+from learner.run import cards, node_memory
 
 ROOT = Path(__file__).parents[2]
 VERSIONS_IN_STORE = 2
@@ -54,15 +55,20 @@ class PreflightError(UserError):
     """The run would fail; the message has every reason and what to do."""
 
 
-def require(cfg: Config, model_dir: Path) -> None:
-    """Refuse what cannot work on the cluster that Ray is connected to.
+def require(cfg: Config, model_dir: Path, say: Callable[[str], None]) -> Config:
+    """Refuse what cannot work on the cluster that Ray is connected to; the configuration, fitted to the memory of the
+    machine where all is on one.
 
     Raises:
         PreflightError: a check has failed.
+        MemoryShort: the memory that is free does not do.
     """
-    findings = quick(cfg, ModelSize.read(model_dir), nodes())
+    size, alive = ModelSize.read(model_dir), nodes()
+    findings = quick(cfg, size, alive)
     if failed := [f"{finding.found}: {finding.fix}" for finding in findings if finding.verdict is Verdict.FAILED]:
         raise PreflightError("; ".join(failed))
+    alone = len(alive) == 1 and not autoscales()
+    return node_memory.fitted(cfg, size, machine.free_mb() * 2**20, say) if alone else cfg
 
 
 def quick(cfg: Config, model: ModelSize, alive: Sequence[Node]) -> list[Finding]:

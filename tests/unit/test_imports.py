@@ -19,13 +19,14 @@ HEAVY = {"torch", "vllm", "ray", "deepspeed", "transformers"}
 MAY_IMPORT = {
     "envs.cache": (),
     "envs.errors": (),
+    "envs.machine": (),
     "envs.records": (),
     "envs.sockets": (),
     "envs.splits": (),
     "envs.sandbox": ("envs.records",),
     "envs.benchmarks": ("envs.cache", "envs.records", "envs.sockets", "envs.splits"),
     "reward": ("envs.records", "envs.sockets"),
-    "envs": ("envs.benchmarks", "envs.records", "envs.sandbox"),
+    "envs": ("envs.benchmarks", "envs.machine", "envs.records", "envs.sandbox"),
     "envs.__main__": ("envs", "envs.benchmarks", "envs.records", "envs.sandbox", "reward"),
     "actors.runtime": ("envs", "envs.records", "envs.sandbox"),
     "actors.policy": ("actors.runtime", "envs", "envs.cache", "envs.records"),
@@ -45,9 +46,8 @@ MAY_IMPORT = {
         "learner.config", "learner.model",
     ),
     "learner.run": (
-        "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.records", "learner.algorithm",
-        "learner.config",
-        "learner.figures", "learner.stream",
+        "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.machine", "envs.records",
+        "learner.algorithm", "learner.config", "learner.figures", "learner.stream",
     ),
     "learner.recipe": (
         "actors", "actors.expert", "actors.policy", "envs", "envs.records", "learner.algorithm", "learner.config",
