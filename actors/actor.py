@@ -23,6 +23,7 @@ from actors.policy.card import CardWeights
 from actors.policy.endpoint import Ask
 from actors.policy.policy import Policy, PolicyDead
 from actors.policy.weights import Bucket, restore
+from envs import relief
 from envs.actions import FinalAnswer
 from envs.prompt import PromptError
 from envs.records import Outcome, State, StepInfo, StepResult, Task, Transition
@@ -224,7 +225,7 @@ class Actor(Explorer):
         self._policy.require_life()
         return {
             "generating": self._policy.running, "experiments": self._environment.runner.running,
-            "tokens": self._policy.tokens, "version": self._policy.version,
+            "tokens": self._policy.tokens, "version": self._policy.version, "lean": int(relief.active()),
         }  # fmt: skip
 
     async def close(self) -> None:

@@ -30,6 +30,7 @@ from actors.expert.trajectory import Move, Trajectory, ending
 from actors.hosts import HostedRunner, local_runner
 from actors.policy.chat import Chat
 from actors.policy.endpoint import Ask, Endpoint, EndpointError
+from envs import relief
 from envs.actions import FinalAnswer
 from envs.admission import Capacity, node_capacity
 from envs.editor import EndpointEditor
@@ -189,8 +190,8 @@ class Explorer:
         return [(self._prompt(state), self._chat.response(text)) for state, text in pairs]
 
     async def status(self) -> dict[str, int]:
-        """Experiments that run."""
-        return {"experiments": self._environment.runner.running}
+        """Experiments that run, and whether they do with less memory (0 or 1)."""
+        return {"experiments": self._environment.runner.running, "lean": int(relief.active())}
 
     async def close(self) -> None:
         """End the sandboxes."""

@@ -319,6 +319,10 @@ class ActorPool:
         elif self._place.wait([member.asked], timeout=0)[0]:
             before, member.status = member.status, self._result(member.name, member.asked, "status")
             member.asked = None
+            if member.status.get("lean", 0) != before.get("lean", 0):
+                short = "is nearly used up: no idle sandboxes, and one experiment at a time"
+                state = short if member.status["lean"] else "has room again"
+                self._say(f"{member.name}: the memory of its node {state}")
             if member.status["experiments"] or member.status.get("tokens") != before.get("tokens"):
                 self._active = time.monotonic()
         elif time.monotonic() - member.asked_at > self._cfg.actors.heartbeat:

@@ -67,6 +67,7 @@ class Admission:
         self._line: list[_Waiting] = []
         self._changed = threading.Condition()
         self._estimates: dict[str, float] = {}
+        self._most: int | None = None
         self.running = 0
         """Experiments admitted now."""
 
@@ -109,6 +110,12 @@ class Admission:
             self.capacity, self._gpus = capacity, [gpu for gpu in capacity.gpus if gpu not in in_use]
             self._changed.notify_all()
 
+    def at_most(self, number: int | None) -> None:
+        """Let no more than so many run at once from now on, however many would fit; None: as many as fit."""
+        with self._changed:
+            self._most = number
+            self._changed.notify_all()
+
     def _possible(self, need: Limits) -> bool:
         """True, or an `AdmissionError`."""
         needed = {"cpus": need.cpus, "memory_mb": need.memory_mb, "gpus": need.gpus}
@@ -127,7 +134,8 @@ class Admission:
 
     def _fits(self, need: Limits) -> bool:
         return (
-            self._cpus + need.cpus <= self.capacity.cpus
+            (self._most is None or self.running < self._most)
+            and self._cpus + need.cpus <= self.capacity.cpus
             and self._memory_mb + need.memory_mb <= self.capacity.memory_mb
             and need.gpus <= len(self._gpus)
         )

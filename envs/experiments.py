@@ -18,6 +18,7 @@ from envs import grading
 from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
 from envs.records import MILESTONES, Durations, Experiment, Outcome, Task
+from envs.relief import Relief
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import restore
 
@@ -69,6 +70,7 @@ class SandboxRunner:
         self._sandboxes, self._admission, self.seed = sandboxes, Admission(capacity), seed
         self.name, self.image = sandboxes.name, sandboxes.image
         grading.process.start()
+        self._relief = Relief(self._relieve)
 
     @property
     def running(self) -> int:
@@ -118,7 +120,12 @@ class SandboxRunner:
             for limits in different for gpus in capacity.sets_of_gpus(limits.gpus)
         })  # fmt: skip
 
+    def _relieve(self, lean: bool) -> None:
+        self._admission.at_most(1 if lean else None)
+        self._sandboxes.spare(lean)
+
     def close(self) -> None:
+        self._relief.close()
         self._sandboxes.close()
 
 

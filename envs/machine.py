@@ -46,6 +46,11 @@ def free_mb(cgroups: Path = CGROUPS) -> float:
     return max(0.0, min(free))
 
 
+def used_share() -> float:
+    """Of the memory that may be used, what is, in [0, 1]."""
+    return 1.0 - free_mb() / memory_mb()
+
+
 def _words(file: Path) -> list[str]:
     try:
         return file.read_text().split()

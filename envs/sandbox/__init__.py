@@ -54,7 +54,7 @@ class SandboxPool:
         self._coming: collections.Counter[Kind] = collections.Counter()
         self._changed = threading.Condition()
         self._starters = ThreadPoolExecutor(max(STARTERS, os.cpu_count() or 0), thread_name_prefix="sandbox-start")
-        self._closed = False
+        self._closed = self._lean = False
         self.starts = 0
         """Sandboxes started so far."""
 
@@ -71,6 +71,12 @@ class SandboxPool:
             expected[kind] = max(number, expected.get(kind, 0))
         with self._changed:
             self._expected = expected
+        self._settle()
+
+    def spare(self, lean: bool) -> None:
+        """Keep no idle sandboxes from now on, and start none ahead of need; or again as many as are expected."""
+        with self._changed:
+            self._lean = lean
         self._settle()
 
     @contextlib.contextmanager
@@ -137,7 +143,7 @@ class SandboxPool:
             self._idle = [sandbox for sandbox in self._idle if sandbox not in surplus]
             missing = [kind for kind, number in self._expected.items() for _ in range(number - self._there[kind])]
             room = self._warm - self._there.total() if self._warm else len(self._free)
-            missing = missing[: max(0, min(room, len(self._free)))]
+            missing = [] if self._lean else missing[: max(0, min(room, len(self._free)))]
             ahead = [(kind, self._reserve(kind)) for kind in missing]
             self._coming.update(missing)
         for kind, slot in ahead:
@@ -146,7 +152,7 @@ class SandboxPool:
 
     def _surplus(self) -> list[Sandbox]:
         """Idle sandboxes that are not kept: the longest unused, or all but one of those that nobody expects."""
-        if self._closed:
+        if self._closed or self._lean:
             return self._idle
         if self._warm:
             return self._idle[: max(0, len(self._idle) - self._warm)]

@@ -209,3 +209,17 @@ def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.005)
+
+
+def test_where_memory_is_short_no_sandbox_is_kept_and_experiments_run_all_the_same(
+    backend: StubBackend, pool: SandboxPool, tmp_path: Path
+) -> None:
+    pool.expect({(LIMITS, ()): 3})
+    until(lambda: pool.idle == 3)
+    pool.spare(True)
+    assert pool.idle == 0 and not backend.alive
+    with pool.acquire(make_task(tmp_path / "a")):
+        assert len(backend.alive) == 1
+    assert not backend.alive
+    pool.spare(False)
+    until(lambda: pool.idle == 3)
