@@ -90,7 +90,7 @@ missing_packages() {
     python_packages "$python"
     has bwrap || docker info >/dev/null 2>&1 || echo bubblewrap # the process sandbox, where no stronger one is
     has g++ || echo g++                                         # PyTorch and DeepSpeed compile CPU kernels
-    PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1 # vLLM
+    (PATH=$PATH:/sbin:/usr/sbin && ldconfig -p) | grep -c 'libnuma\.so\.1' >/dev/null || echo libnuma1 # vLLM
 }
 
 # Prints those that only tests need: of the stronger sandboxes, of the dashboards, and of the report.
