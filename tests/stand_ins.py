@@ -10,7 +10,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -201,16 +200,6 @@ class DeepSpeed:
 
     def get_global_grad_norm(self) -> float:
         return self._norm
-
-    def save_checkpoint(self, folder: str, tag: str, client_state: dict[str, Any]) -> None:
-        self._seen.tell("saved", Path(folder).name)
-        (Path(folder) / tag).mkdir(parents=True)
-        torch.save({"model": self._model.state_dict(), "state": client_state}, Path(folder) / tag / "all.pt")
-
-    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, dict[str, Any]]:
-        saved = torch.load(Path(folder) / tag / "all.pt", weights_only=False)
-        self._model.load_state_dict(saved["model"])
-        return folder, saved["state"]
 
 
 class Broadcaster:

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,7 +150,7 @@ def borders(seen: Seen) -> Iterator[None]:
     from envs import simulated
     from envs.workspace import SnapshotStore
     from learner.model.policy_model import PolicyModel
-    from learner.ranks import broadcast
+    from learner.ranks import broadcast, training_state
     from learner.reporting import report
     from learner.run import cards, preflight, preparation, trackers
 
@@ -196,6 +196,13 @@ def borders(seen: Seen) -> Iterator[None]:
         seen.tell(f"model of {_of_rank()}", dtype, *settings)
         return load_model(folder, dtype, *settings)
 
+    def unsharded(engine: Any, named: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+        return training_state.whole((name, one) for name, one in named if one.requires_grad)
+
+    def write(folder: Path, *given: Any) -> None:
+        seen.tell("saved", folder.parent.name)
+        write_state(folder, *given)
+
     def collect(store: SnapshotStore, *given: Any) -> Any:
         seen.tell("collected", Path(store._store.path).name)
         return collected(store, *given)
@@ -217,6 +224,7 @@ def borders(seen: Seen) -> Iterator[None]:
 
     encoding = Chat._encode
     computed, load_model, collected = PolicyModel.forward, PolicyModel.load, SnapshotStore.collect
+    write_state = training_state.write
     in_process, loops = remote.InProcess.__init__, []
 
     def begun(place: remote.InProcess) -> None:
@@ -232,6 +240,8 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(PolicyModel, "forward", forward)
         patch.setattr(PolicyModel, "load", loaded)
         patch.setattr(SnapshotStore, "collect", collect)
+        patch.setattr(training_state, "slices", unsharded)
+        patch.setattr(training_state, "write", write)
         patch.setattr(Chat, "_encode", encode)
         patch.setattr(hosts, "ray", Ray(seen))
         patch.setattr(openai, "OpenAI", lambda **given: Endpoint(seen, **given))
@@ -283,7 +293,7 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 def _of_rank() -> str:
     """Name of the method of the rank that asks."""
     frame = sys._getframe(2)
-    while "/learner/ranks/" not in frame.f_code.co_filename:
+    while "/learner/ranks/rank.py" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame.f_code.co_qualname.split(".")[1]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -39,9 +40,20 @@ class PolicyModel(nn.Module):
     def load(cls, folder: Path, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PolicyModel:
         """The model saved in `folder`, its weights in `dtype`; gradient_checkpointing: recompute each layer's
         activations in the backward pass instead of keeping them."""
-        config = AutoConfig.from_pretrained(folder)
-        without_dropout(config.get_text_config())
+        config = _config_of(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=ATTENTION)
+        return cls._trainable(model, gradient_checkpointing)
+
+    @classmethod
+    def empty(cls, folder: Path, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PolicyModel:
+        """As `load`, but the parameters are on the meta device: they have shapes and no values. Buffers have theirs."""
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(_config_of(folder), dtype=dtype, attn_implementation=ATTENTION)
+        model.tie_weights()  # there, each registration of a parameter makes another
+        return cls._trainable(model, gradient_checkpointing)
+
+    @classmethod
+    def _trainable(cls, model: PreTrainedModel, gradient_checkpointing: bool) -> PolicyModel:
         model.config.use_cache = False
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -74,6 +86,12 @@ def without_dropout(config: PretrainedConfig) -> None:
     for name, value in vars(config).items():
         if isinstance(value, float) and (name.endswith(("dropout", "_pdrop", "_drop"))):
             setattr(config, name, 0.0)
+
+
+def _config_of(folder: Path) -> PretrainedConfig:
+    config = AutoConfig.from_pretrained(folder)
+    without_dropout(config.get_text_config())
+    return config
 
 
 def _check_supported(model: PreTrainedModel) -> None:

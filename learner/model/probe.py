@@ -54,9 +54,8 @@ def largest_gap(config: PretrainedConfig, context: int) -> float:
     Raises:
         UnsupportedModelError: the model is known not to work.
     """
-    stock = _small(config, context, "eager")
-    packed = PolicyModel(_small(config, context, ATTENTION)).eval()
-    rng, tokens = np.random.default_rng(0), stock.config.vocab_size
+    model = _small(config, context)
+    rng, tokens = np.random.default_rng(0), model.config.vocab_size
     common = rng.integers(0, tokens, 4)
     groups = [
         Group(
@@ -67,8 +66,9 @@ def largest_gap(config: PretrainedConfig, context: int) -> float:
     ]
     (row,) = pack(groups, 200)
     with torch.no_grad():
-        got = packed(row)[0]
-        alone = torch.cat([_alone(stock, group.prompt_ids, one) for group in groups for one in group.responses])
+        alone = torch.cat([_alone(model, group.prompt_ids, one) for group in groups for one in group.responses])
+        model.set_attn_implementation(ATTENTION)
+        got = PolicyModel(model).eval()(row)[0]
     return float((got - alone[torch.from_numpy(row.token_index).long()]).abs().max())
 
 
@@ -79,7 +79,7 @@ def _alone(model: Any, prompt: np.ndarray, response: np.ndarray) -> torch.Tensor
     return logits.log_softmax(-1).gather(1, torch.from_numpy(response).long()[:, None])[:, 0]
 
 
-def _small(config: PretrainedConfig, context: int, attention: str) -> Any:
+def _small(config: PretrainedConfig, context: int) -> Any:
     """The architecture with two small layers, its weights the same each time."""
     small = copy.deepcopy(config.get_text_config())
     without_dropout(small)
@@ -94,7 +94,7 @@ def _small(config: PretrainedConfig, context: int, attention: str) -> Any:
         setattr(small, token, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(small, attn_implementation=attention, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_config(small, attn_implementation="eager", dtype=torch.float32).eval()
 
 
 def _at_most(config: PretrainedConfig, limits: dict[str, int]) -> None:

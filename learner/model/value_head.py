@@ -7,7 +7,7 @@ gradient never reaches the policy.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ class ValueHead(nn.Module):
         self.linear = nn.Linear(width, 1, device=device)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
-        self._optimizer = torch.optim.Adam(self.parameters(), rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), rate)
 
     def forward(self, features: Tensor) -> Tensor:
         """float32 [S] of features float32 [S, D]."""
@@ -33,12 +33,9 @@ class ValueHead(nn.Module):
         """One optimiser step on the gradient summed over the ranks; all ranks call it."""
         for parameter in self.parameters():
             dist.all_reduce(parameter.grad)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
-    def state(self) -> dict[str, Any]:
-        return {"head": self.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.load_state_dict(state["head"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Its parameters under names that no policy has."""
+        return self.named_parameters(prefix="value_head")

@@ -119,7 +119,7 @@ class Learner:
         self._recovery.moved(folder)
 
     def load(self, folder: Path) -> None:
-        """Continue from a folder that `save` wrote, with the same number of ranks and ZeRO stage."""
+        """Continue from a folder that `save` wrote, whatever number of ranks, ZeRO stage and precision wrote it."""
         loaded = self._recovery.load(Path(folder))
         self.position.rl_steps, self.position.sft_steps = loaded.rl_steps, loaded.sft_steps
         self._recovery.goes_back_to(Path(folder))

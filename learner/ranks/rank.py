@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import ray
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from actors.policy.card import share
 from actors.policy.weights import Bucket, difference, sha256_of
@@ -34,20 +35,18 @@ from learner.algorithm.batching import Row
 from learner.algorithm.policy_batch import PolicyRow
 from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
 from learner.config.schema import Config
-from learner.model.policy_model import PolicyModel
 from learner.model.probe import require_same_forward
 from learner.model.value_head import ValueHead
-from learner.ranks import checkpoints
+from learner.ranks import checkpoints, loading, training_state
 from learner.ranks.heap import Heap
+from learner.ranks.training_state import Slice
 
-GATHER_BYTES = 1 << 30
-"""Of parameters that ZeRO-3 gathers at once."""
+GATHER_BYTES = 1 << 28
+"""Of parameters that ZeRO-3 gathers at once, or one that is larger."""
 BETAS = (0.9, 0.95)
 OFFLOADED = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}
 STATE = "state"
-"""Name of DeepSpeed's part of a checkpoint."""
-VALUE = "value_head"
-"""Key of the value head in it."""
+"""Folder of a checkpoint."""
 FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
 """Run, with its loss times zero, by a rank that has fewer rows than another: the loss of the others' rows, since ZeRO-3
 waits for ever where a rank's backward pass goes through other outputs than that of another."""
@@ -105,13 +104,14 @@ class LearnerRank:
             torch.cuda.set_per_process_memory_fraction(learner.gpus)
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
         dtype = getattr(torch, self.cfg.model.dtype)
-        self.policy = PolicyModel.load(self.model_dir, dtype, learner.gradient_checkpointing)
+        config = deepspeed_config(self.cfg)
+        self.policy = loading.load(self.model_dir, dtype, self.rank, config, learner.gradient_checkpointing)
         self.policy.train()
         self.deepspeed, *_ = deepspeed.initialize(
             model=self.policy,
             model_parameters=[parameter for parameter in self.policy.parameters() if parameter.requires_grad],
             optimizer=lambda parameters: torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0, fused=True),
-            config=deepspeed_config(self.cfg),
+            config=config,
         )
         self.value = None
         if self._algorithm.value_head:
@@ -168,9 +168,11 @@ class LearnerRank:
 
     def hold_reference(self, folder: Path) -> None:
         """Load the reference policy of the KL term from a Hugging Face folder, frozen; sharded at ZeRO stage 3."""
-        model = PolicyModel.load(folder, getattr(torch, self.cfg.model.dtype)).requires_grad_(False).eval()
+        config = deepspeed_config(self.cfg)
+        model = loading.load(folder, getattr(torch, self.cfg.model.dtype), self.rank, config)
+        model.requires_grad_(False).eval()
         if self.deepspeed.zero_optimization_stage() == 3:
-            model, *_ = deepspeed.initialize(model=model, config=deepspeed_config(self.cfg))
+            model, *_ = deepspeed.initialize(model=model, config=config)
         self._reference = model.to(self.deepspeed.device)
 
     @torch.no_grad()
@@ -256,27 +258,37 @@ class LearnerRank:
         return Published([], size, size)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write the state of DeepSpeed, with `state`, and the Hugging Face folder; raises CheckpointError."""
+        """Write what training goes on from, with `state`, and the Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder, "write"):
-            state = state | {VALUE: self.value and self.value.state()}
-            self.deepspeed.save_checkpoint(str(folder), tag=STATE, client_state=state)
+            (folder / STATE).mkdir(parents=True, exist_ok=True)
+            training_state.write(folder / STATE, self.rank, self._slices(), state)
         self.export(folder / checkpoints.HUGGING_FACE)
 
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder; raises CheckpointError."""
         with checkpoints.naming(folder.parent, "write"):
-            gathered = self._named_weights(GATHER_BYTES)
-            weights = {name: tensor.cpu() for name, tensor in gathered if self.rank == 0}
-            if self.rank == 0:
-                checkpoints.write_hugging_face(folder, self.policy.model, weights, self.model_dir)
+            weights = self._named_weights(GATHER_BYTES)
+            try:
+                if self.rank == 0:
+                    checkpoints.write_hugging_face(folder, self.policy.model, self._named(), weights, self.model_dir)
+            finally:  # every rank takes part in every gather, also where one cannot write
+                for _ in weights:
+                    pass
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Take over the state that `save` wrote; returns its `state`. Raises CheckpointError."""
-        with checkpoints.naming(folder, "read"), checkpoints.data_only():
-            _, state = self.deepspeed.load_checkpoint(str(folder), tag=STATE)
-            if self.value and state[VALUE]:
-                self.value.restore(state[VALUE])
-        return state
+        """Take over the state that `save` wrote, on whatever ranks; returns its `state`. Raises CheckpointError."""
+        with checkpoints.naming(folder, "read"), training_state.Saved(folder / STATE) as saved:
+            training_state.restore(saved, self._slices(saved.names()))
+            training_state.compute_with(saved, self.deepspeed, self.policy.model.named_parameters())
+            return training_state.about(folder / STATE)
+
+    def _slices(self, known: Container[str] | None = None) -> Iterator[tuple[Slice, Optimizer]]:
+        """What this rank trains, with its optimiser. A value head that a checkpoint does not know begins anew."""
+        for one in training_state.slices(self.deepspeed, self.policy.model.named_parameters()):
+            yield one, self.deepspeed.basic_optimizer
+        for one in training_state.whole(self.value.named() if self.value else ()):
+            if known is None or one.name in known:
+                yield one, self.value.optimizer
 
     def _named_weights(self, gather_bytes: int) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, tensor) of every parameter; a tied output head is not repeated.

@@ -24,6 +24,8 @@ from learner.stream.stream import Cursor
 
 REWARD = "reward.json"
 """File of a checkpoint: the mean reward of the steps that led to it."""
+LEARNER = "state/about.json"
+"""File of a checkpoint that the learner writes."""
 
 
 class RunError(UserError):
@@ -80,6 +82,12 @@ class Run:
             for name in names:
                 if before[section][name] != self.cfg[section][name]:
                     raise RunError(f"{section}.{name} differs from {file}: a resumed run keeps its model and tasks")
+        for last in self.checkpoints[-1:]:
+            if not (last / LEARNER).exists():
+                raise RunError(
+                    f"{last} has no {LEARNER}: it is of an earlier version, whose checkpoints cannot be resumed. "
+                    f"model.path={last / 'hf'} with another run.name begins with its weights"
+                )
 
     @property
     def pool_file(self) -> Path:

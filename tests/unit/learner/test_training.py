@@ -22,6 +22,7 @@ from learner.evaluation.evaluation import STAGES
 from learner.ranks.rank import Published
 from learner.ranks.steps import FinetuneStep, Position
 from learner.run import journal, transitions
+from learner.run.folder import LEARNER
 from tests.unit import fake_run
 
 STEPS, STATES, ACTIONS = 4, 2, 3
@@ -144,6 +145,8 @@ class Ranks:
         (folder / "hf").mkdir()
         fake_run.tokenizer().save(str(folder / "hf/tokenizer.json"))
         (folder / "trained").write_text(" ".join(map(str, self.trained)))
+        (folder / LEARNER).parent.mkdir()
+        (folder / LEARNER).touch()
 
     def restart_from(self, folder: Path) -> None:
         assert (folder / "trained").exists()

@@ -266,7 +266,7 @@ def test_errors_name_what_failed(start, tmp_path):
 def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_been(start, tmp_path):
     """Between batches, one of which is not in the checkpoint: one of two ranks is killed, or cannot write its part of
     another checkpoint while the other has entered the collective that comes after."""
-    (tmp_path / "bad/state/mp_rank_00_model_states.pt").mkdir(parents=True)
+    (tmp_path / "bad/state/rank_0-0000.safetensors").mkdir(parents=True)
     found, said = [], {"nothing": [], "killed": [], "not saved": []}
     for what in said:
         learner = start(2, 1, "bfloat16", say=said[what].append)

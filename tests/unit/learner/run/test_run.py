@@ -143,3 +143,11 @@ def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
         run.save(Cursor(5), DiskLearner(), 0.5)
         assert [p.name for p in run.checkpoints] == ["step_5"]
         assert (run.dir / "checkpoints/best").resolve().name == "step_5"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_before_anything_starts(tmp_path):
+    with Run(config(tmp_path)) as run:
+        run.save(Cursor(step=3), DiskLearner())
+    refused = pytest.raises(RunError, match=r"step_3 has no state/about.json.*model.path=.*step_3/hf")
+    with refused, Run(config(tmp_path, **{"run.resume": True})):
+        pass
