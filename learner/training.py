@@ -169,7 +169,7 @@ class Training:
         folder = self.parts.run.dir / "reference"
         if not folder.exists():
             partial = folder.with_name(".partial-reference")
-            self.parts.learner.export(partial)
+            self.parts.learner.keep_reference(partial)
             partial.rename(folder)
         self.parts.learner.hold_reference(folder)
 

@@ -171,7 +171,9 @@ class DeepSpeed:
     def __init__(self, seen: Seen, model: Any, config: dict[str, Any], optimizer: Any = None, **_: Any):
         self._seen, self._model, self._config = seen, model, config
         checkpointing = getattr(model.model, "is_gradient_checkpointing", False)
-        seen.tell("deepspeed", sorted(config.items(), key=str), str(next(model.parameters()).dtype), checkpointing)
+        dtype = str(next(model.parameters()).dtype)
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        seen.tell("deepspeed", sorted(config.items(), key=str), dtype, trained, checkpointing)
         if optimizer:
             self.basic_optimizer = optimizer([one for one in model.parameters() if one.requires_grad])
 

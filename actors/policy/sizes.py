@@ -47,9 +47,18 @@ class ModelSize:
         """Of one copy of the weights."""
         return self.parameters * BYTES[dtype]
 
-    def checkpoint_bytes(self, dtype: str) -> int:
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA's matrices beside every linear layer; queries are taken to be twice as wide as the hidden states,
+        which few models have them be."""
+        attention, feed_forward = 2 * 3 * self.width + 2 * (self.width + self.keys), 3 * (self.width + self.inner)
+        return self.layers * rank * (attention + feed_forward)
+
+    def checkpoint_bytes(self, dtype: str, lora_rank: int = 0) -> int:
         """Of one checkpoint: the weights twice (to go on from, and to load anywhere), the optimiser's two moments,
-        and its float32 copy of the weights where they are narrower."""
+        and its float32 copy of the weights where they are narrower. With adapters the weights are there once, and all
+        else is of the adapters, which are there three times."""
+        if lora_rank:
+            return self.bytes(dtype) + self.adapter_parameters(lora_rank) * (3 * 4 + 8)
         return 2 * self.bytes(dtype) + self.parameters * (12 if dtype == "bfloat16" else 8)
 
     def cached_bytes(self, tokens: int, dtype: str) -> int:

@@ -223,7 +223,7 @@ def shared_memory(found: Mapping[str, About], there: Sequence[preflight.Node]) -
 
 def disk(cfg: Config, weights: ModelSize, found: Mapping[str, About]) -> Finding:
     """Whether the checkpoints fit into `run.dir`, and the nodes have room for what is temporary."""
-    one = weights.checkpoint_bytes(cfg.model.dtype)
+    one = weights.checkpoint_bytes(cfg.model.dtype, cfg.learner.lora.rank)
     need = one * (cfg.checkpoint.keep + 1)  # a new one is complete before the oldest is deleted
     free = shutil.disk_usage(cfg.run.dir).free
     if need > free:

@@ -62,6 +62,8 @@ def impossible(cfg: Config) -> str | None:
         return "learner.offload=optimizer needs learner.zero_stage of 1 or more"
     if cfg.learner.offload == "all" and cfg.learner.zero_stage < 3:
         return "learner.offload=all needs learner.zero_stage=3"
+    if cfg.learner.lora.targets and not cfg.learner.lora.rank:
+        return "learner.lora.targets needs learner.lora.rank: the width of the adapters"
     most = max(cfg.actors.max, cfg.actors.count)
     if not cfg.actors.min <= cfg.actors.count <= most or 0 < cfg.actors.max < cfg.actors.count:
         return f"actors.min={cfg.actors.min} ≤ actors.count={cfg.actors.count} ≤ actors.max={cfg.actors.max} must hold"

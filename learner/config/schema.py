@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -213,6 +213,15 @@ class RlConfig:
 
 
 @dataclass
+class LoraConfig:
+    rank: int = key(0, "Width of the adapters that are trained instead of the weights (LoRA); 0: all weights are.")
+    alpha: float = key(32.0, "What the adapters add to a weight is scaled by alpha / rank.", positive=True)
+    targets: list[str] = key(
+        [], "Names of the linear layers with adapters, such as [q_proj,v_proj]; empty: all but the output head."
+    )
+
+
+@dataclass
 class LearnerConfig:
     ranks: int = key(1, "Learner processes (one per GPU, or CPU ranks).", positive=True)
     gpus: float = key(0.0, "GPUs per rank: 1, or the share of a card that it may use; 0 trains on the CPU.", maximum=1)
@@ -224,6 +233,7 @@ class LearnerConfig:
         "What waits in the memory of the host: nothing, the optimiser's state, or all.",
         ["none", "optimizer", "all"],
     )
+    lora: LoraConfig = section(LoraConfig, "Adapters instead of full training.")
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, more time.")
     row_tokens: int = key(
         0,
@@ -320,12 +330,18 @@ class Config:
 
 @functools.cache
 def fields() -> tuple[tuple[str, dataclasses.Field, type], ...]:
-    """Every `section.key` with its dataclass field and its type."""
-    return tuple(
-        (f"{part}.{item.name}", item, get_type_hints(kind)[item.name])
-        for part, kind in get_type_hints(Config).items()
-        for item in dataclasses.fields(kind)
-    )
+    """Every `section.key` with its dataclass field and its type; a section may have sections."""
+    return tuple(_fields(Config, ""))
+
+
+def _fields(kind: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field, type]]:
+    types: dict[str, type] = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        inner = types[item.name]
+        if dataclasses.is_dataclass(inner):
+            yield from _fields(inner, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item, inner
 
 
 def type_name(kind: type) -> str:

@@ -48,7 +48,9 @@ class _TokenLogProbs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
+    def backward(
+        ctx, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, None, None]:
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         grad_logprobs = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs
         grad_hidden = torch.empty_like(hidden)
@@ -67,9 +69,11 @@ class _TokenLogProbs(torch.autograd.Function):
                     grad.sub_(of_entropy)
                 products[place] = grad
             grad_hidden[part] = products @ weight
+            if not ctx.needs_input_grad[1]:
+                continue
             of_part = products.T @ hidden[part]
             grad_weight = of_part if grad_weight is None else grad_weight.float().add_(of_part)
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 
 def _at_once(hidden: Tensor) -> int:

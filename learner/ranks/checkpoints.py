@@ -1,7 +1,8 @@
 """Model folders on disk, and errors that say which folder could not be written.
 
-Invariants: `hf/` loads with plain `AutoModelForCausalLM.from_pretrained`, tokenizer included; the caller makes a
-checkpoint appear whole by writing to a temporary folder and renaming it.
+Invariants: `hf/` loads with plain `AutoModelForCausalLM.from_pretrained`, tokenizer included, and `adapter/`, where
+adapters are trained, with peft; the caller makes a checkpoint appear whole by writing to a temporary folder and
+renaming it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel
 from envs.errors import UserError
 
 HUGGING_FACE = "hf"
+ADAPTER = "adapter"
 FILE_BYTES = 1 << 30
 """Of tensors in a file, hardly more, but for one that is larger."""
 NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.gguf", "*.pt", "*.pth")

@@ -69,7 +69,7 @@ class Learner:
         return report
 
     def hold_reference(self, folder: Path) -> None:
-        """Take the model of `folder` as the reference of the KL term (`rl.kl`)."""
+        """Take what `keep_reference` wrote as the reference of the KL term (`rl.kl`)."""
         self._recovery.holds_reference(Path(folder))
         self._ranks.everyone("hold_reference", Path(folder))
 
@@ -106,6 +106,10 @@ class Learner:
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder (seen by all ranks)."""
         self._ranks.everyone("export", Path(folder))
+
+    def keep_reference(self, folder: Path) -> None:
+        """Write what `hold_reference` takes of the policy as it is: a Hugging Face folder, or the adapters alone."""
+        self._ranks.everyone("keep_reference", Path(folder))
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model.

@@ -75,9 +75,13 @@ class LearnerRank:
         self.cfg, self.model_dir, self.rank = cfg, model_dir, rank
         self._place = place(cfg.run.mode)
         self._algorithm = algorithms.named(cfg.rl.algorithm)
+        self._lora: Any = None
+        """`learner.model.lora`, where adapters are trained."""
         self._broadcaster: Any = None
         self._heap = Heap()
         self._published: list[Bucket] = []
+        self._shared: list[tuple[str, Tensor]] = []
+        """What lies on the card for engines there, until the next step: merged weights are nobody else's."""
 
     def __repr__(self) -> str:  # Ray's dashboard shows it
         return f"learner rank {self.rank} of {self.cfg.learner.ranks}"
@@ -106,6 +110,15 @@ class LearnerRank:
         dtype = getattr(torch, self.cfg.model.dtype)
         config = deepspeed_config(self.cfg)
         self.policy = loading.load(self.model_dir, dtype, self.rank, config, learner.gradient_checkpointing)
+        if learner.lora.rank:
+            from learner.model import lora  # and with it peft, which takes seconds and is not needed otherwise
+
+            shape = learner.lora
+            lora.attach(self.policy.model, shape.rank, shape.alpha, shape.targets, self.cfg.run.seed)
+            for _, layer in lora.layers(self.policy.model):  # uses the parameters of its parts without calling these
+                for parameter in layer.parameters():
+                    deepspeed.zero.register_external_parameter(layer, parameter)
+            self._lora = lora
         self.policy.train()
         self.deepspeed, *_ = deepspeed.initialize(
             model=self.policy,
@@ -167,7 +180,11 @@ class LearnerRank:
         return combine([*sums, PolicySums(grad_norm=norm)])
 
     def hold_reference(self, folder: Path) -> None:
-        """Load the reference policy of the KL term from a Hugging Face folder, frozen; sharded at ZeRO stage 3."""
+        """Load the reference policy of the KL term from what `keep_reference` wrote, frozen; sharded at ZeRO stage 3,
+        where it is not the same model with other adapters."""
+        if self._lora:
+            self._lora.hold_reference(self.policy.model, folder)
+            return
         config = deepspeed_config(self.cfg)
         model = loading.load(folder, getattr(torch, self.cfg.model.dtype), self.rank, config)
         model.requires_grad_(False).eval()
@@ -178,6 +195,9 @@ class LearnerRank:
     @torch.no_grad()
     def _reference_logprobs(self, row: PolicyRow | None) -> Tensor:
         """float32 [N] of a row; a rank without one takes part in the gathers of stage 3."""
+        if self._lora:
+            with self._lora.as_reference(self.policy.model):
+                return self.deepspeed(FILLER if row is None else row.row, self.cfg.rl.temperature)[0]
         return self._reference(FILLER if row is None else row.row, self.cfg.rl.temperature)[0]
 
     def _step(
@@ -189,6 +209,7 @@ class LearnerRank:
         figures of all rows but fillers.
         """
         figures = []
+        self._shared = []
         for group in self.deepspeed.basic_optimizer.param_groups:
             group["lr"] = rate
         for index, row in enumerate(rows):
@@ -226,7 +247,8 @@ class LearnerRank:
             return Published([], 0, 0)
         if on_card:
             size = sum(parameter.nbytes for _, parameter in self._named())
-            return Published([self._place.put(share(weights, version, checked))], 0, size)
+            self._shared = list(weights)
+            return Published([self._place.put(share(self._shared, version, checked))], 0, size)
         kept = self.cfg.learner.full_every > 1  # the next version is sent as its difference from them
         before, self._published = [] if full else self._published, []
         published = Published([], 0, 0)
@@ -263,6 +285,8 @@ class LearnerRank:
             (folder / STATE).mkdir(parents=True, exist_ok=True)
             training_state.write(folder / STATE, self.rank, self._slices(), state)
         self.export(folder / checkpoints.HUGGING_FACE)
+        if self._lora:
+            self._write_adapter(folder / checkpoints.ADAPTER)
 
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder; raises CheckpointError."""
@@ -274,6 +298,21 @@ class LearnerRank:
             finally:  # every rank takes part in every gather, also where one cannot write
                 for _ in weights:
                     pass
+
+    def keep_reference(self, folder: Path) -> None:
+        """Write what `hold_reference` needs of the policy as it is; raises CheckpointError."""
+        if self._lora:
+            self._write_adapter(folder)
+        else:
+            self.export(folder)
+
+    def _write_adapter(self, folder: Path) -> None:
+        """Write the adapters as a folder of peft's; raises CheckpointError."""
+        with checkpoints.naming(folder.parent, "write"):
+            named = self._lora.adapter_parameters(self.policy.model)
+            values = {name: tensor.cpu() for name, tensor in self._gathered(named, GATHER_BYTES) if self.rank == 0}
+            if self.rank == 0:
+                self._lora.write(folder, self.policy.model, values, self.cfg.model.path)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take over the state that `save` wrote, on whatever ranks; returns its `state`. Raises CheckpointError."""
@@ -291,7 +330,7 @@ class LearnerRank:
                 yield one, self.value.optimizer
 
     def _named_weights(self, gather_bytes: int) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, tensor) of every parameter; a tied output head is not repeated.
+        """(Hugging Face name, tensor) of every parameter, adapters merged; a tied output head is not repeated.
 
         Under ZeRO-3 about `gather_bytes` are gathered at once and copied, and all ranks have left the gather before
         anything is yielded: a consumer that stops early cannot leave other ranks waiting in it.
@@ -299,17 +338,27 @@ class LearnerRank:
         yield from self._gathered(self._named(), gather_bytes)
 
     def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        return self.policy.model.named_parameters()
+        """(Hugging Face name, parameter) of all but adapters."""
+        model = self.policy.model
+        return self._lora.weights(model) if self._lora else model.named_parameters()
 
     def _gathered(
         self, named: Iterator[tuple[str, torch.nn.Parameter]], gather_bytes: int
     ) -> Iterator[tuple[str, Tensor]]:
+        added = self._lora.adapters(self.policy.model) if self._lora else {}
+
+        def value(parameter: torch.nn.Parameter) -> Tensor:
+            with torch.no_grad():
+                return self._lora.merged(parameter, *added[parameter]) if parameter in added else parameter.detach()
+
         if self.deepspeed.zero_optimization_stage() < 3:
-            yield from ((name, parameter.detach()) for name, parameter in named)
+            yield from ((name, value(parameter)) for name, parameter in named)
             return
         for part in _parts(named, gather_bytes):
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
-                copies = [(name, parameter.detach().clone()) for name, parameter in part]
+            parameters = [parameter for _, parameter in part]
+            of_adapters = [one for parameter in parameters if parameter in added for one in added[parameter][:2]]
+            with deepspeed.zero.GatheredParameters(parameters + of_adapters):
+                copies = [(name, value(parameter).clone()) for name, parameter in part]
             yield from copies
 
 
@@ -326,7 +375,8 @@ def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tupl
 
 
 def deepspeed_config(cfg: Config) -> dict[str, Any]:
-    """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage."""
+    """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage; adapters
+    are float32 themselves."""
     zero: dict[str, Any] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
     for part in OFFLOADED[cfg.learner.offload]:
         zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": cfg.learner.gpus > 0}
@@ -337,7 +387,7 @@ def deepspeed_config(cfg: Config) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,  # the same AdamW as without offload, so that offload changes no result
         "steps_per_print": None,
     }
-    if cfg.model.dtype == "bfloat16":
+    if cfg.model.dtype == "bfloat16" and not cfg.learner.lora.rank:
         config["bf16"] = {"enabled": True}
         if cfg.learner.zero_stage > 0:  # stage 0 can only accumulate gradients in the model's type
             config["data_types"] = {"grad_accum_dtype": "fp32"}

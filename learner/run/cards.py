@@ -69,18 +69,26 @@ def rank_bytes(cfg: Config, size: ModelSize) -> dict[str, float]:
     """What a learner rank has on its card at most, by part."""
     learner, dtype, ranks = cfg.learner, cfg.model.dtype, cfg.learner.ranks
     sharded = {stage: ranks if learner.zero_stage >= stage else 1 for stage in (1, 2, 3)}
-    master = 4 * size.parameters if dtype == "bfloat16" else 0
-    gradients = size.parameters * (4 if learner.zero_stage else BYTES[dtype])
-    tokens = learner.row_tokens
+    tokens, whole, adapters = learner.row_tokens, size.bytes(dtype), size.adapter_parameters(learner.lora.rank)
+    trained = adapters or size.parameters
+    narrow = dtype == "bfloat16" and not adapters
+    master = 4 * trained if narrow or learner.zero_stage else 0  # above stage 0 it is a copy even of what is float32
+    gradients = trained * (4 if learner.zero_stage or adapters else BYTES[dtype])
     kept = tokens * size.width * BYTES[dtype] if learner.gradient_checkpointing else size.layer_bytes(tokens, dtype)
+    activations = kept * size.layers + size.layer_bytes(tokens, dtype) + 2 * size.logit_bytes(HEAD_TOKENS)
+    if adapters:
+        activations += size.width * size.inner * (4 + BYTES[dtype])  # a layer's merged weight, and it in float32
+    if adapters and learner.transfer == "ipc":  # merged weights lie on the card while engines take them, between steps
+        activations = max(activations, whole)
     parts = {
-        "weights": 0.0 if learner.offload == "all" else size.bytes(dtype) / sharded[3],
+        "weights": 0.0 if learner.offload == "all" else whole / sharded[3],
+        "adapters": 4 * adapters / sharded[3],
         "gradients": gradients / sharded[2],
-        "optimiser": 0.0 if learner.offload != "none" else (master + 8 * size.parameters) / sharded[1],
-        "activations": kept * size.layers + size.layer_bytes(tokens, dtype) + 2 * size.logit_bytes(HEAD_TOKENS),
+        "optimiser": 0.0 if learner.offload != "none" else (master + 8 * trained) / sharded[1],
+        "activations": activations,
         "buffers": CONTEXT + (BUCKETS if ranks > 1 else 0.0),
     }
-    return parts | ({"reference": size.bytes(dtype) / sharded[3]} if cfg.rl.kl else {})
+    return parts | ({"reference": 4.0 * adapters or whole / sharded[3]} if cfg.rl.kl else {})
 
 
 def engine_bytes(cfg: Config, size: ModelSize) -> float:
@@ -103,8 +111,8 @@ def misfits(cfg: Config, size: ModelSize, cards: Mapping[str, Sequence[Card]]) -
         return (
             f"a learner rank needs {gib(sum(rank.values()))} ({parts}); {described}, of which "
             f"learner.gpus={cfg.learner.gpus:g} has {gib(learner_share)}",
-            "learner.gradient_checkpointing=true, a lower learner.row_tokens, more learner.ranks with "
-            "learner.zero_stage=3, learner.offload=optimizer, or a larger learner.gpus",
+            "learner.lora.rank=32, learner.gradient_checkpointing=true, a lower learner.row_tokens, more learner.ranks "
+            "with learner.zero_stage=3, learner.offload=optimizer, or a larger learner.gpus",
         )
     if cfg.actors.gpus:
         of_engine = smallest.total * memory_share(cfg)

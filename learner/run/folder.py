@@ -26,6 +26,10 @@ REWARD = "reward.json"
 """File of a checkpoint: the mean reward of the steps that led to it."""
 LEARNER = "state/about.json"
 """File of a checkpoint that the learner writes."""
+KEPT = (
+    "model.path", "learner.lora.rank", "learner.lora.alpha", "learner.lora.targets", "tasks.held_in", "tasks.held_out",
+)  # fmt: skip
+"""Keys that a resumed run has as it had them before."""
 
 
 class RunError(UserError):
@@ -73,15 +77,15 @@ class Run:
         return lock
 
     def _require_same_recipe(self) -> None:
-        """A resumed run keeps its model and tasks; everything else may be changed."""
+        """A resumed run keeps its model, adapters and tasks; everything else may be changed."""
         file = self.dir / "config.yaml"
         if not file.exists():
             raise RunError(f"run.resume=true, but {self.dir} holds no run (no config.yaml): leave run.resume out")
-        before = OmegaConf.load(file)
-        for section, names in {"model": ["path"], "tasks": ["held_in", "held_out"]}.items():
-            for name in names:
-                if before[section][name] != self.cfg[section][name]:
-                    raise RunError(f"{section}.{name} differs from {file}: a resumed run keeps its model and tasks")
+        before, unset = OmegaConf.load(file), OmegaConf.structured(Config)
+        for name in KEPT:
+            then = OmegaConf.select(before, name, default=OmegaConf.select(unset, name))
+            if then != OmegaConf.select(self.cfg, name):
+                raise RunError(f"{name} differs from {file}: a resumed run keeps its model, adapters and tasks")
         for last in self.checkpoints[-1:]:
             if not (last / LEARNER).exists():
                 raise RunError(

@@ -30,6 +30,7 @@ SERVED = ("experts.kind=llm", "experts.model={model}")
 EMBEDDED = (f"experts.embeddings={ENDPOINT}", "experts.embedding_model=e")
 GPUS = ("learner.gpus=1", "actors.gpus=1")
 SHORT = ("tasks.held_in=[wine@0.5,wine]",)
+ADAPTERS = ("learner.lora.rank=2",)
 HOSTS = ("sandbox.hosts=1",)
 SIMULATED = ("sandbox.backend=simulated", "sandbox.recorded={earlier}/seen/experiments")
 
@@ -180,6 +181,9 @@ CASES = [
     case("learner.node=role=test", "spawned"),
     case("learner.zero_stage=2", "deepspeed"),
     case("learner.offload=optimizer", "deepspeed"),
+    case("learner.lora.rank=2", "deepspeed", "steps"),
+    case("learner.lora.alpha=99", "steps", given=ADAPTERS),
+    case("learner.lora.targets=[q_proj]", "deepspeed", given=ADAPTERS),
     case("learner.gradient_checkpointing=true", "deepspeed"),
     case(
         "learner.row_tokens=5000", "rows of finetune_step", "rows of policy_step", given=("sft.batch=12", "rl.states=6")

@@ -4,6 +4,7 @@ and AdamW. Everything that can differ does: temperature, reference, entropy, epo
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import pytest
 import ray
 import torch
 from omegaconf import OmegaConf
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.policy.weights import unpack
@@ -31,6 +33,7 @@ from tests.transitions import transition
 VERSION = 3
 VOCABULARY = 61
 STEPS = 3
+LORA = {"learner.lora.rank": 4, "learner.lora.alpha": 6.0}
 GPUS = 0.25 if torch.cuda.is_available() else 0.0
 """Of a learner of one rank; several live at a time."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -90,11 +93,14 @@ def configuration(algorithm: str, ranks: int, stage: int, keys: dict[str, Any]) 
 class Plain:
     """What the learner should do, one sequence at a time."""
 
-    def __init__(self, cfg: Config, model_dir: Path, reference_dir: Path):
+    def __init__(self, cfg: Config, model_dir: Path, reference_dir: Path, adapter: Path | None = None):
+        """adapter: folder of adapters that are trained, by peft's own layers."""
         self._cfg = cfg
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager")
         self._reference = AutoModelForCausalLM.from_pretrained(reference_dir, attn_implementation="eager")
         self.before = {name: one.detach().clone() for name, one in self.model.named_parameters()}
+        if adapter:
+            self.model = PeftModel.from_pretrained(self.model, adapter, is_trainable=True)
         self.forget()
         self._value = torch.zeros(self.model.config.hidden_size + 1, requires_grad=True)
         self._value_optimizer = torch.optim.Adam([self._value], cfg.rl.value_learning_rate)
@@ -137,7 +143,13 @@ class Plain:
 
     def forget(self) -> None:
         """Begin with another optimiser."""
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+        trained = [one for one in self.model.parameters() if one.requires_grad]
+        self._optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By name in the model without adapters."""
+        model = copy.deepcopy(self.model)
+        return dict((model.merge_and_unload() if isinstance(model, PeftModel) else model).named_parameters())
 
     def _step(self, rate: float) -> float:
         for group in self._optimizer.param_groups:
@@ -212,16 +224,28 @@ def learners() -> Iterator[list[Learner]]:
         ("ppo", 2, 0, {}),
         ("grpo", 2, 2, {}),
         ("rloo", 2, 3, {}),
+        ("grpo", 1, 0, LORA),
+        ("rloo", 1, 1, {**LORA, "learner.gradient_checkpointing": True}),
+        ("ppo", 1, 2, {**LORA, "learner.offload": "optimizer"}),
+        ("grpo", 1, 3, {**LORA, "learner.offload": "all"}),
+        ("ppo", 2, 0, LORA),
+        ("grpo", 2, 1, LORA),
+        ("rloo", 2, 3, LORA),
     ],
 )
 def test_steps_end_with_the_parameters_of_a_plain_loop(
-    learners, model_dir, reference_dir, algorithm, ranks, stage, keys
+    learners, model_dir, reference_dir, tmp_path, algorithm, ranks, stage, keys
 ):
     cfg = configuration(algorithm, ranks, stage, keys)
-    plain = Plain(cfg, model_dir, reference_dir)
     learner = Learner(cfg, model_dir)
     learners.append(learner)
-    learner.hold_reference(reference_dir)
+    if cfg.learner.lora.rank:  # the reference is what they were before the first step: the model as it was given
+        learner.keep_reference(tmp_path / "adapter")
+        learner.hold_reference(tmp_path / "adapter")
+        plain = Plain(cfg, model_dir, model_dir, tmp_path / "adapter")
+    else:
+        learner.hold_reference(reference_dir)
+        plain = Plain(cfg, model_dir, reference_dir)
     clipped = []
     for step in range(STEPS):
         groups = batch(plain, step)
@@ -288,8 +312,11 @@ def assert_moved_alike(learner: Learner, plain: Plain) -> None:
     """What actors would receive: as far from where it began, in the same direction."""
     buckets = place(learner.cfg.run.mode).get(learner.publish(5_000, 1).buckets)
     got = {name: tensor for one in buckets for name, tensor in unpack(one.meta, torch.tensor(one.data))}
-    wanted = dict(plain.model.named_parameters())
+    wanted = plain.weights()
     assert len(buckets) > 1 and got.keys() == wanted.keys()
     for name, before in plain.before.items():
+        if torch.equal(wanted[name], before):  # it is not trained
+            assert torch.equal(got[name], before), name
+            continue
         error = ((got[name] - wanted[name]).norm() / (wanted[name] - before).norm()).item()
         assert error < 1e-3, f"{name}: {error:.3f} of how far it should have moved"

@@ -202,18 +202,27 @@ def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path):
     assert "4 examples kept back" in view.said
 
 
-@pytest.mark.parametrize(("ranks", "stage", "algorithm"), [(1, 1, "ppo"), (2, 3, "grpo")])
-def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage, algorithm):
-    first = start(ranks, stage, "bfloat16", rl__algorithm=algorithm)
+@pytest.mark.parametrize(
+    ("ranks", "stage", "keys"),
+    [
+        (1, 1, {"rl__algorithm": "ppo"}),
+        (2, 3, {}),
+        (1, 1, {"rl__algorithm": "ppo", "learner__lora__rank": 4}),
+        (2, 3, {"learner__lora__rank": 4}),
+    ],
+)
+def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage, keys):
+    first = start(ranks, stage, "bfloat16", **keys)
     first.train(batch(0), VERSION)
     first.save(tmp_path)
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto").state_dict()
     assert_same({name: saved[name] for name in weights(first)}, weights(first), atol=0)
     assert (tmp_path / "hf/tokenizer.json").exists()
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists() == ("learner__lora__rank" in keys)
     first.train(batch(1), VERSION)
     expected = weights(first)
     first.close()
-    resumed = start(ranks, stage, "bfloat16", rl__algorithm=algorithm)
+    resumed = start(ranks, stage, "bfloat16", **keys)
     resumed.load(tmp_path)
     resumed.train(batch(1), VERSION)
     assert_same(weights(resumed), expected, atol=0)

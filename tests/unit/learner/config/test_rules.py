@@ -49,6 +49,7 @@ CASES = [
     (["learner.offload=optimizer", "learner.zero_stage=0"], "learner.offload=optimizer",
      ["learner.zero_stage=1"]),
     (["learner.offload=all", "learner.zero_stage=2"], "learner.offload=all needs", ["learner.zero_stage=3"]),
+    (["learner.lora.targets=[q_proj]"], "learner.lora.targets needs learner.lora.rank", ["learner.lora.rank=1"]),
     (["actors.min=2"], "actors.min=2 ≤ actors.count=1 ≤ actors.max=0 must hold", ["actors.count=2"]),
     (["actors.count=2", "actors.max=1"], "actors.count=2", ["actors.max=2"]),
     ([*GPUS, "learner.gpus=0"], "learner.transfer=nccl needs GPUs", ["learner.gpus=1"]),

@@ -58,6 +58,29 @@ def test_a_reference_policy_takes_its_place_too():
     assert "reference" not in rank_bytes(load([]), SEVEN_B)
 
 
+def test_seven_billion_parameters_with_adapters_share_one_card_of_80_gb():
+    card = {"node": [Card("H100", int(79.6 * GIB), int(79.2 * GIB))]}
+    given = [*SHARED, "model.context=8192", "learner.gradient_checkpointing=true", "rl.kl=0.01"]
+    adapted = load([*given, "learner.lora.rank=32"])
+    assert misfits(adapted, SEVEN_B, card) is None
+    assert "learner.lora.rank" in misfits(load(given), SEVEN_B, card)[1]
+    parts = {name: round(amount / GIB, 1) for name, amount in rank_bytes(adapted, SEVEN_B).items()}
+    assert parts == {
+        "weights": 14.2, "adapters": 0.3, "gradients": 0.3, "optimiser": 1.0, "activations": 14.2, "buffers": 1.0,
+        "reference": 0.3,
+    }  # fmt: skip
+    assert (
+        rank_bytes(load([*given, "learner.lora.rank=32", "learner.transfer=object_store"]), SEVEN_B)["activations"]
+        < 6 * GIB
+    )
+
+
+def test_adapters_are_counted_on_the_safe_side():
+    """Of Qwen2.5-7B: queries and outputs 3584 × 3584, keys and values 3584 × 512, feed-forward 3 × 3584 × 18944."""
+    actual = 28 * 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
+    assert actual <= SEVEN_B.adapter_parameters(32) < 1.2 * actual
+
+
 def test_an_engine_that_is_too_large_for_its_cards_is_told_to_take_more():
     wrong, fix = misfits(load(["actors.gpus=1"]), SEVEN_B, {"node": [Card("T4", 15 * GIB, 15 * GIB)]})
     assert "T4 has 15 GiB" in wrong and "actors.gpus" in fix
