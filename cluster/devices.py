@@ -1,10 +1,13 @@
-"""Whether `make train` uses a GPU of this machine, and what it then asks for."""
+"""What `make train` asks for by the hardware of this machine: whether it uses a GPU, and in what precision a CPU
+computes."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 from learner.config.load import ConfigError
 from learner.run import cards
@@ -15,6 +18,10 @@ SHARED = ("learner.gpus=0.5", "actors.gpus=0.5")
 """One card is enough: learner and engine take half of it each."""
 AHEAD = "rl.max_staleness=2"
 """A learner this fast waits a quarter of its time with 1, a tenth with 2 (tests/bench/waiting.py)."""
+
+BFLOAT16 = {"x86_64": {"avx512bw", "avx512_bf16", "amx_bf16", "avx_ne_convert"}, "aarch64": {"bf16"}}
+"""Features of a CPU, any of which makes bfloat16 as fast as float32. Without one PyTorch computes it number by number:
+a linear layer of SmolLM2-135M takes seven times as long."""
 
 
 def settings(arguments: Sequence[str]) -> tuple[list[str], str]:
@@ -27,9 +34,20 @@ def settings(arguments: Sequence[str]) -> tuple[list[str], str]:
     if device not in DEVICES:
         raise ConfigError(f"DEVICE={device}: choose one of {', '.join(DEVICES)}")
     chosen = any(argument.startswith(("learner.gpus=", "actors.gpus=")) for argument in arguments)
-    if chosen or device == "cpu":
+    if chosen:
         return [], ""
-    return choose(arguments, device, cards.read(), serves_on_gpu())
+    added, told = choose(arguments, device, cards.read(), serves_on_gpu()) if device != "cpu" else ([], "")
+    if added or any(argument.startswith("model.dtype=") for argument in arguments):
+        return added, told
+    precise, why = precision(platform.machine(), Path("/proc/cpuinfo").read_text())
+    return precise, "\n".join(filter(None, [told, why]))
+
+
+def precision(machine: str, cpuinfo: str) -> tuple[list[str], str]:
+    """(arguments to add, what to tell the user), by the CPU; cpuinfo: as Linux describes it."""
+    if machine not in BFLOAT16 or not BFLOAT16[machine].isdisjoint(cpuinfo.split()):
+        return [], ""
+    return ["model.dtype=float32"], "this CPU is several times slower in bfloat16: model.dtype=float32"
 
 
 def choose(arguments: Sequence[str], device: str, there: Sequence[Card], built_for_gpu: bool) -> tuple[list[str], str]:

@@ -41,7 +41,29 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
 def test_what_the_user_says_comes_first(monkeypatch, device, arguments):
     monkeypatch.setenv("DEVICE", device)
     monkeypatch.setattr(devices.cards, "read", lambda: H200)
-    assert devices.settings(arguments) == ([], "")
+    assert devices.settings([*arguments, "model.dtype=bfloat16"]) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags : fpu avx avx2", ["model.dtype=float32"]),
+        ("x86_64", "flags : fpu avx2 avx512f avx512bw", []),
+        ("aarch64", "Features : fp asimd", ["model.dtype=float32"]),
+        ("aarch64", "Features : fp asimd bf16", []),
+        ("riscv64", "isa : rv64", []),
+    ],
+)
+def test_a_cpu_without_bfloat16_computes_in_float32_and_it_says_so(machine, flags, expected):
+    added, told = devices.precision(machine, f"processor : 0\n{flags}\n")
+    assert added == expected and ("bfloat16" in told) == bool(expected)
+
+
+def test_the_precision_of_this_machine_is_asked_for_where_no_card_is_used(monkeypatch):
+    monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.setattr(devices, "precision", lambda machine, cpuinfo: (["model.dtype=float32"], machine + cpuinfo))
+    added, told = devices.settings([])
+    assert load(added).model.dtype == "float32" and "processor" in told
 
 
 def test_another_device_is_refused(monkeypatch):
