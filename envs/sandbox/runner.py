@@ -39,8 +39,6 @@ LOOK_SECONDS = (0.2, 1.0)
 `LOOK_SHARE` of the time."""
 LOOK_SHARE = 0.04
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
-HUGE, MADV_COLLAPSE = 2 << 20, 25
-"""Bytes of a huge page, and what asks Linux (6.1 and later) for them at once."""
 CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
 disk, milestones, preload = map(types.ModuleType, ("disk", "milestones", "preload"))
@@ -65,7 +63,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(ended[1], warn_on_full_buffer=False)
     gc.freeze()
-    collapse()
+    preload.collapse()
     devices.update(os.listdir("/dev"))
     spare = Spare(setup)
     reply({"ready": True})
@@ -73,22 +71,6 @@ def main() -> None:
         reply(run(json.loads(line), spare, ended[0]))
         spare = Spare(setup)
     os._exit(0)
-
-
-def collapse() -> None:
-    """Have what is loaded lie in huge pages, where the kernel has them: a fork copies and gives back an entry for each
-    page, which takes longer than a small experiment.
-
-    Where it is refused, or a part of it is, the pages stay as they are.
-    """
-    LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    with open("/proc/self/maps") as maps:
-        regions = [line.split() for line in maps]
-    for span, rights, _, _, _, *name in regions:
-        first, last = (int(end, 16) for end in span.split("-"))
-        first, last = -(-first // HUGE) * HUGE, last // HUGE * HUGE
-        if rights == "rw-p" and name in ([], ["[heap]"]) and first < last:
-            LIBC.madvise(first, last - first, MADV_COLLAPSE)
 
 
 def stand_guard() -> None:
@@ -192,7 +174,27 @@ def resident(process: int) -> int:
 
 
 def watch(child: int, reader: int, ended: int, deadline: float, request: dict, output: "Output") -> str:
-    """Collect output until the child ends; why it has to be stopped before (`timeout`, …), else an empty string."""
+    """Collect output until the child ends; why it has to be stopped before (`timeout`, …), else an empty string.
+
+    At the deadline all is killed at once, in the middle of a look too: with many busy processes one takes seconds.
+    """
+    rang: list[int] = []
+
+    def ring(number: int, _: object) -> None:
+        rang.append(number)
+        kill_all()
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline - time.monotonic()))
+    try:
+        return watch_until(deadline, child, reader, ended, request, output) or ("timeout" if rang else "")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the next experiment is forked from here
+
+
+def watch_until(deadline: float, child: int, reader: int, ended: int, request: dict, output: "Output") -> str:
+    """As `watch`, but for the alarm."""
     sources = [reader, ended, sys.stdin.fileno()]
     next_look = time.monotonic() + LOOK_SECONDS[0]
     while (now := time.monotonic()) < deadline:
@@ -228,6 +230,11 @@ def over_processes(request: dict, output: "Output") -> bool:
     return True
 
 
+def kill_all() -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+
+
 def end_all(child: int) -> "tuple[int, int]":
     """Kill and reap every other process of this PID namespace, however fast it forks.
 
@@ -238,8 +245,7 @@ def end_all(child: int) -> "tuple[int, int]":
         _, child_status, usage = os.wait4(child, 0)
         peak = usage.ru_maxrss
     while True:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
+        kill_all()
         try:
             while (found := os.wait4(-1, os.WNOHANG))[0]:
                 peak = max(peak, found[2].ru_maxrss)
