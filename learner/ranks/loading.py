@@ -97,8 +97,12 @@ def _partition(policy: PolicyModel, stored: Stored | None, device: torch.device,
     """Give each parameter its values, of which this rank keeps its part; those of rank 0 are everybody's."""
     done: dict[Tensor, nn.Parameter] = {}  # an output head may be tied to the embedding
     convert = None
+    # One place for each in turn: what is freed between parts that are kept would be holes, half as much again.
+    room = torch.empty(max(one.nbytes for one in policy.model.parameters()), dtype=torch.uint8, device=device)
     for name, empty in policy.model.named_parameters():
-        values = stored[name].to(device, empty.dtype) if stored else torch.empty_like(empty, device=device)
+        values = room[: empty.nbytes].view(empty.dtype).view(empty.shape)
+        if stored:
+            values.copy_(stored[name])
         done[empty] = nn.Parameter(values, empty.requires_grad)
         if convert:
             convert([done[empty]])
