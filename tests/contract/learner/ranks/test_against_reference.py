@@ -53,6 +53,7 @@ def cluster():
     """For learners of two ranks; one rank lives in this process, which is left as it was."""
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as ranks have: sums over several are rounded otherwise, which Adam makes much of
     with mock.patch.dict(os.environ):
         yield
     torch.set_num_threads(threads)
