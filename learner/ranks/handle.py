@@ -123,7 +123,7 @@ class Learner:
         self._recovery.moved(folder)
 
     def load(self, folder: Path) -> None:
-        """Continue from a folder that `save` wrote, whatever number of ranks, ZeRO stage and precision wrote it."""
+        """Continue from a folder that `save` wrote, whatever number of ranks and ZeRO stage wrote it."""
         loaded = self._recovery.load(Path(folder))
         self.position.rl_steps, self.position.sft_steps = loaded.rl_steps, loaded.sft_steps
         self._recovery.goes_back_to(Path(folder))

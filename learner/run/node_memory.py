@@ -1,7 +1,7 @@
 """What a run takes of its machine's memory, part by part, and what it can do with less.
 
-The arithmetic is of runs on one machine; its constants were measured, as PSS. Invariant:
-what is lowered changes no result but by rounding, and is said.
+The arithmetic is of runs on one machine; what processes take before they hold a model was measured, as PSS, and the
+sum for a whole run was not. Invariant: what is lowered changes no result but by rounding, and is said.
 """
 
 from __future__ import annotations
