@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 from envs.records import Direction, Limits, Task
@@ -29,9 +30,10 @@ def make_task(folder: Path, limits: Limits = LIMITS) -> Task:
 
 def execute(pool: SandboxPool, task: Task, script: str, limits: Limits | None = None) -> RunResult:
     """Run `script` as the task's script; the workspace is that of the last run and cleaned first."""
+    task = replace(task, limits=limits or task.limits)
     with pool.acquire(task) as sandbox:
         restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
-        return sandbox.run([task.script], limits or task.limits)
+        return sandbox.run([task.script], task.limits)
 
 
 def runner_of(workspace: Path) -> int:

@@ -1,7 +1,8 @@
 """What an engine's processes said last, so that an error can tell why one did not start or died.
 
 vLLM tells the cause in its processes' standard error only, which on a cluster is a file of Ray's on another machine.
-Invariant: everything is also passed on to where it would have gone.
+Invariants: everything is also passed on to where it would have gone; a process, which has one standard error, hears one
+engine start at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Iterator
 
 KEPT_LINES = 200
+_standard_error = threading.Lock()
 PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\) ?)?(?:(?:ERROR|CRITICAL|WARNING|INFO) \d\d-\d\d [\d:]+ \[[^\]]+\] ?)?")
 """Of a line of vLLM's log: process, level, time and place."""
 CAUSE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|OutOfMemory)\b.*: \S")
@@ -28,16 +30,17 @@ class LastWords:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Processes started meanwhile write through here, for as long as they live."""
-        real = os.dup(2)
-        reading, writing = os.pipe()
-        os.dup2(writing, 2)
-        os.close(writing)
-        threading.Thread(target=self._pass_on, args=(reading, real), daemon=True).start()
-        try:
-            yield
-        finally:
-            os.dup2(real, 2)
+        """Processes started meanwhile write through here, for as long as they live. Waits for others' starts."""
+        with _standard_error:
+            real = os.dup(2)
+            reading, writing = os.pipe()
+            os.dup2(writing, 2)
+            os.close(writing)
+            threading.Thread(target=self._pass_on, args=(reading, real), daemon=True).start()
+            try:
+                yield
+            finally:
+                os.dup2(real, 2)
 
     def _pass_on(self, reading: int, real: int) -> None:
         """Ends, and closes both, when the last process that writes has ended."""

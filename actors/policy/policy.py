@@ -82,11 +82,14 @@ class Policy:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        def begin() -> AsyncLLM:
+            with self._last_words.heard():
+                return AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger])
+
         try:
             arguments = AsyncEngineArgs(**engine_arguments(self._cfg, self._model_dir))
             stat_logger = engine_logger(Metrics(self._cfg.run.name, by=self.name))
-            with self._last_words.heard():
-                self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments, stat_loggers=[stat_logger])
+            self._engine = await asyncio.to_thread(begin)
         except Exception as error:  # whatever vLLM raises, the user needs to know which model and settings
             reason = self._last_words.cause() or error
             raise PolicyError(f"{self.name}: vLLM cannot serve {self._model_dir}: {reason}") from error

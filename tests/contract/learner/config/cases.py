@@ -329,6 +329,7 @@ OBSERVERS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def unmoved(without: dict[str, Any], with_change: dict[str, Any], of: Case) -> list[str]:
-    """The borders at which the difference is missing; `error` too where there should be none."""
-    failed = "error" not in of.seen and with_change.get("error", "[]") != "[]"
-    return [border for border in of.seen if without.get(border) == with_change.get(border)] + ["error"] * failed
+    """The borders at which the difference is missing; the errors too where there should be none."""
+    seen = () if "error" in of.seen else (without, with_change)
+    errors = [one["error"] for one in seen if one.get("error", "[]") != "[]"]
+    return [border for border in of.seen if without.get(border) == with_change.get(border)] + errors

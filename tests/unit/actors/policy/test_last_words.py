@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from actors.policy.last_words import LastWords
 
@@ -47,3 +49,20 @@ def test_what_this_process_writes_later_goes_where_it_went(capfd):
     told("one\n", capfd)
     print("after", file=sys.stderr, flush=True)
     assert capfd.readouterr().err == "after\n"
+
+
+def test_engines_that_start_at_the_same_time_in_one_process_have_their_own_last_words(capfd):
+    words, begun = [LastWords() for _ in range(8)], threading.Barrier(8)
+
+    def start(number: int) -> None:
+        begun.wait()
+        with words[number].heard():
+            subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.stderr.write('ValueError: of {number}\\n')"])
+
+    with ThreadPoolExecutor(8) as starting:
+        list(starting.map(start, range(8)))
+    end = time.monotonic() + 10
+    while not all(one.cause() for one in words) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [one.cause() for one in words] == [f"ValueError: of {number}" for number in range(8)]
+    assert sorted(capfd.readouterr().err.splitlines()) == sorted(one.cause() for one in words)
