@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ from learner.ranks import logprob_gap
 from learner.recipe import enrichment, finetuning
 from learner.reporting.report import write_report
 from learner.run import transitions
+from learner.run.attempts import Attempts
 from learner.run.journal import step_metrics
 from learner.run.session import Session
 from learner.stream.states import StatePool
@@ -67,7 +69,7 @@ class Training:
     def evaluate(self, stage: str) -> None:
         """Sample every task from its initial state, with the same seeds at every stage; print and write the table.
 
-        A resumed run does not evaluate again what came before RL.
+        A resumed run does not evaluate again what came before RL, nor tasks that it had evaluated.
         """
         cfg, progress, tasks = self.parts.cfg, self.parts.progress, self.parts.tasks
         if stage != "rl" and (self.cursor.step or stage in self.parts.evaluation.stages):
@@ -75,13 +77,16 @@ class Training:
         if cfg.sandbox.backend == "simulated":
             progress.say(f"no evaluation of {stage}: experiments are simulated")
             return
-        progress.stage(f"evaluate {stage}", len(tasks))
-        calls = [(name, cfg.evaluation.attempts, cfg.evaluation.seed) for name in tasks]
-        attempts: list[Transition] = []
-        for _, of_task in self.parts.actors.spread("evaluate", calls, each=2):
-            attempts += of_task
+        count, seed = cfg.evaluation.attempts, cfg.evaluation.seed
+        kept = Attempts(self.parts.run.dir, stage, self.parts.publisher.version, seed, count)
+        done = {name: attempts for name in tasks if (attempts := kept.of(name)) is not None}
+        progress.stage(f"evaluate {stage}", len(tasks), done=len(done))
+        calls = [(name, count, seed) for name in tasks if name not in done]
+        for index, attempts in self.parts.actors.spread("evaluate", calls, each=2):
+            done[calls[index][0]] = attempts
+            kept.keep(calls[index][0], attempts)
             progress.advance()
-        self.parts.evaluation.add(stage, attempts)
+        self.parts.evaluation.add(stage, list(itertools.chain.from_iterable(done[name] for name in tasks)))
         progress.show(self.parts.evaluation.table())
 
     def explore(self) -> list[Example]:

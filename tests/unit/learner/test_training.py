@@ -5,6 +5,7 @@ Everything on the driver is real: stream, session, checkpoints, journal, transit
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,24 +192,29 @@ def run(tmp_path, monkeypatch):
     return with_settings
 
 
-def test_what_fine_tuning_learned_is_kept_before_it_is_evaluated_and_nothing_is_done_again(run, tmp_path, monkeypatch):
+def test_what_is_done_is_not_done_again_wherever_a_run_is_interrupted(run, tmp_path, monkeypatch):
+    """In the second task of each evaluation; what fine-tuning learned is kept before it is evaluated."""
     evaluate, asked = Actors._evaluate, []
 
     def interrupted(self, task_id: str, attempts: int, seed: int) -> list:
         asked.append(task_id)
-        if len(asked) == 3:  # two tasks as given, and the first after fine-tuning
+        if len(asked) in (2, 5, 8):
             raise KeyboardInterrupt
         return evaluate(self, task_id, attempts, seed)
 
     monkeypatch.setattr(Actors, "_evaluate", interrupted)
     assert run()[0] == 130
+    monkeypatch.setattr(Actors, "_explore", None)
+    assert run("run.resume=true")[0] == 130
     assert (tmp_path / "smoke/checkpoints/step_0/hf").exists()
     monkeypatch.setattr(Ranks, "finetune", None)
-    monkeypatch.setattr(Actors, "_explore", None)
+    assert run("run.resume=true")[0] == 130
+    monkeypatch.setattr(Ranks, "train", None)
     code, learner = run("run.resume=true")
     assert code == 0 and learner.trained == [1, 2, 3, 4]
-    assert len(asked) == 3 + 2 + 2, "after fine-tuning and after RL; the model as given was evaluated before"
-    assert all(f'"{stage}"' in (tmp_path / "smoke/evaluation.json").read_text() for stage in STAGES)
+    assert len(asked) == 3 * 2 + 3, "all tasks at all stages, and those that were interrupted once more"
+    tasks = json.loads((tmp_path / "smoke/evaluation.json").read_text())["tasks"]
+    assert len({str(task["stages"][stage]["rewards"]) for task in tasks for stage in STAGES}) == 1, "as they were made"
 
 
 def test_an_interrupted_run_goes_on_and_tells_every_step_once(run, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,41 @@
+"""The attempts of evaluations on disk: `<run>/attempts/<stage>…/<task>`, a file as soon as a task was evaluated.
+
+Invariants: a file is complete or absent; attempts of other weights, seeds or numbers are in a folder of another name,
+so that what is read is what would be sampled again.
+"""
+
+from __future__ import annotations
+
+import pickle
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+from envs.records import Transition
+from learner.stream.stream import StreamError, unpack
+
+
+class Attempts:
+    """Those of one stage of a run, which an interrupted evaluation goes on from."""
+
+    def __init__(self, run_dir: Path, stage: str, version: int, seed: int, count: int):
+        """version: of the weights that are evaluated; seed, count: of the attempts on each task."""
+        self._folder = Path(run_dir) / "attempts" / f"{stage}-version={version},seed={seed},attempts={count}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, task_id: str, attempts: Sequence[Transition]) -> None:
+        file = self._file(task_id)
+        partial = file.with_name(f".partial-{file.name}")
+        partial.write_bytes(pickle.dumps(list(attempts), protocol=5))
+        partial.replace(file)
+
+    def of(self, task_id: str) -> list[Transition] | None:
+        """The task's attempts; None where they have to be made, as where their file is damaged."""
+        file = self._file(task_id)
+        try:
+            return unpack([file.read_bytes()])[0] if file.exists() else None
+        except (StreamError, pickle.UnpicklingError, EOFError):
+            return None
+
+    def _file(self, task_id: str) -> Path:
+        return self._folder / urllib.parse.quote(task_id, safe="@")

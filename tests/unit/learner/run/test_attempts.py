@@ -1,0 +1,42 @@
+"""Attempts of an evaluation that was interrupted: what is read is what would be made again."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learner.run.attempts import Attempts
+from tests.unit import fake_run
+
+MADE = [fake_run.transition(random.Random(k), f"evaluate/{k}", "wine", 1, 0.5) for k in range(4)]
+
+
+def test_attempts_are_read_as_they_were_kept(tmp_path: Path) -> None:
+    Attempts(tmp_path, "sft", 1, seed=3, count=4).keep("org/wine@0.5", MADE)
+    kept = Attempts(tmp_path, "sft", 1, seed=3, count=4)
+    read = kept.of("org/wine@0.5")
+    assert [vars(one) | {"prompt_ids": 0, "response_ids": 0, "behaviour_logprobs": 0} for one in read] == [
+        vars(one) | {"prompt_ids": 0, "response_ids": 0, "behaviour_logprobs": 0} for one in MADE
+    ]
+    for one, made in zip(read, MADE, strict=True):
+        np.testing.assert_array_equal(one.response_ids, made.response_ids)
+    assert kept.of("wine") is None
+
+
+@pytest.mark.parametrize("other", [("rl", 1, 3, 4), ("sft", 2, 3, 4), ("sft", 1, 4, 4), ("sft", 1, 3, 5)])
+def test_those_of_other_weights_seeds_or_numbers_are_not_read(tmp_path: Path, other: tuple[str, int, int, int]) -> None:
+    Attempts(tmp_path, "sft", 1, 3, 4).keep("wine", MADE)
+    assert Attempts(tmp_path, *other).of("wine") is None
+
+
+@pytest.mark.parametrize("content", [b"", pickle.dumps(MADE)[:-30], b"text", pickle.dumps([print])])
+def test_what_is_damaged_or_forged_is_made_again(tmp_path: Path, content: bytes) -> None:
+    kept = Attempts(tmp_path, "sft", 1, 3, 4)
+    kept.keep("wine", MADE)
+    (file,) = (tmp_path / "attempts").glob("*/wine")
+    file.write_bytes(content)
+    assert kept.of("wine") is None
