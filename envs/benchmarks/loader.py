@@ -56,7 +56,7 @@ def load(name_or_folder: str | Path) -> Task:
     stated = task_file.read(source)
     for needed in (f"env/{stated.script}", "scripts/research_problem.txt", "scripts/eval.py"):
         if not (source / needed).is_file():
-            raise TaskError(f"{source / needed} is missing: envs/README.md shows the format of a task folder")
+            raise TaskError(f"{source / needed} is missing: docs/tasks.md shows the format of a task folder")
     prepared = source if source.parent == task_cache.folder().resolve() else _prepare(source)
     if fidelity < 1:
         prepared = _reduce(prepared, source, stated.rows, fidelity)

@@ -84,7 +84,7 @@ def read(folder: Path) -> TaskFile:
         limits = Limits(seconds=MLAGENTBENCH_SECONDS, memory_mb=8192, disk_mb=4096)
         return TaskFile(metric, direction, actions="mlagentbench", limits=limits)
     raise TaskError(
-        f"{folder / 'task.yaml'} is missing: it, or {beside}, states at least metric and direction (envs/README.md)"
+        f"{folder / 'task.yaml'} is missing: it, or {beside}, states at least metric and direction (docs/tasks.md)"
     )
 
 

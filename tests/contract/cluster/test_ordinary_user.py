@@ -16,7 +16,9 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[3]
 NOBODY = 65534
-SUITES = [f"tests/contract/test_{name}.py" for name in ("sandbox", "sandbox_limits", "attacks")]
+SUITES = [
+    f"tests/contract/envs/{name}.py" for name in ("sandbox/test_sandbox", "sandbox/test_sandbox_limits", "test_attacks")
+]
 MINUTES = 10
 OPENED = """
 mount --bind "$0" "$2"
