@@ -100,16 +100,17 @@ class Block:
 
     def commands(self) -> Iterator[Command]:
         variables: list[str] = []
+        """In order, without their comments; of `a && b` each."""
         lines = re.sub(r"\\\n *", "", self.text).replace(" && ", "\n").splitlines()
         while lines:
-            line = lines.pop(0)
+            line = re.sub(r"(^|\s+)#.*", "", lines.pop(0))
             if here := re.search(r"<<'(\w+)'$", line):
                 end = lines.index(here[1]) + 1
                 line = "\n".join([line, *lines[:end]])
                 del lines[:end]
             if ASSIGNMENT.fullmatch(line):
                 variables.append(line)
-            elif line.partition("#")[0].strip():
+            elif line:
                 yield Command(self.document, self.line, line, tuple(variables))
 
 
