@@ -3,7 +3,8 @@
 An experiment is identified by the task (its content, script, fidelity and limits), the files laid over it, the image
 and the seed. Results lie as `<task>/<content>-<setting>.json` under any fsspec path, so that actors on several nodes
 share them and `simulated` can answer from them. Invariants: of identical experiments on one machine at most one runs,
-and the others wait for it; a failure of the sandbox is never kept; a damaged record counts as none.
+and the others wait for it; a failure of the sandbox is never kept, and what a busy machine can bring about (a time-out,
+too little memory) only once it has happened twice; a damaged record counts as none.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ import msgspec
 
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
-from envs.records import Experiment, Origin, Task
+from envs.records import Experiment, Origin, Outcome, Task
 from envs.store import Store
 
 log = logging.getLogger(__name__)
+
+BY_CHANCE = frozenset({Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY})
+"""What may go otherwise another time."""
+ONCE = ".once"
+"""The folder, beside those of the tasks, of the results that happened once and may go otherwise."""
 
 
 class CachedRunner:
@@ -51,7 +57,8 @@ class CachedRunner:
             if found := read_record(self._store, name):
                 return found
             experiment = self._runner.run(task, files)
-            self._store.write(name, msgspec.json.encode(experiment))
+            sure = experiment.outcome not in BY_CHANCE or read_record(self._store, f"{ONCE}/{name}")
+            self._store.write(name if sure else f"{ONCE}/{name}", msgspec.json.encode(experiment))
             return experiment
 
     def resize(self, capacity: Capacity) -> None:

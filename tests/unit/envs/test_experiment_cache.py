@@ -161,6 +161,24 @@ def test_a_failure_of_the_sandbox_is_not_kept(counting, tmp_path, monkeypatch):
     assert cached.run(TASK, FILES).origin is Origin.RUN
 
 
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY])
+def test_what_a_busy_machine_can_bring_about_is_tried_once_more_before_it_is_kept(tmp_path, outcome):
+    class Busy(Counting):
+        def run(self, task, files):
+            experiment = super().run(task, files)
+            return dataclasses.replace(experiment, outcome=outcome) if self.runs in self.busy else experiment
+
+    for name, busy, origins in (
+        ("twice", (1, 2), [Origin.RUN, Origin.RUN, Origin.CACHE]),
+        ("once", (1,), [Origin.RUN, Origin.RUN, Origin.CACHE]),
+    ):
+        runner = Busy(tmp_path / f"{name} tally")
+        runner.busy = busy
+        found = [CachedRunner(runner, tmp_path / name).run(TASK, FILES) for _ in origins]
+        assert [one.origin for one in found] == origins
+        assert found[-1].outcome is (outcome if 2 in busy else Outcome.EDITED)
+
+
 def test_a_damaged_record_is_run_again_and_reported(counting, tmp_path, caplog):
     cached = CachedRunner(counting, tmp_path / "cache")
     cached.run(TASK, FILES)
