@@ -1,4 +1,5 @@
-"""`make train`: submits a training run through the Ray Jobs API, shows it to its end, and stops what it started.
+"""`make train`: says what it will do, submits a training run through the Ray Jobs API, shows it to its end, and stops
+what it started.
 
 The cluster is that of RAY_ADDRESS, or a head started here for this run. Ctrl-C stops the job, waits until its actors,
 engines and containers have ended, and then stops the head. The exit code is the job's.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import devices
+from cluster.announcement import announced
 from cluster.head import Head, HeadError
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120
-ANNOUNCED = (
-    "training SmolLM2-135M on small tasks: an expert explores, its actions are imitated, then RL; about 20 minutes on "
-    "2 idle cores, with 9 GiB of memory free; Ctrl-C ends it, ARGS=run.resume=true goes on; results in {}"
-)
 KNOWN_CODES = (0, 1, 2, 130)
 """Of `learner/main.py`, which says why."""
 
@@ -43,13 +41,14 @@ def main(arguments: list[str]) -> int:
         arguments = ["config=quickstart", *arguments]
     try:
         cfg = load(arguments)  # --help ends here
-        if not os.environ.get("RAY_ADDRESS"):
+        here = not os.environ.get("RAY_ADDRESS")
+        if here:
             added, notice = devices.settings(arguments)
             arguments = [*arguments, *added]
             print(notice, end="\n" if notice else "", flush=True)
-            if arguments[0] == "config=quickstart":
-                print(ANNOUNCED.format(Path(cfg.run.dir).resolve() / cfg.run.name), flush=True)
             cfg = load(arguments)
+        for line in announced(cfg, here):
+            print(line, flush=True)
     except ConfigError as error:
         return fail(error, 2)
     runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere

@@ -67,7 +67,10 @@ MAY_IMPORT = {
         "actors", "actors.policy", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner.config",
         "learner.ranks", "learner.run",
     ),
-    "cluster": ("cluster.checks", "learner", "learner.config", "learner.run", "learner.stream"),
+    "cluster": (
+        "actors.policy", "cluster.checks", "envs.machine", "learner", "learner.config", "learner.run",
+        "learner.stream",
+    ),
 }  # fmt: skip
 """The arrows between rooms. A room is a folder, without the folders in it; a module that is named here is a room of its
 own: `envs.errors` is what every room may import, so that the rows leave it out; `envs.__main__` and `actors.solve` are
