@@ -54,12 +54,11 @@ class ModelSize:
         return self.layers * rank * (attention + feed_forward)
 
     def checkpoint_bytes(self, dtype: str, lora_rank: int = 0) -> int:
-        """Of one checkpoint: the weights twice (to go on from, and to load anywhere), the optimiser's two moments,
-        and its float32 copy of the weights where they are narrower. With adapters the weights are there once, and all
-        else is of the adapters, which are there three times."""
+        """Of one checkpoint: a model to load anywhere, and of all that is trained the master weights and two moments in
+        float32. Adapters are there by themselves as well, in float32."""
         if lora_rank:
-            return self.bytes(dtype) + self.adapter_parameters(lora_rank) * (3 * 4 + 8)
-        return 2 * self.bytes(dtype) + self.parameters * (12 if dtype == "bfloat16" else 8)
+            return self.bytes(dtype) + self.adapter_parameters(lora_rank) * (3 * 4 + 4)
+        return self.bytes(dtype) + self.parameters * 3 * 4
 
     def cached_bytes(self, tokens: int, dtype: str) -> int:
         """Of the keys and values of so many tokens in all layers."""
