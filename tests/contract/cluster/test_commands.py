@@ -1,15 +1,17 @@
 """`python -m envs`: the commands, and what `check` finds."""
 
+import contextlib
 import json
 
 import pytest
 
 from envs import __main__ as command
 from envs.benchmarks.loader import builtin_tasks, load
+from envs.sandbox import SandboxPool
 
 
 @pytest.fixture
-def run(capsys):
+def run_alone(capsys):
     """Run `python -m envs …`: (exit status, or what it says where that is 1, stdout)."""
 
     def run(*arguments: str) -> tuple[object, str]:
@@ -23,13 +25,27 @@ def run(capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def sandboxes():
+    pool = SandboxPool("process")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def run(run_alone, sandboxes, monkeypatch):
+    """As `run_alone`, with sandboxes that other tests use, too, and need not wait for."""
+    monkeypatch.setattr(command, "_sandboxes", lambda backend: contextlib.nullcontext(sandboxes))
+    return run_alone
+
+
 def test_command_list(run):
     status, out = run("list")
     assert status == 0 and all(name in out for name in builtin_tasks())
 
 
-def test_command_check(run):
-    status, out = run("check", "diabetes", "--sandbox", "process")
+def test_command_check(run_alone):
+    status, out = run_alone("check", "diabetes", "--sandbox", "process")
     found = json.loads(out)
     assert status == 0 and list(found) == ["task", "metric", "direction", "score", "outcome", "seconds", "problems"]
     assert found["score"] == pytest.approx(62.01, abs=0.01) and found["direction"] == "minimize"
