@@ -229,7 +229,6 @@ def learners() -> Iterator[list[Learner]]:
         ("rloo", 1, 1, {**LORA, "learner.gradient_checkpointing": True}),
         ("ppo", 1, 2, {**LORA, "learner.offload": "optimizer"}),
         ("grpo", 1, 3, {**LORA, "learner.offload": "all"}),
-        ("ppo", 2, 0, LORA),
         ("grpo", 2, 1, LORA),
         ("rloo", 2, 3, LORA),
     ],
