@@ -266,6 +266,7 @@ class Actor(Explorer):
                 peak_mb=result.peak_mb,
                 milestones=result.milestones,
                 origin=result.origin,
+                withheld=result.withheld,
                 reward_parts=worth.parts,
                 generate_seconds=sample.seconds,
                 finished=time.time(),

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from actors import attempts
 from actors.actor import Actor
@@ -23,6 +24,7 @@ from actors.expert.script import Script, Unreadable
 from actors.explorer import Explorer
 from actors.policy.endpoint import Endpoint, Reply
 from envs.records import State, StepResult, Task
+from envs.sandbox import SandboxFailure
 from reward import Terms, reward
 
 POLICY, ENDPOINT, RANDOM, EXPERT = "policy", "endpoint", "random", "expert"
@@ -44,6 +46,10 @@ class Agent:
 class Agents(Explorer):
     """Random ideas, the built-in expert, and models behind endpoints."""
 
+    def __init__(self, *about: Any):
+        super().__init__(*about)
+        self._tests: dict[tuple[str, str], float | None] = {}
+
     async def rollout(self, agent: Agent, trial: Trial) -> Attempt:
         """One attempt. Raises PolicyDead."""
         task = self._tasks[trial.task_id]
@@ -53,7 +59,10 @@ class Agents(Explorer):
         else:
             path, failure = await attempts.straight(self._proposer(agent), self._step, trial, start)
         tried = tuple(self._tried(task, answer, result) for answer, result in path)
-        return Attempt(agent.name, trial.setting, task.id, start.id, trial.seed, start.reference, tried, failure)
+        tested = await self._run(self._tested, start)
+        return Attempt(
+            agent.name, trial.setting, task.id, start.id, trial.seed, start.reference, tried, failure, tested
+        )  # fmt: skip
 
     def _proposer(self, agent: Agent) -> Propose:
         async def propose(state: State, seed: int) -> Answer:
@@ -71,6 +80,18 @@ class Agents(Explorer):
             present = files[task.script]
             return Answer(random_idea(task, working or present, present, rng, self._short))
         return Answer(expert.propose(task, state, files, rng, 0.0, (), working, self._short))
+
+    def _tested(self, state: State) -> float | None:
+        """The test score beside the state's reference, which states do not hold: that script is run once more, or found
+        in the cache."""
+        script = dataclasses.replace(state, snapshot=expert.last_that_ran(state) or state.snapshot)
+        if (state.task_id, script.snapshot) not in self._tests:
+            try:
+                run = self._environment.runner.run(self._tasks[state.task_id], self._environment.files(script))
+            except SandboxFailure:
+                return None
+            self._tests[state.task_id, script.snapshot] = run.withheld and run.withheld.test
+        return self._tests[state.task_id, script.snapshot]
 
     def _short(self, text: str) -> bool:
         """Whether the policy could write so long a text."""
@@ -96,6 +117,7 @@ class Agents(Explorer):
         return Tried(
             answer.text, result.action, result.outcome, result.state.score, result.score_before, result.score_after,
             worth.value, answer.prompt_tokens, answer.response_tokens, answer.seconds, result.durations, result.origin,
+            result.withheld,
         )  # fmt: skip
 
 

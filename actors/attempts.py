@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from actors.policy.endpoint import EndpointError
 from envs.prompt import PromptError
-from envs.records import Direction, Durations, Origin, Outcome, State, StepResult
+from envs.records import Direction, Durations, Origin, Outcome, State, StepResult, Withheld
 
 STEP, EPISODE = "step", "episode"
 FINAL = "final answer"
@@ -56,6 +56,8 @@ class Tried:
     """That the agent took to write it."""
     durations: Durations = field(default_factory=Durations)
     origin: Origin = Origin.RUN
+    withheld: Withheld | None = None
+    """Beside score_after."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Attempt:
     tried: tuple[Tried, ...]
     failure: str = ""
     """Why it was cut by what is not the agent's fault; it then counts for nothing."""
+    start_test: float | None = None
+    """The test score beside `start`."""
 
 
 Propose = Callable[[State, int], Awaitable[Answer]]

@@ -164,7 +164,9 @@ async def _solve(task: Task, path: str, settings: Settings, steps: int, approve:
         baseline = await asyncio.to_thread(environment.baseline, task.id)
         if baseline.score_after is None:
             raise TaskError(f"{path} itself ended as {baseline.outcome}, mend it first:\n{baseline.log_tail}")
-        task = environment.tasks[task.id] = dataclasses.replace(task, m_init=baseline.score_after)
+        tested = baseline.withheld and baseline.withheld.test
+        task = dataclasses.replace(task, m_init=baseline.score_after, m_init_test=tested)
+        environment.tasks[task.id] = task
         console.print(
             Text(f"{task.id}: {task.metric} = {task.m_init:.5g}, to {task.direction} ({sandboxes.name} sandbox)")
         )

@@ -27,6 +27,7 @@ from envs.check import problems
 from envs.environment import Environment, readable
 from envs.errors import UserError
 from envs.experiments import SandboxRunner
+from envs.parts import sizes
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
@@ -95,6 +96,8 @@ def check(arguments: argparse.Namespace) -> None:
             "metric": task.metric,
             "direction": task.direction,
             "score": first.score_after,
+            "test_score": first.withheld and first.withheld.test,
+            "answers": dict(sizes(task.parts)) if task.parts else task.undivided,
             "outcome": first.outcome,
             "seconds": round(first.durations.execute, 4),
             "problems": problems(task, first, again, sandboxes),
@@ -107,7 +110,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def best(arguments: argparse.Namespace) -> None:
     """Run the task's scripts/best.py in the place of its script and compare its score with what task.yaml states."""
-    task = load(arguments.task)
+    task = replace(load(arguments.task), parts=None)  # what is stated is a score on all answers
     solution = task.private_dir / "best.py"
     if not solution.is_file():
         raise CommandError(f"task {task.id} has no scripts/best.py: a strong solution, run as {task.script} is")

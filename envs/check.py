@@ -108,7 +108,8 @@ def _columns_shown(task: Task, private: Path) -> Iterator[str]:
 
 
 def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
-    """What the grader makes of submissions that are not as they should be."""
+    """What the grader makes of submissions that are not as they should be; of all answers, whatever their parts."""
+    task = replace(task, parts=None)
     with sandboxes.acquire(task) as sandbox:
         restore(task, {task.script: (task.env_dir / task.script).read_text()}, sandbox.workspace)
         sandbox.run([task.script], task.limits, seed=0)
@@ -116,7 +117,7 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / SUBMISSION
         file.write_bytes(text)
-        table, score = pd.read_csv(file, dtype=str, keep_default_na=False), grade(task, Path(folder))
+        table, (score, _) = pd.read_csv(file, dtype=str, keep_default_na=False), grade(task, Path(folder))
         altered = {
             "without its last row": table.iloc[:-1],
             "with a row twice": pd.concat([table, table.iloc[:1]]),
@@ -132,7 +133,7 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
         yield from _of_labels(task, table, score)
         table.iloc[::-1].to_csv(file, index=False)
         try:
-            reordered = grade(task, Path(folder))
+            reordered, _ = grade(task, Path(folder))
         except GradeError:
             return
         if abs(reordered - score) > 1e-9 * max(1.0, abs(score)):
@@ -178,7 +179,7 @@ def _score(task: Task, name: str, answers: pd.DataFrame, submission: pd.DataFram
         answers.to_csv(private / name, index=False)
         submission.to_csv(Path(folder, SUBMISSION), index=False)
         try:
-            return grade(replace(task, private_dir=private), Path(folder))
+            return grade(replace(task, private_dir=private), Path(folder))[0]
         except GradeError:
             return None
 

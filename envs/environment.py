@@ -124,7 +124,7 @@ class Environment:
             after = replace(after, score=score, reference=reference)
         return StepResult(
             kind, outcome, state.reference, score, observation, tail, run.durations, after,
-            run.peak_mb, run.milestones, run.origin,
+            run.peak_mb, run.milestones, run.origin, run.withheld,
         )  # fmt: skip
 
 

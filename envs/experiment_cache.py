@@ -72,8 +72,9 @@ class CachedRunner:
 
 
 def content_key(task: Task, files: Mapping[str, str]) -> str:
-    """Hash of what is run: the task's content at its fidelity, and the files laid over it."""
-    return _hash(task.digest or str(task.env_dir), task.script, task.fidelity, sorted(files.items()))
+    """Hash of what is run: the task's content at its fidelity, the parts of its answers, the files laid over it."""
+    parts = task.parts and task.parts.name
+    return _hash(task.digest or str(task.env_dir), task.script, task.fidelity, parts, sorted(files.items()))
 
 
 def _hash(*parts: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Protocol
 from envs import grading
 from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
-from envs.records import MILESTONES, Durations, Experiment, Outcome, Task
+from envs.records import MILESTONES, Durations, Experiment, Outcome, Task, Withheld
 from envs.relief import Relief
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import restore
@@ -94,9 +94,9 @@ class SandboxRunner:
                 fidelity = {FIDELITY_VARIABLE: f"{task.fidelity:g}"}
                 result = sandbox.run([task.script], task.limits, fidelity, self.seed)
                 times.append(time.monotonic())
-                outcome, score, log = OUTCOMES.get(result.status), None, result.output
+                outcome, score, withheld, log = OUTCOMES.get(result.status), None, None, result.output
                 if outcome is None:
-                    outcome, score, log = _graded(task, files, sandbox.workspace, log)
+                    outcome, score, withheld, log = _graded(task, files, sandbox.workspace, log)
                 times.append(time.monotonic())
         except OSError as error:
             raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
@@ -107,7 +107,8 @@ class SandboxRunner:
             log += f"\nstopped: it wrote more than {task.limits.disk_mb} MiB, or too many files"
         milestones = (*result.milestones, *(MILESTONES[-1:] if score is not None else ()))
         durations = Durations(queue, restored, result.seconds, graded)
-        return Experiment(outcome, score, log, durations, result.peak_mb, milestones, result.status == "ok")
+        finished = result.status == "ok"
+        return Experiment(outcome, score, log, durations, result.peak_mb, milestones, finished, withheld=withheld)
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)
@@ -129,14 +130,17 @@ class SandboxRunner:
         self._sandboxes.close()
 
 
-def _graded(task: Task, files: Mapping[str, str], workspace: Path, log: str) -> tuple[Outcome, float | None, str]:
+def _graded(
+    task: Task, files: Mapping[str, str], workspace: Path, log: str
+) -> tuple[Outcome, float | None, Withheld | None, str]:
     try:
-        return Outcome.EDITED, grade(task, workspace), log
+        return Outcome.EDITED, *grade(task, workspace), log
     except GradeError as reason:
         explained = f"{log}\n{reason}"
         if isinstance(reason, GraderFailed) and _unchanged(task, files):
             explained += f"\nthis is the task's fault: its {task.script} is unchanged, so mend scripts/eval.py"
-        return Outcome.SCRIPT_ERROR, None, explained
+            explained += ", or state `parts: false` in task.yaml where it needs all answers" if task.parts else ""
+        return Outcome.SCRIPT_ERROR, None, None, explained
 
 
 def _unchanged(task: Task, files: Mapping[str, str]) -> bool:

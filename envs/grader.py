@@ -1,14 +1,15 @@
 """The process that runs graders: `python -m envs.grader`, started and asked by `envs.grader_process`.
 
-It loads pandas and scikit-learn once, and becomes another process for each eval.py by a fork. Such a worker grades one
-submission after another; the host lets it go after one on which its grader fails. Invariants: a grading
-has a deadline, a limit on memory and a working folder of its own; the grader sees a private copy of the submission, and
-only if the table is no larger than a grader can be asked to read; a worker that ends without a reply died of its task
-or of its submission, which is for the host to tell.
+It loads pandas and scikit-learn once, and becomes another process for each task by a fork. Such a worker grades one
+submission after another, both parts of it (`envs.parts`); the host lets it go after one on which a grader fails.
+Invariants: a grading has a deadline, a limit on memory and a working folder of its own; the grader sees a private copy
+of the submission, and only if the table is no larger than a grader can be asked to read; a worker that ends without a
+reply died of its task or of its submission, which is for the host to tell.
 """
 
 from __future__ import annotations
 
+import collections
 import csv
 import gc
 import hashlib
@@ -22,14 +23,15 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 import sklearn.metrics  # noqa: F401 (what most graders import)
 
 from envs.grading import MAX_BYTES, SUBMISSION, GradeError, read_submission
+from envs.parts import TEST, VALIDATION, Division, Row, Unknown, opened, records
 
 MAX_COLUMNS = 2000
 """pandas takes seconds for 20,000 columns of one name, and a minute for 400,000 of different ones."""
@@ -40,6 +42,8 @@ MAX_WRITTEN = 256 << 20
 """Bytes of a file that a grader may write in its working folder."""
 MAX_REASON = 2000
 MESSAGE_BYTES = 65536
+
+Grader = Callable[[str], float]
 
 
 def main() -> None:
@@ -80,14 +84,15 @@ def preload() -> None:
 
 
 def work(task: dict[str, Any], control: socket.socket) -> None:
-    """Load one eval.py and grade the submissions that the host sends, until it goes away."""
+    """Load a task's graders and grade the submissions that the host sends, until it goes away."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a grader may start processes of its own
     sys.path[:] = task["path"]
     limit(task["memory_mb"])
     threading.Thread(target=end_with_host, args=(control,), daemon=True).start()
-    signal.alarm(task["seconds"])
+    deadline(task["seconds"])
     try:
-        get_score = load(Path(task["file"]))
+        graders = {name: load(Path(file)) for name, file in task["graders"].items()}
+        division = Division(Path(task["parts"])) if task["parts"] else None
     except BaseException as error:
         control.send(told(failed=f"{type(error).__name__}: {error}"))
         return
@@ -98,12 +103,18 @@ def work(task: dict[str, Any], control: socket.socket) -> None:
         if not message:
             return
         control.send(b"{}")
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever the grader made of it
-        signal.alarm(task["seconds"])
+        deadline(task["seconds"])
         with open(descriptors[0], "rb") as submission:
-            answer = grade(get_score, submission.read(MAX_BYTES), Path(json.loads(message)["folder"]))
+            content = submission.read(MAX_BYTES)
+        answer = grade(graders, division, content, Path(json.loads(message)["folder"]), task["seconds"])
         signal.alarm(0)
         control.send(told(**answer))
+
+
+def deadline(seconds: int) -> None:
+    """End this process in so many seconds, whatever a grader made of the alarm."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
 
 
 def end_with_host(control: socket.socket) -> None:
@@ -114,7 +125,7 @@ def end_with_host(control: socket.socket) -> None:
     os._exit(1)
 
 
-def load(file: Path) -> Callable[[str], float]:
+def load(file: Path) -> Grader:
     name = f"mlagent_eval_{hashlib.sha256(bytes(file)).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
@@ -122,35 +133,50 @@ def load(file: Path) -> Callable[[str], float]:
     return module.get_score
 
 
-def grade(get_score: Callable[[str], float], content: bytes, folder: Path) -> dict[str, float | str]:
-    """What the grader makes of a submission: its `score`, why it was `refused`, or how the grader `failed`."""
+def grade(
+    graders: Mapping[str, Grader], division: Division | None, content: bytes, folder: Path, seconds: int
+) -> dict[str, Any]:
+    """What the graders make of a submission: their `scores`, why it was `refused`, or how a grader `failed`.
+
+    graders: by what they see, a part or everything; each has `seconds`.
+    """
+    scores = {}
     try:
         os.chdir(folder)
         (folder / SUBMISSION).write_bytes(content)
-        check_size(folder / SUBMISSION)
-        return {"score": float(get_score(str(folder)))}
-    except GradeError as reason:
+        with opened(folder / SUBMISSION) as file:
+            if division:
+                division.cut(rows(file), folder, SUBMISSION)
+            else:
+                collections.deque(rows(file), maxlen=0)
+        for name, get_score in graders.items():
+            seen = folder / name if name in (VALIDATION, TEST) else folder
+            deadline(seconds)
+            os.chdir(seen)
+            scores[name] = float(get_score(str(seen)))
+        return {"scores": scores}
+    except (GradeError, Unknown) as reason:
         return {"refused": str(reason)}
     except BaseException as error:  # a SystemExit among them
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def check_size(file: Path) -> None:
-    """Read the table once as a stream, which costs no more than its bytes do.
+def rows(file: TextIO) -> Iterator[Row]:
+    """The rows of a table as a stream, which costs no more than its bytes do.
 
     Raises:
         GradeError: it has more columns or rows, or a larger cell, than a grader is asked to read.
     """
     csv.field_size_limit(MAX_CELL)
-    with file.open(encoding="utf-8", errors="replace", newline="") as opened:
-        try:
-            for number, row in enumerate(csv.reader(opened), 1):
-                if len(row) > MAX_COLUMNS:
-                    raise GradeError(f"row {number} has {len(row):,} columns; at most {MAX_COLUMNS:,} are read")
-                if number > MAX_ROWS:
-                    raise GradeError(f"there are more than {MAX_ROWS:,} rows")
-        except csv.Error as error:
-            raise GradeError(f"not a CSV table ({error})") from error
+    try:
+        for number, row in enumerate(records(file), 1):
+            if len(row[0]) > MAX_COLUMNS:
+                raise GradeError(f"row {number} has {len(row[0]):,} columns; at most {MAX_COLUMNS:,} are read")
+            if number > MAX_ROWS:
+                raise GradeError(f"there are more than {MAX_ROWS:,} rows")
+            yield row
+    except csv.Error as error:
+        raise GradeError(f"not a CSV table ({error})") from error
 
 
 def limit(memory_mb: int) -> None:
@@ -163,7 +189,7 @@ def limit(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def told(**answer: float | str) -> bytes:
+def told(**answer: Any) -> bytes:
     """The answer as a message, which is of bounded size."""
     return json.dumps(
         {key: value[:MAX_REASON] if isinstance(value, str) else value for key, value in answer.items()}

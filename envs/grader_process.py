@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from envs.benchmarks.task_file import TaskError
+from envs.parts import TEST, VALIDATION
+from envs.records import Task
 from envs.sandbox import SandboxFailure
 from envs.sandbox.folders import PREFIX
 
@@ -37,11 +39,13 @@ ATTEMPTS = 3
 GRACE_SECONDS = 10.0
 START_SECONDS = 120.0
 MESSAGE_BYTES = 65536
+EVAL = "eval.py"
+ALL = "all"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Set to 1: a process with threads is not safely forked, and a grader needs none."""
 
-Version = tuple[Path, int]
-"""A grader's file and when it was last changed: one that was mended is loaded again."""
+Version = tuple[tuple[str, Path, int], ...]
+"""A task's graders: what each sees, its file, and when that was last changed. One that was mended is loaded again."""
 
 log = logging.getLogger(__name__)
 
@@ -65,22 +69,22 @@ class GraderProcess:
                 self._start(shutil.which("bwrap"))
             return self._folder.name
 
-    def ask(self, file: Path, submission: int) -> Mapping[str, Any]:
-        """What the grader in `file` makes of the submission behind a descriptor: its `score`, why it was `refused`, or
-        how the grader `failed`.
+    def ask(self, task: Task, submission: int) -> Mapping[str, Any]:
+        """What the task's grader makes of the submission behind a descriptor: its `scores` by what it sees, why it was
+        `refused`, or how the grader `failed`.
 
         Raises:
             TaskError: the grader does not load.
             SandboxFailure: the process does not start, or was killed.
         """
         try:
-            version = file, file.stat().st_mtime_ns
+            version = tuple((name, file, file.stat().st_mtime_ns) for name, file in graders(task).items())
         except OSError as error:
-            raise TaskError(f"{file} cannot be read: {error}") from error
+            raise TaskError(f"{error.filename} cannot be read: {error}") from error
         with tempfile.TemporaryDirectory(dir=self.start(), ignore_cleanup_errors=True) as folder:
-            worker = self._given(version, folder, submission)
+            worker = self._given(task, version, folder, submission)
             started = time.monotonic()
-            answer = _receive(worker, SECONDS + GRACE_SECONDS)
+            answer = _receive(worker, SECONDS * len(version) + GRACE_SECONDS)
         if answer is None:
             late = time.monotonic() - started >= SECONDS
             answer = {"failed": f"the grader took longer than {SECONDS} s" if late else "the grader ended its process"}
@@ -90,10 +94,10 @@ class GraderProcess:
             self._give_back(version, worker)
         return answer
 
-    def _given(self, version: Version, folder: str, submission: int) -> socket.socket:
+    def _given(self, task: Task, version: Version, folder: str, submission: int) -> socket.socket:
         """A worker that has taken the submission; one may have been killed while it waited for it."""
         for _ in range(ATTEMPTS):
-            worker = self._take(version)
+            worker = self._take(task, version)
             with contextlib.suppress(OSError):
                 socket.send_fds(worker, [json.dumps({"folder": folder}).encode()], [submission])
                 if _receive(worker, GRACE_SECONDS) is not None:
@@ -101,16 +105,18 @@ class GraderProcess:
             worker.close()
         raise SandboxFailure(f"{ATTEMPTS} graders were killed before they began: has this machine run out of memory?")
 
-    def _take(self, version: Version) -> socket.socket:
-        """A worker that has loaded this grader."""
-        file, _ = version
+    def _take(self, task: Task, version: Version) -> socket.socket:
+        """A worker that has loaded this task's graders."""
         with self._lock:
             for position, (loaded, worker) in reversed(list(enumerate(self._waiting))):
                 if loaded == version:
                     del self._waiting[position]
                     return worker
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            request = {"file": str(file), "path": sys.path, "seconds": SECONDS, "memory_mb": MEMORY_MB}
+            request = {
+                "graders": {name: str(file) for name, file, _ in version}, "parts": task.parts and str(task.parts),
+                "path": sys.path, "seconds": SECONDS, "memory_mb": MEMORY_MB,
+            }  # fmt: skip
             try:
                 self._await_start()
                 with theirs:
@@ -123,7 +129,7 @@ class GraderProcess:
             return ours
         ours.close()
         reason = answer["failed"] if answer else f"it ended, or took longer than {SECONDS} s"
-        raise TaskError(f"{file} does not load ({reason}): it must define get_score")
+        raise TaskError(f"{task.private_dir / EVAL} does not load ({reason}): it must define get_score")
 
     def _give_back(self, version: Version, worker: socket.socket) -> None:
         with self._lock:
@@ -161,6 +167,13 @@ class GraderProcess:
             self._start(None)
             self._await_start()
         self._ready = True
+
+
+def graders(task: Task) -> dict[str, Path]:
+    """The task's grader by what it sees: each part of the answers, or all of them where they have none, or where the
+    scores that earn medals were scores on all."""
+    own = {name: task.parts / name / EVAL for name in (VALIDATION, TEST)} if task.parts else {}
+    return own if own and not task.medals else {**own, ALL: task.private_dir / EVAL}
 
 
 def _confinement(folder: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Grading: the task's own grader computes the metric from `submission.csv`; nothing that a script prints counts.
 
-Invariants: the submission is opened without following links and only if it is a regular file of bounded size; the
+Invariants: what counts is the score on the validation part of the answers, and that on the test part is told apart
+(`envs.parts`); the submission is opened without following links and only if it is a regular file of bounded size; the
 grader sees a private copy, in a process of its own (`envs.grader`), so that no submission and no grader holds up, ends
 or moves ours; a submission that cannot be scored is a `GradeError`, whose reason reveals no answer; ids and labels are
 what is written, also where a class is called NA.
@@ -17,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from envs.grader_process import GraderProcess
-from envs.records import Task
+from envs.grader_process import ALL, GraderProcess
+from envs.parts import TEST, VALIDATION
+from envs.records import Task, Withheld
 
 SUBMISSION = "submission.csv"
 MAX_BYTES = 50 << 20
@@ -39,8 +41,9 @@ class GraderFailed(GradeError):
     """The grader raised or ended instead of refusing: the submission's fault, unless the submission is honest."""
 
 
-def grade(task: Task, workspace: Path) -> float:
-    """The task's metric of the submission in `workspace`, from the task's own `scripts/eval.py`.
+def grade(task: Task, workspace: Path) -> tuple[float, Withheld]:
+    """The task's metric of the submission in `workspace`, from the task's own `scripts/eval.py`, on the validation part
+    of the answers, and what is withheld. Where the answers have no parts, both are of all answers.
 
     Raises:
         GradeError: there is no submission, or the grader refuses it or fails on it, or its score is not finite.
@@ -49,16 +52,19 @@ def grade(task: Task, workspace: Path) -> float:
     """
     submission = _open_untrusted(workspace / SUBMISSION)
     try:
-        answer = process.ask(task.private_dir / "eval.py", submission)
+        answer = process.ask(task, submission)
     finally:
         os.close(submission)
     if reason := answer.get("failed"):
         raise GraderFailed(f"{SUBMISSION} was refused: {reason}")
     if reason := answer.get("refused"):
         raise GradeError(f"{SUBMISSION} was refused: {reason}")
-    if not math.isfinite(score := answer["score"]):
-        raise GradeError(f"{SUBMISSION} was refused: its {task.metric} is {score}")
-    return score
+    scores = answer["scores"]
+    for score in scores.values():
+        if not math.isfinite(score):
+            raise GradeError(f"{SUBMISSION} was refused: its {task.metric} is {score}")
+    whole = scores.get(ALL)
+    return scores.get(VALIDATION, whole), Withheld(scores.get(TEST, whole), whole if task.medals else None)
 
 
 def medal(task: Task, score: float) -> str | None:
@@ -85,7 +91,7 @@ def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence
         GradeError: a missing column, missing, repeated or unknown ids, or a value that is missing or infinite.
     """
     labels = _labels(answers)
-    as_text = any(_is_number(label) for label in _labels(answers.drop(columns="id")))
+    as_text = any(_is_number(label) for label in _labels(answers, without="id"))
     try:
         submission = pd.read_csv(
             Path(folder) / SUBMISSION, dtype=dict.fromkeys(columns, str) if as_text else None, keep_default_na=False,
@@ -98,18 +104,21 @@ def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence
     if submission["id"].duplicated().any():
         raise GradeError("an id occurs twice")
     if len(submission) != len(answers) or not submission["id"].isin(answers["id"]).all():
-        raise GradeError(f"the ids must be the {len(answers)} of test.csv")
-    aligned = submission.set_index("id").loc[answers["id"], list(columns)]
+        raise GradeError("the ids must be those of test.csv")  # how many are in a part is not told
+    rows = pd.Index(submission["id"]).get_indexer(pd.Index(answers["id"]))
+    aligned = submission[list(columns)].take(rows).reset_index(drop=True)
     numbers = aligned.select_dtypes("number")
     if aligned.isna().any(axis=None) or not np.isfinite(numbers.to_numpy(dtype=float)).all():
         raise GradeError("a prediction is missing or not finite")
-    return aligned.reset_index()
+    aligned.insert(0, "id", answers["id"].to_numpy())
+    return aligned
 
 
-def _labels(answers: pd.DataFrame) -> set[str]:
-    """Every text among the answers."""
-    columns = [answers[name] for name in answers if not pd.api.types.is_numeric_dtype(answers[name])]
-    return {value for column in columns for value in column.unique() if isinstance(value, str)}
+def _labels(answers: pd.DataFrame, without: str = "") -> set[str]:
+    """Every text among the answers; without: a column."""
+    columns = [answers[name] for name in answers if name != without]
+    texts = [column for column in columns if not pd.api.types.is_numeric_dtype(column)]
+    return {value for column in texts for value in column.unique() if isinstance(value, str)}
 
 
 def _is_number(text: str) -> bool:

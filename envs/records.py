@@ -80,7 +80,7 @@ class Task:
     env_dir: Path
     """What the agent sees, read-only: the script, the data, task_descriptor.txt."""
     private_dir: Path
-    """scripts/ with eval.py and the answers; never mounted in a sandbox."""
+    """scripts/ with eval.py and all answers; never mounted in a sandbox."""
     script: str
     """The script that is run and improved, relative to env_dir."""
     read_only: frozenset[str]
@@ -93,7 +93,9 @@ class Task:
     m_best: float | None
     """Score of a strong solution; with m_init it spans the reward's range. None where none is known."""
     m_init: float | None = None
-    """Score of the unchanged script, measured on the sandbox in use; None until measured."""
+    """Score of the unchanged script on validation, measured on the sandbox in use; None until measured."""
+    m_init_test: float | None = None
+    """The same on test, for reports."""
     digest: str = ""
     """Hash of the folder that the task was prepared from: equal digests, equal tasks."""
     rows: tuple[str, ...] = ()
@@ -104,6 +106,11 @@ class Task:
     """How the policy writes actions: `native` (envs.actions) or `mlagentbench` (envs.research_actions)."""
     fidelity: float = 1.0
     """Share of the rows in `rows` that env_dir holds; scripts find it in MLAGENT_FIDELITY."""
+    parts: Path | None = None
+    """validation/ and test/ (envs.parts), each as private_dir with its part of the answers; None where scores on both
+    are of all answers."""
+    undivided: str = ""
+    """Why there are no parts, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +162,23 @@ class Origin(Word):
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """Scores for reports: no prompt, reward or choice is made of them."""
+
+    test: float
+    """On the test part of the answers; on all of them where they have no parts."""
+    whole: float | None = None
+    """On all answers, where the task has medals: what its leaderboard is made of."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What came of running a task's script on given files."""
 
     outcome: Outcome
     """EDITED where there is a score; SCRIPT_ERROR, TIMEOUT or OUT_OF_MEMORY where there is none."""
     score: float | None
+    """On the validation part of the answers, like every score that is not withheld."""
     log: str
     """What the script printed, the middle left out where it is long; neither escaped nor to be trusted."""
     durations: Durations
@@ -171,6 +189,7 @@ class Experiment:
     finished: bool = True
     """The script itself ended without an error, whatever it left."""
     origin: Origin = Origin.RUN
+    withheld: Withheld | None = None
 
 
 MILESTONES = ("data_opened", "model_fitted", "predictions_written", "submission_valid")
@@ -192,6 +211,8 @@ class StepResult:
     peak_mb: float = 0.0
     milestones: tuple[str, ...] = ()
     origin: Origin = Origin.RUN
+    withheld: Withheld | None = None
+    """Beside score_after."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +231,7 @@ class StepInfo:
     peak_mb: float = 0.0
     milestones: tuple[str, ...] = ()
     origin: Origin = Origin.RUN
+    withheld: Withheld | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)
     """What the reward is made of, by name."""
     generate_seconds: float = 0.0

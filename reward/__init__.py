@@ -3,7 +3,7 @@
 `reward.version` is `v1`, `v2`, or the import path of a `RewardFunction` (docs/extend.md); all are taken by one door.
 Two more terms, off by default, so that the published reward is what a run gets unless it says otherwise: `time` and
 `memory` take off a share for what an experiment used of its limits, whatever the version. Invariant: a reward is the
-sum of its named parts, which are finite.
+sum of its named parts, which are finite; no score that is withheld for reports reaches it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def reward(result: StepResult, task: Task, terms: Terms = PUBLISHED) -> Reward:
 
 def _parts(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:
     function = VERSIONS.get(terms.version) or imported(terms.version, f"{KEY}={terms.version}")
-    parts = function(result, task, terms)
+    parts = function(replace(result, withheld=None), replace(task, m_init_test=None), terms)
     if not isinstance(parts, Mapping) or not parts:
         raise SocketError(f"{KEY}={terms.version} must return named parts, such as {{'gain': 0.5}}, not {parts!r}")
     for name, value in parts.items():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from actors.policy.weights import is_digested, sha256_of
-from envs.records import MILESTONES, Durations, Experiment, Outcome
+from envs.records import MILESTONES, Durations, Experiment, Outcome, Withheld
 
 EDIT = "Thought: try it\nAction: Write\n```\n{script}# attempt {seed}\n```\n"
 
@@ -26,7 +26,8 @@ class Seen:
     """What crossed the borders, by border."""
 
     def __init__(self, broken: Mapping[str, int] | None = None) -> None:
-        """broken: how many engines die at their first request (`engines`), and steps in which a rank does (`ranks`)."""
+        """broken: how many engines die at their first request (`engines`), and steps in which a rank does (`ranks`); by
+        how much scores differ on the test part of the answers (`tests`)."""
         self.of: dict[str, list[Any]] = collections.defaultdict(list)
         self.broken = collections.Counter(broken or {})
 
@@ -72,7 +73,9 @@ class Experiments:
         if script != unchanged and number % 5 == 0:
             return Experiment(Outcome.SCRIPT_ERROR, None, "error", spent, 100.0, MILESTONES[:2], False)
         score = (task.m_best or 1.0) * (0.8 + 0.2 * (number % 97) / 97)
-        return Experiment(Outcome.EDITED, score, "ok", spent, task.limits.memory_mb / 2, MILESTONES, True)
+        withheld = Withheld(score * 0.9 - self._seen.broken["tests"] * (number % 7))
+        memory = task.limits.memory_mb / 2
+        return Experiment(Outcome.EDITED, score, "ok", spent, memory, MILESTONES, True, withheld=withheld)
 
     def resize(self, capacity: Any) -> None:
         self._seen.tell("capacity", capacity)

@@ -1,7 +1,7 @@
 """The loop that improves one script: an agent proposes, the sandbox runs, the best version is kept.
 
-Invariants: the best version is one that ran and scored; nothing is run that the person refused; after two actions in a
-row that left no working script it goes on from the best version.
+Invariants: the best version is one that ran and scored, chosen by validation alone; nothing is run that the person
+refused; after two actions in a row that left no working script it goes on from the best version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from envs import actions, research_actions
 from envs.environment import Environment
-from envs.records import Outcome, State, StepResult, Task
+from envs.records import Outcome, State, StepResult, Task, Withheld
 
 PATIENCE = 2
 STRIDE = 1_000
@@ -39,6 +39,8 @@ class Solution:
     script: str
     score: float
     start: float
+    withheld: Withheld | None = None
+    """Beside `score`."""
     tried: list[tuple[str, StepResult]] = field(default_factory=list)
 
 
@@ -78,6 +80,7 @@ async def solve(
             break
         if state.score is not None and task.direction.sign * (state.score - solution.score) > 0:
             best, solution.score, solution.script = state, state.score, environment.files(state)[task.script]
+            solution.withheld = result.withheld
         failed = failed + 1 if state.score is None or result.outcome is Outcome.INVALID else 0
         if failed >= PATIENCE:
             state, failed = dataclasses.replace(best, history=state.history), 0

@@ -78,7 +78,22 @@ class View:
         self._console.rule(style="dim")
         start, best = f"{found.start:.5g}", f"{found.score:.5g}"
         self._console.print(Text(f"{self._task.metric}: {start} → {best} in {len(found.tried)} actions", "bold"))
+        if tested := on_test(self._task, found):
+            self._console.print(Text(tested, "bold"))
+            with (self._folder / LOG).open("a") as file:
+                file.write(f"\n{tested}\n")
         self._console.print(Text(f"{self.best_file} is the best script, {self._folder / LOG} what was tried"))
+
+
+def on_test(task: Task, found: Solution) -> str | None:
+    """The final figure: the same two scripts on the part of the answers that nothing was chosen by; None where the task
+    has no such part."""
+    if not task.parts or task.m_init_test is None:
+        return None
+    best = found.withheld.test if found.withheld else task.m_init_test
+    said = f"on test, which had no part in the choice: {task.metric} {task.m_init_test:.5g} → {best:.5g}"
+    whole = found.withheld and found.withheld.whole
+    return said if whole is None else f"{said} ({whole:.5g} on all answers, as the leaderboard has it)"
 
 
 def log(task: Task, found: Solution) -> str:

@@ -15,18 +15,21 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 
-from envs import splits
+from envs import parts, splits
 from envs.benchmarks import sources, task_cache, task_file
 from envs.benchmarks.fidelity import subsample
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError, TaskFile
 from envs.records import Task
+
+log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parents[1] / "tasks"
 
@@ -58,6 +61,9 @@ def load(name_or_folder: str | Path) -> Task:
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: docs/tasks.md shows the format of a task folder")
     prepared = source if source.parent == task_cache.folder().resolve() else _prepare(source)
+    divided, undivided = _divide(prepared) if stated.parts else (None, "task.yaml states `parts: false`")
+    if undivided:
+        log.warning("task %s: scores on validation and test are both of all answers: %s", source.name, undivided)
     if fidelity < 1:
         prepared = _reduce(prepared, source, stated.rows, fidelity)
     env = prepared / "env"
@@ -84,6 +90,8 @@ def load(name_or_folder: str | Path) -> Task:
         rows=tuple(stated.rows),
         medals=tuple(stated.medals.items()),
         fidelity=fidelity,
+        parts=divided,
+        undivided=undivided,
     )
 
 
@@ -129,6 +137,17 @@ def _prepare(source: Path) -> Path:
         return made_once(f"{source.name}-{_content_hash(source)}", make)
     except OSError as error:
         raise TaskError(f"task {source.name}: a file of {source} cannot be read: {error}") from error
+
+
+def _divide(prepared: Path) -> tuple[Path | None, str]:
+    """The parts of a prepared task's answers in the cache, or why there are none."""
+    version = hashlib.sha256(Path(parts.__file__).read_bytes()).hexdigest()[:8]
+    folder = made_once(
+        f"{prepared.name}-parts-{version}",
+        lambda partial: parts.divide(prepared / "scripts", prepared / "env", partial),
+    )
+    reason = parts.undivided(folder)
+    return (None if reason else folder), reason
 
 
 def _reduce(prepared: Path, source: Path, rows: list[str], fidelity: float) -> Path:

@@ -2,8 +2,8 @@
 
 The package gives description, grader and leaderboard; prepared data is looked for in MLEBENCH_DATA, or where the
 package keeps it. What the agent starts from is the sample submission: a competition has no script of its own. The
-leaderboard says which way is better, what the medals take, and the best score known. Invariant: the competition's
-private folder is read by its own grader, on the host, and by nothing else.
+leaderboard says which way is better, what the medals take, and the best score known. Invariant: the answers in
+the competition's private folder are read on the host only, by its own grader.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from envs.records import Direction, Limits
 DATA_VARIABLE = "MLEBENCH_DATA"
 INSTALL = "pip install git+https://github.com/openai/mle-bench"
 LIMITS = Limits(seconds=3600.0, cpus=2.0, memory_mb=8192, disk_mb=16384)
+ANSWERS = "answers.csv"
 MEDALS = ("gold", "silver", "bronze")
 SCRIPT = """import pandas as pd
 
@@ -35,7 +36,7 @@ GRADER = """from envs.benchmarks.mlebench import score
 
 
 def get_score(submission_folder):
-    return score({competition!r}, {data!r}, submission_folder)
+    return score({competition!r}, {data!r}, submission_folder, __file__)
 """
 
 
@@ -62,6 +63,8 @@ def task_folder(name: str) -> Path:
         for file, text in files.items():
             (folder / file).parent.mkdir(exist_ok=True)
             (folder / file).write_text(text, encoding="utf-8")
+        if competition.answers.suffix == ".csv":  # what the grader reads, so that it can be given a part of it
+            shutil.copyfile(competition.answers, folder / "scripts" / ANSWERS)
         for path in (folder / "env", *(folder / "env").rglob("*")):
             if path.is_dir():
                 path.chmod(0o755)
@@ -69,13 +72,17 @@ def task_folder(name: str) -> Path:
     return made_once(f"{competition.id}-{_hash(competition)}", make)
 
 
-def score(competition_id: str, data: str, submission_folder: str) -> float:
-    """The competition's own score of `submission.csv` in a folder; what its grader refuses, it raises."""
+def score(competition_id: str, data: str, submission_folder: str, grader: str) -> float:
+    """The competition's own score of `submission.csv` in a folder; what its grader refuses, it raises.
+
+    grader: the file of eval.py, beside which are its answers, unless they are no table.
+    """
     from mlebench.utils import load_answers, read_csv
 
-    competition = _competition(competition_id, data)
+    competition, beside = _competition(competition_id, data), Path(grader).with_name(ANSWERS)
     submission = read_csv(Path(submission_folder) / "submission.csv")
-    return competition.grader.grade_fn(submission, load_answers(competition.answers))
+    answers = load_answers(beside if beside.exists() else competition.answers)
+    return competition.grader.grade_fn(submission, answers)
 
 
 def _competition(competition_id: str, data: str | None) -> Any:
@@ -112,9 +119,11 @@ def _hash(competition: Any) -> str:
     """Of all that the folder is made from; of the data, names and sizes and times."""
     digest = hashlib.sha256(Path(__file__).read_bytes() + competition.description.encode())
     digest.update(competition.leaderboard.read_bytes())
-    for path in sorted(competition.public_dir.rglob("*")):
+    for path in (competition.answers, *sorted(competition.public_dir.rglob("*"))):
         about = path.stat()
-        digest.update(f"{path.relative_to(competition.public_dir)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        digest.update(
+            f"{os.path.relpath(path, competition.public_dir)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode()
+        )
     return digest.hexdigest()[:16]
 
 

@@ -64,6 +64,8 @@ class TaskFile:
     """How the policy writes actions: `native`, or `mlagentbench` for those of that benchmark."""
     rows: list[str] = field(default_factory=list)
     """Files in env/ (.csv, .jsonl or .npz) of which a fidelity below 1 keeps a share of the rows."""
+    parts: bool = True
+    """Whether answers are divided into validation and test; false where eval.py needs all of them at once."""
     script: str = "train.py"
     split: str = "held_in"
     limits: Limits = field(default_factory=Limits)

@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from envs.errors import UserError
-from envs.records import Direction, Origin, Outcome, Task, Transition
-from learner.figures.statistics import VALID, bootstrap_interval, distinct, gained
+from envs.records import Direction, Origin, Outcome, StepInfo, Task, Transition
+from learner.figures.statistics import VALID, bootstrap_interval, distinct, gained, over_tasks
 from learner.figures.text import ARROWS, SPLITS, number, percent
 
 STAGES = ("base", "sft", "rl")
@@ -64,12 +64,16 @@ class Evaluation:
 def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]]) -> dict[str, Any]:
     """The content of `evaluation.json`, from the attempts of each stage.
 
-    Returns `{"tasks": [{task, split, metric, direction, m_init, m_best, stages: {stage: {n, mean_reward,
-    mean_reward_ci, valid_rate, distinct_actions, distinct_valid, mean_score, best_score, infra_failures,
-    experiment_seconds, response_tokens, rewards: [one per attempt that counts]}}}], "splits": {split: {stage: the same
-    without scores and rewards}}}`. Scores are in the task's own metric, over valid attempts; distinct actions are
-    different texts from one state, the mean over states; a split's means weigh its tasks equally; intervals are 95 %
-    bootstrap intervals over attempts. `merge` adds what each stage of a split gained over the one before.
+    Returns `{"tasks": [{task, split, metric, direction, m_init, m_init_test, m_best, divided, stages: {stage: {n,
+    mean_reward, mean_reward_ci, valid_rate, distinct_actions, distinct_valid, mean_score, best_score, mean_test_score,
+    best_test_score, best_whole_score, optimism, infra_failures, experiment_seconds, response_tokens, rewards: [one per
+    attempt that counts]}}}], "splits": {split: {stage: the same without scores and rewards, and optimism_ci}}}`. Scores
+    are in the task's own metric, over valid attempts: on the validation part of its answers, and of the same attempts
+    on test (and on all, where there are medals), so that `best_test_score` is that of the attempt which is best on
+    validation. Optimism is by how much that attempt's improvement over the unchanged script, relative to its score, is
+    smaller on test; a task that is not divided has none. Distinct actions are different texts from one state, the mean
+    over states; a split's means weigh its tasks equally; intervals are 95 % bootstrap intervals over attempts, that of
+    optimism over tasks. `merge` adds what each stage of a split gained over the one before.
     """
     tasks = list(tasks)
     by_task = {
@@ -84,14 +88,16 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
                 "metric": task.metric,
                 "direction": str(task.direction),
                 "m_init": task.m_init,
+                "m_init_test": task.m_init_test,
                 "m_best": task.m_best,
-                "stages": {stage: _of_task(of_stage, task.direction) for stage, of_stage in by_task[task.id].items()},
+                "divided": task.parts is not None,
+                "stages": {stage: _of_task(of_stage, task) for stage, of_stage in by_task[task.id].items()},
             }
             for task in tasks
         ],
         "splits": {
             split: {
-                stage: _of_split([by_task[task.id][stage] for task in tasks if task.split == split])
+                stage: _of_split({task: by_task[task.id][stage] for task in tasks if task.split == split})
                 for stage in attempts
             }
             for split in SPLITS
@@ -132,10 +138,13 @@ def write(run_dir: Path, evaluation: Mapping[str, Any]) -> Path:
 
 
 def table(evaluation: Mapping[str, Any]) -> Table:
-    """base | sft | rl side by side: mean reward, valid rate and best score of each task, then each split's mean."""
+    """base | sft | rl side by side: mean reward, valid rate, best score and its test score of each task, then each
+    split's mean."""
     stages = [s for s in STAGES if any(s in task["stages"] for task in evaluation["tasks"])]
-    title = "evaluation: mean reward · valid rate · best score (of means: distinct valid actions per state)"
-    view = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
+    title = "evaluation: mean reward · valid rate · best score · the same script's on test (*: not apart)"
+    caption = "of means: distinct valid actions per state · optimism, by how much improvement is smaller on test"
+    view = Table(title=title, caption=caption, header_style="bold", box=box.ROUNDED)
+    view.title_justify = view.caption_justify = "left"
     view.add_column("task", no_wrap=True)
     view.add_column("metric", no_wrap=True)
     view.add_column("start", justify="right")
@@ -145,7 +154,8 @@ def table(evaluation: Mapping[str, Any]) -> Table:
         members = [task for task in evaluation["tasks"] if task["split"] == split]
         for task in members:
             metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
-            view.add_row(task["task"], metric, number(task["m_init"]), *_cells(task["stages"], stages))
+            name = task["task"] if task.get("divided") else f"{task['task']} *"
+            view.add_row(name, metric, number(task["m_init"]), *_cells(task["stages"], stages))
         if members:
             view.add_row(f"{label} mean", "", "", *_cells(evaluation["splits"][split], stages), style="bold")
             view.add_section()
@@ -162,27 +172,54 @@ def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> l
         parts = [(number(reward), {1: "green", 0: "", -1: "red"}[int(rose)])]
         parts.append(f"  {percent(of_stage.get('valid_rate')):>4}")
         if "best_score" in of_stage or not of_stage:
-            parts.append(f"  {number(of_stage.get('best_score')):>6}")
+            parts.append(f"  {number(of_stage.get('best_score')):>6}  {number(of_stage.get('best_test_score')):>6}")
         else:
-            parts.append(f"  {number(of_stage.get('distinct_valid')):>6}")
+            parts.append(f"  {number(of_stage.get('distinct_valid')):>6}  {percent(of_stage.get('optimism')):>6}")
         cells.append(Text.assemble(*parts))
         before = reward
     return cells
 
 
-def _of_task(attempts: Sequence[Transition], direction: Direction) -> dict[str, Any]:
+def _of_task(attempts: Sequence[Transition], task: Task) -> dict[str, Any]:
     counted = [t for t in attempts if t.outcome is not Outcome.INFRA_FAILURE]
-    scores = [t.info.score_after for t in counted if t.outcome in VALID and t.info.score_after is not None]
-    best = max if direction is Direction.MAXIMIZE else min
+    scored = _scored(attempts)
+    best = max(scored, key=lambda info: task.direction.sign * info.score_after, default=StepInfo())
+    tested = [info.withheld.test for info in scored if info.withheld]
     return {
-        **_of_split([attempts]),
-        "mean_score": float(np.mean(scores)) if scores else None,
-        "best_score": best(scores) if scores else None,
+        **_figures([attempts]),
+        "mean_score": float(np.mean([info.score_after for info in scored])) if scored else None,
+        "best_score": best.score_after,
+        "mean_test_score": float(np.mean(tested)) if tested else None,
+        "best_test_score": best.withheld and best.withheld.test,
+        "best_whole_score": best.withheld and best.withheld.whole,
+        "optimism": _optimism(best, task),
         "rewards": [float(t.reward) for t in counted],
     }
 
 
-def _of_split(attempts_by_task: Sequence[Sequence[Transition]]) -> dict[str, Any]:
+def _scored(attempts: Sequence[Transition]) -> list[StepInfo]:
+    return [t.info for t in attempts if t.outcome in VALID and t.info.score_after is not None]
+
+
+def _optimism(best: StepInfo, task: Task) -> float | None:
+    if not (task.parts and best.withheld) or None in (task.m_init, task.m_init_test):
+        return None
+    seen = (best.score_after - task.m_init) / (abs(task.m_init) or 1.0)
+    unseen = (best.withheld.test - task.m_init_test) / (abs(task.m_init_test) or 1.0)
+    return task.direction.sign * (seen - unseen)
+
+
+def _of_split(attempts_of: Mapping[Task, Sequence[Transition]]) -> dict[str, Any]:
+    known = [_of_task(attempts, task)["optimism"] for task, attempts in attempts_of.items()]
+    apart = [value for value in known if value is not None]
+    return {
+        **_figures(list(attempts_of.values())),
+        "optimism": float(np.mean(apart)) if apart else None,
+        "optimism_ci": over_tasks(apart),
+    }
+
+
+def _figures(attempts_by_task: Sequence[Sequence[Transition]]) -> dict[str, Any]:
     counted = [[t for t in attempts if t.outcome is not Outcome.INFRA_FAILURE] for attempts in attempts_by_task]
     rewards = [np.array([t.reward for t in attempts]) for attempts in counted if attempts]
     valid = [np.mean([t.outcome in VALID for t in attempts]) for attempts in counted if attempts]

@@ -17,7 +17,9 @@ from learner.figures.text import ARROWS, SPLITS, duration, number, percent
 SETTINGS = {STEP: "single steps", EPISODE: "episodes"}
 LEGEND = (
     "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
-    "attempt · gap: the part closed of that to the task's best known score · runs: experiments · time: of an attempt · "
+    "attempt, on the validation part of the answers · on test: of the same scripts on the part that no agent saw · "
+    "optimism: by how much the former is above, with its interval over tasks · gap: the part closed of that to the "
+    "task's best known score · runs: experiments · time: of an attempt · "
     "over the first: difference of attempts from the same state with the same seed"
 )
 
@@ -25,13 +27,15 @@ LEGEND = (
 def result(
     agents: Sequence[str], attempts_of: Mapping[str, Sequence[Attempt]], tasks: Mapping[str, Task]
 ) -> dict[str, Any]:
-    """`{"tasks": [{task, split, metric, direction, m_init, m_best, agents}], "splits": {split: agents}}`, where agents
-    is `{agent: {setting: figures}}` with the figures of `learner.evaluation.scores.figures`; those of a split also
-    hold `over`, the difference to the first agent of that setting.
+    """`{"tasks": [{task, split, metric, direction, m_init, m_init_test, m_best, divided, agents}], "splits": {split:
+    agents}}`, where agents is `{agent: {setting: figures}}` with the figures of `learner.evaluation.scores.figures`;
+    those of a split also hold `over`, the difference to the first agent of that setting. A task that is not divided has
+    no test part of its own.
     """
     listed = []
     for task in tasks.values():
-        about = {name: getattr(task, name) for name in ("split", "metric", "m_init", "m_best")}
+        about = {name: getattr(task, name) for name in ("split", "metric", "m_init", "m_init_test", "m_best")}
+        about["divided"] = task.parts is not None
         of_task = {agent: _settings(attempts_of[agent], {task.id: task}) for agent in agents}
         listed.append({"task": task.id, **about, "direction": str(task.direction), "agents": of_task})
     splits = {}
@@ -86,10 +90,10 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
     view = Table(title=title, caption=LEGEND, header_style="bold", box=box.ROUNDED)
     view.title_justify = view.caption_justify = "left"
     view.add_column("agent", no_wrap=True)
-    names = ("improvement", "best", "gap", "valid", "reward", "medals", "runs", "tokens", "time")
+    names = ("improvement", "best", "on test", "optimism", "gap", "valid", "reward", "medals", "runs", "tokens", "time")
     shown = [name for name in names if name != "medals" or medals]
     for name in shown:
-        view.add_column(name, justify="right", no_wrap=True)
+        view.add_column(name, justify="right", no_wrap=name not in ("improvement", "on test", "optimism"))
     view.add_column("over the first", justify="right", overflow="fold")
     for split, of_split in result["splits"].items():
         view.add_row(Text(SPLITS[split], "bold"))
@@ -98,6 +102,8 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
             cells = {
                 "improvement": _interval(scored["improvement"], scored["improvement_ci"]),
                 "best": _signed(scored["best_improvement"]),
+                "on test": _interval(scored["test_improvement"], scored["test_improvement_ci"]),
+                "optimism": _interval(scored["optimism"], scored["optimism_ci"]),
                 "gap": percent(scored["gap"]),
                 "valid": percent(scored["valid_rate"]),
                 "reward": number(scored["reward"]),
@@ -112,7 +118,7 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
 
 
 def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> Table:
-    title = f"{SETTINGS[setting]}, task by task: mean improvement · of the best attempt"
+    title = f"{SETTINGS[setting]}, task by task: mean improvement · of the best attempt · mean on test (*: not apart)"
     view = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
     for name in ("task", "metric"):
         view.add_column(name, no_wrap=True)
@@ -126,13 +132,15 @@ def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> 
             )
             cells = [
                 Text(
-                    f"{_signed(figures['improvement'])} · {_signed(figures['best_improvement'])}",
+                    f"{_signed(figures['improvement'])} · {_signed(figures['best_improvement'])} · "
+                    f"{_signed(figures['test_improvement'])}",
                     "bold" if figures["improvement"] == leading else "",
                 )
                 for figures in scored
             ]
             metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
-            view.add_row(task["task"], metric, number(task["m_init"]), number(task["m_best"]), *cells)
+            name = task["task"] if task["divided"] else f"{task['task']} *"
+            view.add_row(name, metric, number(task["m_init"]), number(task["m_best"]), *cells)
         view.add_section()
     return view
 
@@ -151,7 +159,7 @@ def _signed(share: float | None) -> str:
 
 def _interval(share: float | None, bounds: Sequence[float] | None) -> str:
     """`+12.3% [+8.0, +15.1]`."""
-    if share is None:
-        return "–"
+    if share is None or bounds is None:
+        return _signed(share)
     low, high = (f"{100 * bound:+.1f}".replace("-", "\u2212") for bound in bounds)
     return f"{_signed(share)} [{low}, {high}]"

@@ -49,6 +49,11 @@ def bootstrap_interval(samples: Sequence[np.ndarray], level: float = 0.95) -> li
     return _quantiles(_resampled(samples, np.random.default_rng(0)), level) if samples else None
 
 
+def over_tasks(values: Sequence[float]) -> list[float] | None:
+    """95 % bootstrap interval of the mean of one value per task, over tasks; None of fewer than two."""
+    return bootstrap_interval([np.array(values)]) if len(values) > 1 else None
+
+
 def _resampled(samples: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """float64 [RESAMPLES]: the mean of the samples' means, each sample drawn again with replacement."""
     draws = [sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(axis=1) for sample in samples]

@@ -101,6 +101,7 @@ def _details(row: Mapping[str, Any], reader: Tokenizer | None) -> dict[str, Any]
         "seconds": {part: row[f"{part}_seconds"] for part in DURATIONS},
         "spans": _spans(row, reader),
         "tokens": [row["prompt_ids"], len(row["response_ids"])],
+        "test": row.get("test_score"),
         "milestones": row["milestones"],
         "peak_mb": row["peak_mb"],
         "origin": row["origin"],

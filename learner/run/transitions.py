@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("reward_parts", pa.map_(pa.string(), pa.float64())),
         ("score_before", pa.float64()),
         ("score_after", pa.float64()),
+        ("test_score", pa.float64()),
         ("advantage", pa.float64()),
         ("ratio", pa.float64()),
         ("loss", pa.float64()),
@@ -55,7 +56,7 @@ SCHEMA = pa.schema(
 )
 """`step` is the learner step (1, 2, …) that trained on the row. `advantage`, `ratio` (mean over the response's tokens
 of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
-gave none."""
+gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it."""
 
 
 def write(run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], report: StepReport) -> Path:
@@ -121,6 +122,7 @@ def _row(transition: Transition, step: int, figures: Mapping[str, Mapping[str, f
     values = vars(transition) | vars(transition.info)
     row = {name: values[name] for name in SCHEMA.names if name in values}
     row |= {"step": step, "outcome": str(transition.outcome), "origin": str(transition.info.origin)}
+    row["test_score"] = transition.info.withheld and transition.info.withheld.test
     row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
     row |= {name: by_id.get(transition.id) for name, by_id in figures.items()}
     for part, seconds in asdict(transition.info.durations).items():

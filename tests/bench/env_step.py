@@ -1,8 +1,9 @@
 """What one environment step costs: `python tests/bench/env_step.py [--json]`.
 
 The same small scikit-learn script is run by the warm sandbox of each backend, by `docker run --rm`, by `docker exec`
-into a warm container, and by a bare `python3`; then a state is restored over data of several sizes, and steps are run
-at several concurrencies. Medians; every figure is measured in this run.
+into a warm container, and by a bare `python3`; then a state is restored over data of several sizes, steps are run at
+several concurrencies, and submissions are graded at once and in two parts. Medians; every figure is measured in this
+run.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from envs.admission import Capacity
+from envs.benchmarks.loader import load
 from envs.experiments import SandboxRunner
+from envs.grading import grade
 from envs.records import Direction, Limits, Outcome, Task
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import restore
@@ -46,6 +50,8 @@ def get_score(folder):
 BACKENDS = ("docker", "gvisor", "process")
 SIZES = {"1 MB": 1 << 20, "100 MB": 100 << 20, "1 GB": 1 << 30}
 CONCURRENCIES = (1, 2, 4, 8)
+GRADED = ("wine", "diamonds")
+"""Tasks of 89 and of 26,970 answers."""
 PLENTY = Capacity(cpus=64, memory_mb=1e6)
 
 
@@ -60,6 +66,7 @@ def main() -> None:
         found = {"cpus": os.cpu_count(), "repeats": arguments.repeats}
         found |= steps(task, arguments.repeats)
         found["restore_seconds"] = restores(Path(folder), arguments.repeats)
+        found["grade_seconds"] = {name: grades(name, Path(folder), arguments.repeats) for name in GRADED}
     show(found)
     if arguments.json:
         print(json.dumps(found))
@@ -180,6 +187,21 @@ def restores(folder: Path, repeats: int) -> dict[str, float]:
     return found
 
 
+def grades(name: str, folder: Path, repeats: int) -> dict[str, float]:
+    """Median seconds to grade what the unchanged script of a task leaves, on all answers and on both parts of them."""
+    task, workspace = load(name), folder / name
+    shutil.copytree(task.env_dir, workspace)
+    subprocess.run([sys.executable, task.script], cwd=workspace, check=True)
+    ways = {"all answers": replace(task, parts=None), "two parts": task}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(1 + max(3, repeats)):  # in turn, so that what else the machine does falls on both
+        for way, of_task in ways.items():
+            started = time.perf_counter()
+            grade(of_task, workspace)
+            times[way].append(time.perf_counter() - started)
+    return {way: statistics.median(taken[1:]) for way, taken in times.items()}
+
+
 def median(action: Callable[[], object], repeats: int) -> float:
     times = []
     for _ in range(max(3, repeats)):
@@ -205,6 +227,8 @@ def show(found: dict) -> None:
     for size, seconds in found["restore_seconds"].items():
         table.add_row(size, f"{1000 * seconds:.2f} ms")
     console.print(table)
+    for name, seconds in found["grade_seconds"].items():
+        console.print(f"grading {name}: " + ", ".join(f"{way} {1000 * t:.1f} ms" for way, t in seconds.items()))
     for backend, reason in found["missing"].items():
         console.print(f"not measured: {backend}: {reason}")
 

@@ -70,7 +70,7 @@ function table(title, entries, ...more) {
 function rewardBox(i, found) {
   const parts = Object.entries(found.parts).map(([name, value]) => [words(name), number(value)]);
   return table("Reward", [["reward", number(index.reward[i])], ...parts,
-    ["metric", `${number(index.before[i])} → ${number(index.after[i])}`],
+    ["metric", `${number(index.before[i])} → ${number(index.after[i])}`], ["on test", number(found.test)],
     ["script got to", words(found.milestones.at(-1) ?? "–")]]);
 }
 

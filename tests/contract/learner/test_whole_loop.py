@@ -55,3 +55,26 @@ def test_states_that_improved_a_script_join_the_pool_and_stay_in_a_resumed_run(m
     more = run(["rl.grow_pool=true", "rl.steps=4", "run.resume=true"], tmp_path, model)
     assert 0 < first["added"][-1] < more["added"][-1]
     assert len(more["steps"]) == 4
+
+
+TESTED = {"m_init_test", "mean_test_score", "best_test_score", "optimism", "optimism_ci"}
+
+
+def without(names: set[str], tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: without(names, value) for name, value in tree.items() if name not in names}
+    return [without(names, one) for one in tree] if isinstance(tree, list) else tree
+
+
+def tested_otherwise(folder: Path, model: Path) -> list[dict[str, Any]]:
+    arguments = ["tasks.held_in=[wine]", "rl.grow_pool=true", "rl.steps=1"]
+    return [whole_run.run(arguments, folder / str(worse), model, {"tests": worse}) for worse in (0, 10)]
+
+
+def test_scores_on_test_change_what_is_reported_of_a_run_and_nothing_else(model: Path, tmp_path: Path) -> None:
+    """Neither what is imitated, sampled, rewarded, learned or added to the pool, nor what an evaluation chooses."""
+    seen = apart.call(tested_otherwise, tmp_path, model)
+    figures = [[split["rl"]["optimism"] for split in one["evaluation"]["splits"].values()] for one in seen]
+    assert figures[0] != figures[1], "they were other ones"
+    assert without(TESTED, seen[0]) == without(TESTED, seen[1])
+    assert seen[0]["error"] == [] and seen[0]["added"][-1] > 0

@@ -54,7 +54,7 @@ def test_a_grader_that_knows_no_class_called_na_is_found(tmp_path: Path, grader:
     task = make(tmp_path, grader, answers)
     before = (task.private_dir / "answers.csv").read_text()
     table = pd.read_csv(tmp_path / "workspace/submission.csv", dtype=str, keep_default_na=False)
-    problems = list(check._of_labels(task, table, grade(task, tmp_path / "workspace")))
+    problems = list(check._of_labels(task, table, grade(task, tmp_path / "workspace")[0]))
     assert len(problems) == bool(told) and all(told in problem for problem in problems)
     assert (task.private_dir / "answers.csv").read_text() == before
 
@@ -62,8 +62,8 @@ def test_a_grader_that_knows_no_class_called_na_is_found(tmp_path: Path, grader:
 def test_a_grader_that_fails_on_the_unchanged_scripts_submission_is_the_tasks_fault(tmp_path: Path) -> None:
     task = make(tmp_path, "def get_score(folder):\n    raise SystemExit\n", WORDS)
     for files, blamed in (({"train.py": "print(1)\n"}, True), ({"train.py": "print(2)\n"}, False), ({}, True)):
-        outcome, score, log = experiments._graded(task, files, tmp_path / "workspace", "log")
+        outcome, score, _, log = experiments._graded(task, files, tmp_path / "workspace", "log")
         assert (outcome, score) == (Outcome.SCRIPT_ERROR, None) and log.startswith("log\nsubmission.csv was refused")
         assert ("the task's fault" in log) == blamed
     (tmp_path / "workspace/submission.csv").unlink()
-    assert "the task's fault" not in experiments._graded(task, {}, tmp_path / "workspace", "")[2]
+    assert "the task's fault" not in experiments._graded(task, {}, tmp_path / "workspace", "")[3]

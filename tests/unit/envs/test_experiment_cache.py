@@ -74,6 +74,7 @@ def test_an_identical_experiment_is_answered_with_the_first_ones_result(counting
         (dataclasses.replace(TASK, digest="toy-2"), FILES, 0, "image-1"),
         (dataclasses.replace(TASK, fidelity=0.1), FILES, 0, "image-1"),
         (dataclasses.replace(TASK, script="main.py"), FILES, 0, "image-1"),
+        (dataclasses.replace(TASK, parts=Path("toy-parts")), FILES, 0, "image-1"),
         (dataclasses.replace(TASK, limits=Limits(memory_mb=7)), FILES, 0, "image-1"),
         (TASK, FILES, 1, "image-1"),
         (TASK, FILES, 0, "image-2"),

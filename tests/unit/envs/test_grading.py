@@ -19,8 +19,9 @@ from pandas._libs.parsers import STR_NA_VALUES
 
 from envs import grader_process, grading
 from envs.benchmarks.loader import TaskError
-from envs.grader import MAX_CELL, MAX_COLUMNS, MAX_ROWS, check_size
+from envs.grader import MAX_CELL, MAX_COLUMNS, MAX_ROWS, rows
 from envs.grading import GradeError, GraderFailed, grade, medal, read_submission
+from envs.parts import opened
 from envs.records import Direction, Limits, Task
 
 GRADER = """
@@ -63,7 +64,7 @@ def graded(task: Task, content: str, body: str = "", answers: str = "") -> float
         )
     if answers:
         (task.private_dir / "answers.csv").write_text(answers)
-    return grade(task, workspace)
+    return grade(task, workspace)[0]
 
 
 def test_rows_in_any_order_are_aligned_to_the_answers(task: Task) -> None:
@@ -258,7 +259,7 @@ return 0.0"""
         (folder / name).mkdir()
         (folder / name / "submission.csv").write_text(name)
     with ThreadPoolExecutor(2) as threads:
-        assert list(threads.map(lambda name: grade(task, folder / name), ("a", "b"))) == [1.0, 1.0]
+        assert list(threads.map(lambda name: grade(task, folder / name)[0], ("a", "b"))) == [1.0, 1.0]
 
 
 def test_a_worker_that_was_killed_while_it_waited_is_replaced(task: Task) -> None:
@@ -333,12 +334,12 @@ def test_a_table_too_large_to_be_read_is_refused_at_once(task: Task, content: st
 def test_a_table_as_large_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "table.csv"
     file.write_text(",".join(["1"] * MAX_COLUMNS) + "\n" + "x" * MAX_CELL + "\n")
-    check_size(file)
     monkeypatch.setattr("envs.grader.MAX_ROWS", 2)
-    check_size(file)
+    with opened(file) as table:
+        assert len(list(rows(table))) == 2
     file.write_text("1\n" * 3)
-    with pytest.raises(GradeError, match="more than 2 rows"):
-        check_size(file)
+    with pytest.raises(GradeError, match="more than 2 rows"), opened(file) as table:
+        list(rows(table))
     assert MAX_ROWS >= 5_800_000, "MLE-bench's longest submission that is otherwise small enough"
 
 
@@ -356,7 +357,7 @@ def test_any_table_gets_a_score_or_a_refusal_in_bounded_time(task: Task, rows: s
     (workspace / "submission.csv").write_text(header + rows, encoding="utf-8", errors="surrogatepass")
     started = time.monotonic()
     try:
-        assert 0.0 <= grade(task, workspace) <= 1.0
+        assert 0.0 <= grade(task, workspace)[0] <= 1.0
         assert all(name in header + rows for name in ("id", "y", "7", "8", "9")), "it names every id"
     except GradeError as refused:
         assert "refused" in str(refused)

@@ -89,6 +89,11 @@ def test_a_task_is_graded_by_its_own_grader(server, tmp_path):
     done = solve(server, tmp_path / "out", "diabetes", "--steps", "1")
     assert done.returncode == 0, done.stderr
     assert "Ridge(alpha=0.1)" in (tmp_path / "out" / "best_train.py").read_text()
+    told = [line for line in done.stdout.splitlines() if line.startswith("on test, which had no part in the choice")]
+    start, best = map(float, told[0].split()[-3::2])
+    assert best < start and told[0] in (tmp_path / "out" / "log.md").read_text()
+    asked = str([one["messages"] for one in server.asked])
+    assert str(start) not in asked and str(best) not in asked
 
 
 def test_a_checkpoint_is_served_and_what_it_writes_is_tried(tiny_model, tmp_path):

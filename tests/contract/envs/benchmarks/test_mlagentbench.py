@@ -30,7 +30,7 @@ FILES = {
     "env/data_description.txt": "area: in square metres\n",
     "scripts/prepare.py": """
         import pandas as pd
-        houses = pd.DataFrame({"Id": range(60), "area": range(40, 100)})
+        houses = pd.DataFrame({"Id": range(1, 141), "area": range(40, 180)})
         houses["SalePrice"] = 2 * houses["area"] + 1
         houses[:40].to_csv("../env/train.csv", index=False)
         houses[40:].drop(columns="SalePrice").to_csv("../env/test.csv", index=False)
@@ -121,7 +121,11 @@ def act(environment, state, name, **arguments):
 def test_the_folder_loads_as_it_is(folder, environment):
     task = environment.tasks["house-price"]
     assert (task.metric, task.direction, task.actions, task.m_best) == ("MAE", Direction.MINIMIZE, "mlagentbench", None)
-    assert {"train.csv", "test.csv", "data_description.txt"} == task.read_only and task.m_init == pytest.approx(60.0)
+    assert {"train.csv", "test.csv", "data_description.txt"} == task.read_only and task.m_init == pytest.approx(
+        140.0, abs=2
+    )
+    answers = [(task.parts / part / "answer.csv").read_text().splitlines() for part in ("validation", "test")]
+    assert [len(rows) for rows in answers] == [51, 51], "its answers are divided, and its grader knows nothing of it"
     assert not (folder / "env/train.csv").exists(), "the given folder is never written to"
 
 

@@ -17,7 +17,7 @@ from envs.admission import node_capacity
 from envs.benchmarks.loader import TaskError, load
 from envs.experiments import SandboxRunner
 from envs.grading import medal
-from envs.records import Direction, Outcome
+from envs.records import Direction, Outcome, Withheld
 from envs.sandbox import SandboxFailure, SandboxPool
 
 STAND_IN = {
@@ -78,6 +78,7 @@ STAND_IN = {
     """,
     "leaderboard.csv": "score\n0.5\n1.0\n2.0\n40.0\n",
 }
+ROWS = 140
 BETTER = """
 import numpy as np
 import pandas as pd
@@ -111,8 +112,8 @@ def data(tmp_path, monkeypatch) -> Path:
         (tmp_path / "packages/mlebench" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "packages/mlebench" / name).write_text(textwrap.dedent(text))
     prepared = tmp_path / "data/line-fit/prepared"
-    x = np.arange(60.0)
-    table = pd.DataFrame({"id": np.arange(60), "x": x, "y": 3 * x + 1})
+    x = np.arange(ROWS, dtype=float)
+    table = pd.DataFrame({"id": np.arange(ROWS), "x": x, "y": 3 * x + 1})
     for folder in ("public", "private"):
         (prepared / folder).mkdir(parents=True)
     table[:40].to_csv(prepared / "public/train.csv", index=False)
@@ -141,9 +142,12 @@ def test_a_competition_is_a_task_with_its_own_grader_and_medals(data, runner):
     assert task.problem == "Predict y from x." and task.medals == (("gold", 0.5), ("silver", 1.0), ("bronze", 2.0))
     assert not list(task.env_dir.rglob("private*")) and "y" not in pd.read_csv(task.env_dir / "test.csv")
     start = runner.run(task, {})
-    assert start.outcome is Outcome.EDITED and start.score == pytest.approx(149.5, abs=1.0)
+    official = np.sqrt(((3 * np.arange(40.0, ROWS) + 1) ** 2).mean())
+    assert start.outcome is Outcome.EDITED and start.withheld.whole == pytest.approx(official)
+    both = [start.score, start.withheld.test]
+    assert both == pytest.approx([official] * 2, rel=0.02) and official not in both and both[0] != both[1]
     better = runner.run(task, {"train.py": BETTER.format(error=1.5)})
-    assert better.score == pytest.approx(1.5)
+    assert (better.score, better.withheld) == (pytest.approx(1.5), Withheld(pytest.approx(1.5), pytest.approx(1.5)))
     assert [medal(task, score) for score in (0.4, 0.5, 0.9, 1.5, 2.1)] == ["gold", "gold", "silver", "bronze", None]
 
 
@@ -157,6 +161,9 @@ def test_what_the_grader_refuses_is_a_script_error_with_its_reason(data, runner)
 def test_new_data_makes_a_new_task(data):
     before = load("mlebench:line-fit")
     assert load("mlebench:line-fit") == before
+    answers = data / "line-fit/prepared/private/test.csv"
+    answers.write_text(answers.read_text().replace("418.0", "419.0"))
+    assert load("mlebench:line-fit").digest != before.digest
     (data / "line-fit/prepared/public/more.csv").write_text("id\n1\n")
     after = load("mlebench:line-fit")
     assert after.digest != before.digest and "more.csv" in after.read_only

@@ -11,6 +11,7 @@ from envs.admission import node_capacity
 from envs.benchmarks.loader import about, builtin_tasks, load
 from envs.environment import Environment
 from envs.experiments import SandboxRunner
+from envs.parts import sizes
 from envs.records import Outcome, State
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import SnapshotStore
@@ -72,7 +73,7 @@ def test_its_authors_checks_find_nothing(environment, sandboxes, name):
 
 @pytest.mark.parametrize("name", in_turn(builtin_tasks()))
 def test_best_is_what_the_best_script_scores(environment, name):
-    task = load(name)
+    task = dataclasses.replace(load(name), parts=None)  # on all answers
     result = environment.runner.run(task, {task.script: (task.private_dir / "best.py").read_text()})
     assert result.score == pytest.approx(task.m_best, rel=0.01), result.log
 
@@ -82,6 +83,12 @@ def test_origin_licence_and_prompt_are_as_users_need_them(name):
     stated, task = about(name), load(name)
     assert stated.origin and stated.licence and stated.rows
     assert len((task.env_dir / task.script).read_text()) < 900 and len(task.problem) < 400
+
+
+@pytest.mark.parametrize("name", builtin_tasks())
+def test_its_answers_are_divided_into_halves(name):
+    halves = sizes(load(name).parts)
+    assert abs(halves["validation"] - halves["test"]) <= 1 and min(halves.values()) >= 37
 
 
 @pytest.mark.parametrize("name", EXPERTS)

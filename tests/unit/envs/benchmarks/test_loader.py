@@ -109,9 +109,8 @@ def test_a_failing_prepare_is_named_and_leaves_nothing(folder, cache):
         load(folder)
     (folder / "scripts" / "prepare.py").unlink()
     assert load(folder).read_only == {"task_descriptor.txt"}
-    assert [path.name for path in cache.iterdir() if path.suffix not in (".lock", ".partial")] == [
-        load(folder).env_dir.parent.name
-    ]
+    made = {path.name for path in cache.iterdir() if path.suffix not in (".lock", ".partial")}
+    assert {name.partition("-parts-")[0] for name in made} == {load(folder).env_dir.parent.name}
 
 
 @pytest.mark.parametrize("name", ["task.yaml", "env/train.py", "scripts/eval.py", "scripts/research_problem.txt"])
@@ -188,3 +187,17 @@ def test_a_share_of_the_rows_leaves_the_whole_task_as_it_is_and_takes_no_room_fo
     assert len((tenth.env_dir / "rows.csv").read_text().splitlines()) == 51
     assert {path.name for path in tenth.env_dir.iterdir()} == {path.name for path in whole.env_dir.iterdir()}
     assert (tenth.env_dir / "train.py").samefile(whole.env_dir / "train.py")
+
+
+def test_answers_are_divided_once_for_all_fidelities_and_not_where_the_author_says_so(folder, caplog):
+    rows = "".join(f"{i},{i}\n" for i in range(50))
+    (folder / "scripts" / "prepare.py").unlink()
+    (folder / "scripts" / "answers.csv").write_text(f"id,y\n{rows}")
+    (folder / "env" / "rows.csv").write_text(f"id,x\n{rows}")
+    (folder / "task.yaml").write_text(f"{YAML}rows: [rows.csv]\n")
+    whole, tenth = load(folder), load(f"{folder}@0.1")
+    assert whole.parts == tenth.parts and whole.undivided == "" and not caplog.text
+    assert not [path for path in whole.parts.rglob("*") if whole.env_dir in path.parents]
+    (folder / "task.yaml").write_text(f"{YAML}parts: false\n")
+    undivided = load(folder)
+    assert undivided.parts is None and "parts: false" in undivided.undivided and "parts: false" in caplog.text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from envs.records import Direction, Limits, Origin, Outcome, StepInfo, Task, Transition
+from envs.records import Direction, Limits, Origin, Outcome, StepInfo, Task, Transition, Withheld
 from learner.evaluation.evaluation import Evaluation, EvaluationError, summarise, table
 from learner.figures.statistics import VALID, distinct
 
@@ -79,6 +79,31 @@ def test_best_score_respects_direction_and_nothing_valid_is_null():
     nothing = stage_of(evaluation, "linnerud", "sft")
     assert nothing["mean_reward"] == 0 and nothing["mean_score"] is None and nothing["best_score"] is None
     assert stage_of(evaluation, "wine", "sft")["mean_reward"] is None  # not attempted
+
+
+def test_the_best_is_chosen_by_validation_and_optimism_is_how_much_worse_it_is_on_test():
+    def scored(name: str, score: float, test: float, whole: float | None = None) -> Transition:
+        made = attempt(name, 0.5, score=score)
+        return dataclasses.replace(made, info=dataclasses.replace(made.info, withheld=Withheld(test, whole)))
+
+    divided = [dataclasses.replace(one, parts=Path(), m_init_test=0.4) for one in tasks().values()]
+    attempts = [
+        scored("wine", 0.9, 0.6, 0.75), scored("wine", 0.8, 0.85), scored("diabetes", 0.3, 0.2),
+        scored("diabetes", 0.4, 0.1), scored("linnerud", 0.25, 0.2),
+    ]  # fmt: skip
+    found = summarise(divided, {"rl": attempts})
+    wine = stage_of(found, "wine", "rl")
+    assert (wine["best_score"], wine["best_test_score"], wine["best_whole_score"]) == (0.9, 0.6, 0.75)
+    assert wine["mean_test_score"] == pytest.approx(0.725) and wine["optimism"] == pytest.approx(0.8 - 0.5)
+    assert stage_of(found, "diabetes", "rl")["optimism"] == pytest.approx(0.4 - 0.5)
+    of_split = found["splits"]["held_in"]["rl"]
+    assert of_split["optimism"] == pytest.approx(0.1) and of_split["optimism_ci"] == pytest.approx([-0.1, 0.3])
+    assert found["splits"]["held_out"]["rl"]["optimism_ci"] is None, "of one task"
+    whole = summarise(tasks().values(), {"rl": attempts})
+    assert not whole["tasks"][0]["divided"] and whole["splits"]["held_in"]["rl"]["optimism"] is None
+    console = Console(width=120, file=io.StringIO())
+    console.print(table(whole))
+    assert "wine *" in console.file.getvalue()
 
 
 def test_a_split_weighs_its_tasks_equally():

@@ -1,12 +1,13 @@
 """The figures of an evaluation, against values worked out by hand."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actors.attempts import EPISODE, STEP, Attempt, Tried
-from envs.records import Direction, Durations, Origin, Outcome
+from envs.records import Direction, Durations, Origin, Outcome, Withheld
 from learner.evaluation import scoreboard, scores
 from tests.unit.learner.evaluation.test_evaluation import task
 
@@ -63,10 +64,36 @@ def test_improvement_and_gap_are_relative_to_the_unchanged_script():
     assert scores.improvement(attempt("wine", tried(0.3), start=0.0), zero) == pytest.approx(0.3)
 
 
-def test_medals_are_the_best_that_the_score_earns():
-    earned = [scores.medal(attempt("wine", tried(score)), ACCURACY) for score in (0.86, 0.7, 0.69)]
-    assert earned == ["gold", "bronze", None]
+def test_medals_are_those_of_the_test_score_and_beside_them_those_of_all_answers():
+    made = [attempt("wine", tried(1.0, withheld=Withheld(test, whole)))
+            for test, whole in ((0.86, 0.9), (0.7, 0.9), (0.69, 0.1))]  # fmt: skip
+    assert [scores.medal(one, ACCURACY) for one in made] == ["gold", "bronze", None]
+    assert [scores.official_medal(one, ACCURACY) for one in made] == ["gold", "gold", None]
     assert scores.medal(attempt("diabetes", tried(1.0)), ERROR) is None
+    kept = dataclasses.replace(attempt("wine", BROKEN), start_test=0.75)
+    assert scores.medal(kept, ACCURACY) == "bronze", "that of the script that it begins with"
+
+
+def test_test_figures_are_of_what_validation_chose_and_optimism_is_what_it_promised_too_much():
+    """Of the episode the script with 0.7 on validation is kept, which has 0.6 on test, not the one with 0.9 there."""
+    divided = {name: dataclasses.replace(of, parts=Path()) for name, of in TASKS.items()}
+    divided["wine"] = dataclasses.replace(divided["wine"], m_init_test=0.4)
+    divided["diabetes"] = dataclasses.replace(divided["diabetes"], m_init_test=40.0)
+    wine = attempt("wine", tried(0.6, withheld=Withheld(0.9)), tried(0.7, withheld=Withheld(0.6)))
+    wine = dataclasses.replace(wine, start_test=0.4)
+    diabetes = attempt("diabetes", tried(40.0, withheld=Withheld(38.0)), tried(None, Outcome.SCRIPT_ERROR))
+    diabetes = dataclasses.replace(diabetes, start_test=40.0)
+    found = scores.figures([wine, diabetes], divided)
+    assert found["improvement"] == pytest.approx((0.4 + 0.2) / 2)
+    assert found["test_improvement"] == found["best_test_improvement"] == pytest.approx((0.5 + 0.05) / 2)
+    assert found["optimism"] == pytest.approx((-0.1 + 0.15) / 2)
+    assert found["optimism_ci"] == pytest.approx([-0.1, 0.15]), "over tasks"
+    better = dataclasses.replace(attempt("wine", tried(0.8, withheld=Withheld(0.4))), start_test=0.4)
+    assert scores.figures([wine, better], divided)["best_test_improvement"] == 0.0, "the best on validation"
+    whole = scores.figures([wine, diabetes], divided | {"wine": dataclasses.replace(divided["wine"], parts=None)})
+    assert whole["optimism"] == pytest.approx(0.15) and whole["optimism_ci"] is None, "a task without parts has none"
+    unknown = scores.figures([attempt("wine", tried(0.6))], TASKS)
+    assert (unknown["test_improvement"], unknown["best_test_improvement"], unknown["optimism"]) == (None, None, None)
 
 
 def test_figures_of_two_tasks_weigh_them_the_same():
@@ -156,7 +183,7 @@ def test_a_difference_weighs_tasks_the_same_and_leaves_out_what_was_not_rewarded
 def test_the_result_compares_with_the_first_agent_and_the_tables_show_it():
     found = {
         "before": [attempt("wine", tried(0.5)), attempt("wine", tried(0.5), setting=STEP)],
-        "search": [attempt("wine", tried(0.87))],  # takes no single steps
+        "search": [attempt("wine", tried(0.87, withheld=Withheld(0.86)))],  # takes no single steps
     }
     tasks = {"wine": ACCURACY}
     result = scoreboard.result(["before", "search"], found, tasks)

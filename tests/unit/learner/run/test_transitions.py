@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from envs.records import Durations, Outcome, StepInfo, Transition
+from envs.records import Durations, Outcome, StepInfo, Transition, Withheld
 from learner.run import transitions
 from tests.unit.fake_run import report_of
 
@@ -30,6 +30,7 @@ def transition(name: str, **parts: float) -> Transition:
             durations=Durations(1, 2, 3, 4),
             reward_parts=parts,
             generate_seconds=5.0,
+            withheld=Withheld(0.25),
         ),
     )
 
@@ -45,6 +46,7 @@ def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
     assert a["version_spans"] == [{"version": 3, "start": 0, "end": 1}, {"version": 4, "start": 1, "end": 2}]
     assert a["reward_parts"] == {"score": 0.7} and b["reward_parts"] == {}
     assert (a["outcome"], a["score_after"], a["log_tail"], a["actor_id"]) == ("edited", None, "ü ✓", "actor-0")
+    assert a["test_score"] == 0.25
     seconds = [a[f"{part}_seconds"] for part in ("queue", "restore", "execute", "grade", "generate")]
     assert seconds == [1, 2, 3, 4, 5]
 

@@ -1,0 +1,196 @@
+"""Validation and test: every row in one part, like rows in both, and nothing that is seen tells of the test part."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from envs import parts
+from envs.grading import GradeError, GraderFailed, grade
+from envs.parts import FEWEST, IDS, TEST, VALIDATION, Division, Unknown, divide, opened, records, undivided
+from envs.records import Direction, Limits, Task, Withheld
+
+GRADER = """
+from envs.grading import read_answers, read_submission
+
+def get_score(folder):
+    answers = read_answers(__file__)
+    return float((read_submission(folder, answers, ["y"])["y"] == answers["y"]).mean())
+"""
+ROWS = 60
+LABELS = ["cat", "dog", "NA"]
+ANSWERS = "id,y\n" + "".join(f"{100 - i},{LABELS[i % 3]}\n" for i in range(ROWS))
+
+
+def make(folder: Path, answers: str = ANSWERS, grader: str = GRADER, name: str = "answers.csv", **shown: str) -> Task:
+    """A task with its parts; shown: files of env/ (without .csv) and their text."""
+    (folder / "scripts").mkdir(parents=True)
+    (folder / "env").mkdir()
+    (folder / "workspace").mkdir()
+    (folder / "scripts/eval.py").write_text(grader)
+    (folder / "scripts" / name).write_text(answers)
+    for file, text in shown.items():
+        (folder / "env" / f"{file}.csv").write_text(text)
+    divide(folder / "scripts", folder / "env", folder / "parts")
+    reason = undivided(folder / "parts")
+    return Task(
+        "toy", "", folder / "env", folder / "scripts", "train.py", frozenset(), "accuracy", Direction.MAXIMIZE,
+        "held_in", Limits(), 1.0, parts=None if reason else folder / "parts", undivided=reason,
+    )  # fmt: skip
+
+
+def ids(task: Task) -> dict[str, set[str]]:
+    return {name: set(of_part) for name, of_part in json.loads((task.parts / IDS).read_text())[1].items()}
+
+
+def wrong(task: Task, names: set[str]) -> str:
+    """A submission that is right but for these rows."""
+    header, *lines = ANSWERS.splitlines()
+    return "\n".join([header, *(f"{line.partition(',')[0]},bird" if line.partition(",")[0] in names else line
+                                for line in lines)]) + "\n"  # fmt: skip
+
+
+def scored(task: Task, submission: str) -> tuple[float, Withheld]:
+    workspace = task.private_dir.parent / "workspace"
+    (workspace / "submission.csv").write_text(submission)
+    return grade(task, workspace)
+
+
+def test_each_part_is_graded_on_its_own_rows_and_classes_have_the_same_share(tmp_path: Path) -> None:
+    task = make(tmp_path)
+    of = ids(task)
+    assert not of[VALIDATION] & of[TEST] and len(of[VALIDATION]) == len(of[TEST]) == ROWS / 2
+    for part in of:
+        counts = pd.read_csv(task.parts / part / "answers.csv", keep_default_na=False)["y"].value_counts()
+        assert sorted(counts) == [10, 10, 10]
+    assert scored(task, ANSWERS) == (1.0, Withheld(1.0))
+    five = set(sorted(of[TEST])[:6])
+    assert scored(task, wrong(task, five)) == (1.0, Withheld(pytest.approx(0.8)))
+    assert scored(task, wrong(task, of[VALIDATION])) == (0.0, Withheld(1.0))
+    medals = dataclasses.replace(task, medals=(("gold", 0.9),))
+    assert scored(medals, wrong(task, five)) == (1.0, Withheld(pytest.approx(0.8), pytest.approx(0.9)))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda lines: lines[:-1], "ids must be"),
+        (lambda lines: [*lines, lines[-1]], "twice"),
+        (lambda lines: [*lines, "7,cat"], "ids must be"),
+        (lambda lines: [line.replace("id,", "name,") for line in lines], "column 'id' is missing"),
+        (lambda lines: [lines[0], *(f"{line.partition(',')[0]}," for line in lines[1:])], "missing or not finite"),
+        (lambda lines: [], "column 'id' is missing"),
+    ],
+    ids=["short", "doubled", "unknown", "no ids", "empty", "nothing"],
+)
+def test_what_is_refused_of_the_whole_is_refused_of_the_parts_and_tells_nothing_of_them(
+    tmp_path: Path, change, reason: str
+) -> None:
+    task = make(tmp_path)
+    for order in (1, -1):  # the last row is of either part
+        header, *lines = ANSWERS.splitlines()
+        with pytest.raises(GradeError, match=reason) as refused:
+            scored(task, "\n".join(change([header, *lines[::order]])) + "\n")
+        assert not any(word in str(refused.value) for word in ("30", "validation", "part", "cat", "dog"))
+
+
+def test_ids_are_those_that_a_grader_takes_for_the_same(tmp_path: Path) -> None:
+    task = make(tmp_path)
+    header, *lines = ANSWERS.splitlines()
+    for style in ("{}.0", "0{}", " {}", '"{}"'):
+        written = [f"{style.format(line.partition(',')[0])},{line.partition(',')[2]}" for line in lines[::-1]]
+        assert scored(task, "\ufeff" + "\n".join([header, *written])) == (1.0, Withheld(1.0)), style
+
+
+def test_a_grader_that_needs_all_answers_is_named_and_can_say_so(tmp_path: Path) -> None:
+    needs_all = GRADER.replace("    return", f"    assert len(answers) == {ROWS}, 'all are needed'\n    return")
+    task = make(tmp_path, grader=needs_all)
+    with pytest.raises(GraderFailed, match="all are needed"):
+        scored(task, ANSWERS)
+    assert scored(dataclasses.replace(task, parts=None), ANSWERS) == (1.0, Withheld(1.0))
+
+
+def table(columns: str, rows: int = ROWS) -> str:
+    return columns + "\n" + "".join(",".join([f"r{i}", *[str(i)] * columns.count(",")]) + "\n" for i in range(rows))
+
+
+LAST = "y,text\n" + "".join(f"{i % 2},r{i}\n" for i in range(ROWS))
+"""The ids are not the first column."""
+
+
+@pytest.mark.parametrize(
+    ("answers", "name", "shown", "reason"),
+    [
+        (table("id,y"), "answers.csv", {}, ""),
+        (table("PassengerId,y"), "answer.csv", {"test": table("PassengerId,x")}, ""),
+        (table("PassengerId,y"), "answers.csv", {"sample": table("PassengerId,y"), "train": table("a,b", 9)}, ""),
+        (LAST, "answers.csv", {"sample": LAST.replace("\n1,", "\n0,")}, ""),
+        (table("PassengerId,y"), "answer.csv", {"test": table("Id,x")}, "no column of scripts/answer.csv has ids"),
+        (
+            table("PassengerId,y"),
+            "answer.csv",
+            {"test": table("PassengerId,x", ROWS - 1)},
+            "that a table in env/ shows",
+        ),
+        (table("id,y", FEWEST - 1), "answers.csv", {}, "39 answers are too few"),
+        (table("id,y") + "r1,2\n", "answers.csv", {}, "each once"),
+        (table("id,y") + "r1\n", "answers.csv", {}, "is no table"),
+        ("", "answers.csv", {}, "is no table"),
+        (table("id,y"), "labels.txt", {}, "no answers.csv"),
+    ],
+)
+def test_answers_that_cannot_be_divided_say_why(
+    tmp_path: Path, answers: str, name: str, shown: dict[str, str], reason: str
+) -> None:
+    task = make(tmp_path, answers, name=name, **shown)
+    assert (task.parts is None) == bool(reason) and reason in task.undivided
+
+
+ALPHABET = "aé\u2028\U0001f600 ,;\"'\n\r\t0123.-"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_the_ids_the_parts_together_are_the_table_as_it_was_written(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    names = list({"".join(rng.choices(ALPHABET, k=rng.randint(1, 4))): None for _ in range(60 + seed)})
+    rows = [[name, rng.choice(["a,b", 'say "x"', "line\nbreak", "1", "2.5"])] for name in names]
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "env").mkdir()
+    with (tmp_path / "scripts/answers.csv").open("w", newline="") as file:
+        style = {"lineterminator": "\n", "quoting": csv.QUOTE_ALL} if seed % 2 else {}
+        csv.writer(file, **style).writerows([["id", "y"], *rows])
+    divide(tmp_path / "scripts", tmp_path / "env", tmp_path / "parts")
+    assert not undivided(tmp_path / "parts")
+
+    def written(file: Path) -> list[str]:
+        with opened(file) as text:
+            return [row for _, row in records(text)][1:]
+
+    halves = [written(tmp_path / "parts" / part / "answers.csv") for part in (VALIDATION, TEST)]
+    whole = written(tmp_path / "scripts/answers.csv")
+    assert sorted([*halves[0], *halves[1]]) == sorted(whole) and abs(len(halves[0]) - len(halves[1])) <= 1
+    assert len(whole) == len(rows) and all([row for row in whole if row in half] == half for half in halves)
+
+
+def test_a_quantity_is_divided_evenly_and_only_by_who_knows_the_answers() -> None:
+    targets = [str(value) for value in np.random.default_rng(0).lognormal(size=400)]
+    seeds = [bytes([number]) * 32 for number in range(30)]
+    drawn = np.array([parts._drawn(targets, seed) for seed in seeds])
+    values = np.array(targets, float)
+    apart = [values[of == 0].mean() - values[of == 1].mean() for of in drawn]
+    at_random = values.std() * 2 / np.sqrt(len(values))
+    assert np.std(apart) < at_random / 4
+    assert 0.3 < np.mean(drawn, axis=0).mean() < 0.7 and len({tuple(of) for of in drawn}) == len(seeds)
+
+
+def test_a_row_without_an_id_is_no_answers(tmp_path: Path) -> None:
+    task = make(tmp_path)
+    with pytest.raises(Unknown, match="ids must be"):
+        Division(task.parts).cut([(["y", "id"], "y,id\n"), (["cat"], "cat\n")], tmp_path, "submission.csv")
