@@ -47,8 +47,12 @@ def test_command_list(run):
 def test_command_check(run_alone):
     status, out = run_alone("check", "diabetes", "--sandbox", "process")
     found = json.loads(out)
-    assert status == 0 and list(found) == ["task", "metric", "direction", "score", "outcome", "seconds", "problems"]
-    assert found["score"] == pytest.approx(62.01, abs=0.01) and found["direction"] == "minimize"
+    assert status == 0 and list(found) == [
+        "task", "metric", "direction", "score", "test_score", "answers", "outcome", "seconds", "problems",
+    ]  # fmt: skip
+    assert found["answers"] == {"validation": 110, "test": 111} and found["test_score"] != found["score"]
+    squares = 110 * found["score"] ** 2 + 111 * found["test_score"] ** 2
+    assert (squares / 221) ** 0.5 == pytest.approx(62.01, abs=0.01) and found["direction"] == "minimize"
     assert found["problems"] == []
 
 
