@@ -75,6 +75,9 @@ def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
     if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise ValueError(f"the path {outside[0]!r} leads out of the workspace")
     os.chmod(workspace, 0o755)  # an experiment may have closed it
+    for name in os.listxattr(workspace):  # nor is the folder itself to tell the next one anything
+        os.removexattr(workspace, name)
+    os.utime(workspace)
     wipe(workspace)
     owner = os.stat(workspace)
     _link(task.env_dir, Path(MOUNTED_TASK), workspace, {Path(name) for name in files}, owner)

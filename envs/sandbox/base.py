@@ -6,6 +6,7 @@ that the sandbox failed, never that the experiment did; a sandbox that raised is
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from envs.errors import UserError
 from envs.records import Limits, Task
-from envs.sandbox import disk, milestones, preload
+from envs.sandbox import disk, milestones, output, preload, seccomp
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import HeldFolder
 
@@ -29,7 +30,7 @@ UIDS_PER_PROCESS = 256
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
 else: limits on processes are counted per user."""
 
-MODULES = {"disk": disk, "milestones": milestones, "preload": preload}
+MODULES = {"disk": disk, "milestones": milestones, "output": output, "preload": preload, "seccomp": seccomp}
 """What the runner gets of this package."""
 
 
@@ -79,20 +80,26 @@ def kind_of(limits: Limits, gpus: Sequence[int] = ()) -> Kind:
     return Kind(Limits(gpus=len(gpus), **fixed), tuple(sorted(gpus)))
 
 
-class Channel(Protocol):
-    """A line-by-line connection to the runner in a sandbox."""
+class Channel(abc.ABC):
+    """A connection to the runner in a sandbox: lines, and bytes whose number a line has told."""
 
     contained: bool
     """Memory and processes of an experiment are limited as a whole; otherwise the runner limits each process."""
+    name: str
+    """For messages."""
 
+    def __init__(self) -> None:
+        self._received = b""
+
+    @abc.abstractmethod
     def limit(self, memory_mb: int, cpus: float) -> None:
         """Give experiments so much from now on, all their processes together.
 
         Raises:
             SandboxFailure: it cannot be changed.
         """
-        ...
 
+    @abc.abstractmethod
     def send(self, line: str) -> None: ...
 
     def receive(self, timeout: float) -> str:
@@ -101,16 +108,44 @@ class Channel(Protocol):
         Raises:
             SandboxFailure: the sandbox ended, or sent nothing in `timeout` seconds.
         """
-        ...
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._received:
+            self._wait(deadline, timeout)
+        line, self._received = self._received.split(b"\n", 1)
+        return line.decode()
 
+    def receive_bytes(self, count: int, timeout: float) -> bytes:
+        """As `receive`, but for the next `count` bytes."""
+        deadline = time.monotonic() + timeout
+        while len(self._received) < count:
+            self._wait(deadline, timeout)
+        data, self._received = self._received[:count], self._received[count:]
+        return data
+
+    def _wait(self, deadline: float, timeout: float) -> None:
+        try:
+            self._received += self._more(deadline)
+        except TimeoutError as error:
+            raise SandboxFailure(f"{self.name} did not answer in {timeout:.0f} s") from error
+
+    @abc.abstractmethod
+    def _more(self, deadline: float) -> bytes:
+        """What has come since, by the monotonic clock's `deadline`.
+
+        Raises:
+            TimeoutError: nothing has.
+            SandboxFailure: the sandbox ended.
+        """
+
+    @abc.abstractmethod
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel ended a process of the sandbox for want of memory since the last `send`."""
-        ...
 
+    @abc.abstractmethod
     def has_room(self, memory_mb: int) -> bool:
         """Whether the next experiment finds that much memory; waits a moment for what the last one had."""
-        ...
 
+    @abc.abstractmethod
     def close(self) -> None: ...
 
 
@@ -204,6 +239,8 @@ class Sandbox:
         self._channel.send(json.dumps(request))
         try:
             answer = json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS))
+            head, tail, dropped = answer["output"]
+            printed = self._channel.receive_bytes(head + tail, GRACE_SECONDS)
         except SandboxFailure:
             self.usable = False
             if not self._channel.ran_out_of_memory():
@@ -211,13 +248,19 @@ class Sandbox:
             seconds = time.monotonic() - started
             return RunResult("out_of_memory", None, seconds, "Killed: out of memory", float(limits.memory_mb))
         self.usable = self._channel.has_room(limits.memory_mb)
-        return RunResult(**{**answer, "milestones": tuple(answer["milestones"])})
+        said = _text(printed[:head], printed[head:], dropped)
+        return RunResult(**{**answer, "output": said, "milestones": tuple(answer["milestones"])})
 
     def close(self) -> None:
         """End the runner and whatever it runs, and delete the workspace."""
         if self._channel:
             self._channel.close()
         self._folder.close()
+
+
+def _text(head: bytes, tail: bytes, dropped: int) -> str:
+    gap = f"\n[… {dropped} bytes left out …]\n".encode() if dropped else b""
+    return (head + gap + tail).decode(errors="replace")
 
 
 def _give(workspace: Path, uid: int) -> None:

@@ -23,7 +23,7 @@ from docker.types import DeviceRequest, Mount
 
 from envs.records import Limits
 from envs.sandbox import image, packages, runner
-from envs.sandbox.base import MOUNTED_TASK, Folders, SandboxFailure, environment
+from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, SandboxFailure, environment
 
 LABEL = "mlagent"
 STDOUT = 1
@@ -111,25 +111,25 @@ def require_limits(info: Mapping[str, Any]) -> None:
         )
 
 
-class AttachedChannel:
+class AttachedChannel(Channel):
     """Lines over a container's attached streams, in Docker's multiplexed framing."""
 
     contained = True
 
     def __init__(self, container: docker.models.containers.Container, own_mb: int):
         """own_mb: memory of the container that is not the experiment's."""
-        self._container, self._own_mb = container, own_mb
+        super().__init__()
+        self._container, self._own_mb, self.name = container, own_mb, f"container {container.short_id}"
         attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self._socket: socket.socket = attached._sock
         self._owner = attached
-        self._raw, self._lines, self._said = b"", b"", b""
+        self._raw, self._said = b"", b""
 
     def limit(self, memory_mb: int, cpus: float) -> None:
         try:
             self._container.update(**shares(memory_mb + self._own_mb, cpus))
         except (DockerException, OSError) as error:
-            name = self._container.short_id
-            raise SandboxFailure(f"container {name} cannot be given {memory_mb} MiB: {error}") from error
+            raise SandboxFailure(f"{self.name} cannot be given {memory_mb} MiB: {error}") from error
 
     def send(self, line: str) -> None:
         try:
@@ -137,35 +137,32 @@ class AttachedChannel:
         except OSError as error:
             raise self._ended() from error
 
-    def receive(self, timeout: float) -> str:
-        deadline = time.monotonic() + timeout
-        while b"\n" not in self._lines:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            try:
-                data = self._socket.recv(65536)
-            except TimeoutError as error:
-                name = self._container.short_id
-                raise SandboxFailure(f"container {name} did not answer in {timeout:.0f} s") from error
-            except OSError as error:
-                raise self._ended() from error
-            if not data:
-                raise self._ended()
-            self._raw += data
-            self._demultiplex()
-        line, self._lines = self._lines.split(b"\n", 1)
-        return line.decode()
+    def _more(self, deadline: float) -> bytes:
+        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            data = self._socket.recv(65536)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise self._ended() from error
+        if not data:
+            raise self._ended()
+        self._raw += data
+        return self._demultiplexed()
 
-    def _demultiplex(self) -> None:
-        """Move complete frames (1 byte stream, 3 unused, 4 length, big-endian) from the raw bytes to their streams."""
+    def _demultiplexed(self) -> bytes:
+        """Standard output of complete frames (1 byte stream, 3 unused, 4 length, big-endian) of the raw bytes."""
+        output = b""
         while len(self._raw) >= 8:
             stream, length = struct.unpack(">BxxxL", self._raw[:8])
             if len(self._raw) < 8 + length:
-                return
+                break
             frame, self._raw = self._raw[8 : 8 + length], self._raw[8 + length :]
             if stream == STDOUT:
-                self._lines += frame
+                output += frame
             else:
                 self._said = (self._said + frame)[-2000:]
+        return output
 
     def _ended(self) -> SandboxFailure:
         said = self._said.decode(errors="replace").strip() or "the engine or the container died"

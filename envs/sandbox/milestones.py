@@ -2,7 +2,7 @@
 
 `page` is memory that the runner shares with the experiment it forks: a byte per milestone. A script could write it as
 well, since hooks live in its own process; so milestones are worth partial credit for scripts that fail, never a score.
-Standard library only.
+Invariant: each experiment has a page of its own, new when it is forked. Standard library only.
 """
 
 import contextlib
@@ -19,8 +19,11 @@ def reached() -> "list[str]":
     return [name for number, name in enumerate(NAMES) if page[number]]
 
 
-def reset() -> None:
-    page[: len(NAMES)] = bytes(len(NAMES))
+def renew() -> None:
+    """Have a page that no experiment has seen, whatever an earlier one wrote between and behind the milestones."""
+    global page
+    page.close()
+    page = mmap.mmap(-1, mmap.PAGESIZE)
 
 
 def mark(name: str) -> None:

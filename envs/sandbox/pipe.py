@@ -9,14 +9,14 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from envs.sandbox.base import SandboxFailure
+from envs.sandbox.base import Channel, SandboxFailure
 from envs.sandbox.cgroup import Cgroup
 
 ROOM_SECONDS = 1.0
 """So long the memory of what has ended may take to be free: gVisor needs some 0.2 s."""
 
 
-class PipeChannel:
+class PipeChannel(Channel):
     """Starts the command (in the control group, if there is one) and talks to it."""
 
     def __init__(
@@ -27,8 +27,9 @@ class PipeChannel:
 
         ended: called once the process is gone; env: None inherits ours.
         """
-        self.contained = contained
-        self._name, self._group, self._own_mb, self._ended_hook = name, group, own_mb, ended
+        super().__init__()
+        self.contained, self.name = contained, name
+        self._group, self._own_mb, self._ended_hook = group, own_mb, ended
         self._kills = 0
         try:
             self._process = subprocess.Popen(
@@ -39,14 +40,13 @@ class PipeChannel:
             if group:
                 group.close()
             raise SandboxFailure(f"{name} does not start: {error}") from error
-        self._buffer = b""
 
     def limit(self, memory_mb: int, cpus: float) -> None:
         if self._group:
             try:
                 self._group.limit(memory_mb + self._own_mb, cpus)
             except OSError as error:
-                raise SandboxFailure(f"{self._name} cannot be given {memory_mb} MiB: {error}") from error
+                raise SandboxFailure(f"{self.name} cannot be given {memory_mb} MiB: {error}") from error
 
     def send(self, line: str) -> None:
         self._kills = self._group.out_of_memory_kills() if self._group else 0
@@ -56,18 +56,14 @@ class PipeChannel:
         except OSError as error:
             raise self._ended() from error
 
-    def receive(self, timeout: float) -> str:
-        deadline = time.monotonic() + timeout
-        while b"\n" not in self._buffer:
-            stream = self._process.stdout
-            if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise SandboxFailure(f"{self._name} did not answer in {timeout:.0f} s")
-            data = os.read(stream.fileno(), 65536)
-            if not data:
-                raise self._ended()
-            self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return line.decode()
+    def _more(self, deadline: float) -> bytes:
+        stream = self._process.stdout
+        if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError
+        data = os.read(stream.fileno(), 65536)
+        if not data:
+            raise self._ended()
+        return data
 
     def ran_out_of_memory(self) -> bool:
         return self._group is not None and self._group.out_of_memory_kills() > self._kills
@@ -83,7 +79,7 @@ class PipeChannel:
     def _ended(self) -> SandboxFailure:
         self._process.kill()
         said = self._process.communicate()[1].decode(errors="replace").strip()
-        return SandboxFailure(f"{self._name} ended ({said[-2000:] or 'no message'})")
+        return SandboxFailure(f"{self.name} ended ({said[-2000:] or 'no message'})")
 
     def close(self) -> None:
         self._process.kill()

@@ -7,7 +7,8 @@ an experiment costs a fork, which is made before it is asked for. Invariants:
   (gVisor), the runner is another user;
 * when a reply is sent, no process of the experiment is left, no System V object, and /tmp and /dev/shm are empty;
 * what an experiment writes and starts is bounded, also where the kernel under it does not count;
-* output is kept to its head and tail, whatever its size; when the host goes away, the runner ends.
+* output never enters the runner's heap, of which the next experiment gets a copy (`output`);
+* when the host goes away, the runner ends.
 """
 
 import atexit
@@ -28,9 +29,7 @@ import time
 import traceback
 import types
 
-HEAD_BYTES, TAIL_BYTES = 4_000, 12_000
 SCRATCH, WORKSPACE = ("/tmp", "/dev/shm"), "/workspace"
-EXIT_MEMORY = 87
 GUARD = 1
 """The runner's user id where it is another than the experiments'."""
 NEAR_LIMIT = 0.8
@@ -41,7 +40,9 @@ LOOK_SHARE = 0.04
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
 CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
-disk, milestones, preload = map(types.ModuleType, ("disk", "milestones", "preload"))
+disk, milestones, output, preload, seccomp = modules = tuple(
+    map(types.ModuleType, ("disk", "milestones", "output", "preload", "seccomp"))
+)
 """The modules of these names; their sources come with the first line from the host."""
 devices: "set[str]" = set()
 """What /dev has at the start. A rootless Docker Engine lets its user 0 write there."""
@@ -51,13 +52,14 @@ def main() -> None:
     if os.getpid() != 1:
         sys.exit("the sandbox runner must be PID 1 of a PID namespace: it ends whatever else runs beside it")
     setup = json.loads(sys.stdin.readline())
-    for module in (disk, milestones, preload):
+    for module in modules:
         exec(compile(setup["modules"][module.__name__], module.__name__, "exec"), module.__dict__)
     preload.preload()
     if setup["guarded"]:
         stand_guard()
     else:
         become(setup["uid"])
+    seccomp.install(without_ipc=setup["guarded"])
     milestones.watch_fits()
     ended = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -68,7 +70,10 @@ def main() -> None:
     spare = Spare(setup)
     reply({"ready": True})
     for line in sys.stdin:
-        reply(run(json.loads(line), spare, ended[0]))
+        printed = output.Output()
+        reply(run(json.loads(line), spare, ended[0], printed))
+        printed.send(sys.stdout.fileno())
+        printed.close()
         spare = Spare(setup)
     os._exit(0)
 
@@ -118,6 +123,7 @@ class Spare:
     def __init__(self, setup: dict) -> None:
         self.output, writer = os.pipe()
         order, self._order = os.pipe()
+        milestones.renew()
         LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # an experiment has to show its files, however late it gets to run
         self.pid = os.fork()
         if self.pid == 0:
@@ -131,21 +137,22 @@ class Spare:
             json.dump(request, order)
 
 
-def run(request: dict, spare: Spare, ended: int) -> dict:
-    """Run one experiment in the spare process; `ended` can be read when a child has ended.
+def run(request: dict, spare: Spare, ended: int, printed: "output.Output") -> dict:
+    """Run one experiment in the spare process; `ended` can be read when a child has ended, `printed` gets its output.
 
-    Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, output, peak
-    memory (MiB of its largest process, beyond what it starts with) and milestones.
+    Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, peak memory (MiB
+    of its largest process, beyond what it starts with), milestones, and how many bytes of output its head and tail
+    have, which are sent next, and how many there were between them.
     """
-    child, reader, output = spare.pid, spare.output, Output()
+    child, reader = spare.pid, spare.output
     kills = out_of_memory_kills()
-    milestones.reset()
-    resident_kb = resident(child) >> 10
+    size, resident = memory(child)
     started = time.monotonic()
     spare.start(request)
-    stopped = watch(child, reader, ended, started + request["seconds"], request, output)
+    refused: list[int] = []
+    stopped = watch(child, reader, ended, started + request["seconds"], request, printed, refused)
     exit_status, peak_kb = end_all(child)
-    output.drain(reader)
+    printed.drain(reader)
     os.close(reader)
     seconds = time.monotonic() - started
     if not stopped and disk.over(WORKSPACE, request["disk_mb"] << 20):
@@ -155,26 +162,32 @@ def run(request: dict, spare: Spare, ended: int) -> dict:
     disk.clear("/dev", devices)
     disk.remove_special(WORKSPACE)
     remove_ipc()
-    peak_mb = max(0, peak_kb - resident_kb) / 1024
+    peak_mb = max(0, peak_kb - (resident >> 10)) / 1024
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
-    # Where the kernel's count cannot be read, its out-of-memory killer is told by how much memory there was in use.
-    near = peak_mb > NEAR_LIMIT * request["memory_mb"]
+    # What a script says of itself counts for nothing: memory was out if the kernel says so, or much of it was in use.
+    near = max([peak_mb, *((most - size) / 2**20 for most in refused)]) > NEAR_LIMIT * request["memory_mb"]
     killed = code == -signal.SIGKILL and near if kills is None else out_of_memory_kills() > kills
-    by_itself = "ok" if code == 0 else "out_of_memory" if code == EXIT_MEMORY or killed else "error"
+    ran_out = killed or (code == 1 and near and refused)
+    by_itself = "ok" if code == 0 else "out_of_memory" if ran_out else "error"
     return {
-        "status": stopped or by_itself, "exit_code": code, "seconds": seconds, "output": output.text(),
-        "peak_mb": peak_mb, "milestones": milestones.reached(),
+        "status": stopped or by_itself, "exit_code": code, "seconds": seconds, "peak_mb": peak_mb,
+        "milestones": milestones.reached(), "output": [printed.head, printed.tail, printed.dropped],
     }  # fmt: skip
 
 
-def resident(process: int) -> int:
-    """Bytes of memory that it has now."""
+def memory(process: int) -> "tuple[int, int]":
+    """Bytes of address space, and of memory, that it has now."""
     with open(f"/proc/{process}/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+        size, resident, *_ = (int(field) * resource.getpagesize() for field in statm.read().split())
+        return size, resident
 
 
-def watch(child: int, reader: int, ended: int, deadline: float, request: dict, output: "Output") -> str:
+def watch(
+    child: int, reader: int, ended: int, deadline: float, request: dict, printed: "output.Output", refused: "list[int]"
+) -> str:
     """Collect output until the child ends; why it has to be stopped before (`timeout`, …), else an empty string.
+
+    refused: gets the bytes of address space that the child had whenever it halted to show that it was refused more.
 
     At the deadline all is killed at once, in the middle of a look too: with many busy processes one takes seconds.
     """
@@ -187,33 +200,39 @@ def watch(child: int, reader: int, ended: int, deadline: float, request: dict, o
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline - time.monotonic()))
     try:
-        return watch_until(deadline, child, reader, ended, request, output) or ("timeout" if rang else "")
+        return watch_until(deadline, child, reader, ended, request, printed, refused) or ("timeout" if rang else "")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the next experiment is forked from here
 
 
-def watch_until(deadline: float, child: int, reader: int, ended: int, request: dict, output: "Output") -> str:
+def watch_until(
+    deadline: float, child: int, reader: int, ended: int, request: dict, printed: "output.Output", refused: "list[int]"
+) -> str:
     """As `watch`, but for the alarm."""
     sources = [reader, ended, sys.stdin.fileno()]
     next_look = time.monotonic() + LOOK_SECONDS[0]
     while (now := time.monotonic()) < deadline:
+        with contextlib.suppress(ChildProcessError):  # it has ended
+            if os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG):
+                refused[:] = [max([*refused, memory(child)[0]])]
+                os.kill(child, signal.SIGCONT)
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return ""
         if now >= next_look:
             if disk.over(WORKSPACE, request["disk_mb"] << 20):
                 return "disk_full"
             if disk.hiding():
-                output.add(b"\nstopped: a process does not show what files it has open\n")
+                printed.add(b"\nstopped: a process does not show what files it has open\n")
                 return "error"
-            if over_processes(request, output):
+            if over_processes(request, printed):
                 return "error"
             least, most = LOOK_SECONDS
             next_look = time.monotonic() + min(most, max(least, (time.monotonic() - now) / LOOK_SHARE))
         ready = select.select(sources, [], [], min(deadline, next_look) - now)[0]
         if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
             os._exit(0)
-        if reader in ready and not output.read(reader):
+        if reader in ready and not printed.read(reader):
             sources.remove(reader)
         if ended in ready:
             with contextlib.suppress(BlockingIOError):
@@ -221,12 +240,12 @@ def watch_until(deadline: float, child: int, reader: int, ended: int, request: d
     return "timeout"
 
 
-def over_processes(request: dict, output: "Output") -> bool:
+def over_processes(request: dict, printed: "output.Output") -> bool:
     """Whether there are more processes than allowed: a last resort where nothing else counts them."""
     count = sum(name.isdigit() for name in os.listdir("/proc")) - 1
     if count <= request["processes"] + 1:
         return False
-    output.add(f"\nstopped: {count} processes, and at most {request['processes']} are allowed\n".encode())
+    printed.add(f"\nstopped: {count} processes, and at most {request['processes']} are allowed\n".encode())
     return True
 
 
@@ -255,25 +274,15 @@ def end_all(child: int) -> "tuple[int, int]":
 
 
 def remove_ipc() -> None:
-    """Remove System V shared memory, queues and semaphores, which outlive the processes that made them."""
-    kinds = (
-        ("shm", LIBC.shmctl, lambda: LIBC.shmget(0, 1, 0o600)),
-        ("msg", LIBC.msgctl, lambda: LIBC.msgget(0, 0o600)),
-        ("sem", lambda id, *_: LIBC.semctl(id, 0, 0), lambda: LIBC.semget(0, 1, 0o600)),
-    )
-    for kind, remove, make in kinds:
-        try:
-            with open(f"/proc/sysvipc/{kind}") as lines:
-                ids = [int(line.split()[1]) for line in list(lines)[1:]]
-        except FileNotFoundError:  # gVisor lists none, but counts up from one object to the next
-            newest = make()
-            ids = range(last_ipc.get(kind, -1) + 1, newest + 1)
-            last_ipc[kind] = newest
-        for id in ids:
-            remove(id, 0, None)
+    """Remove System V shared memory, queues and semaphores, which outlive the processes that made them.
 
-
-last_ipc: "dict[str, int]" = {}
+    gVisor lists none, and there none are allowed.
+    """
+    removers = {"shm": LIBC.shmctl, "msg": LIBC.msgctl, "sem": lambda id, *_: LIBC.semctl(id, 0, 0)}
+    for kind, remove in removers.items():
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/sysvipc/{kind}") as lines:
+            for line in list(lines)[1:]:
+                remove(int(line.split()[1]), 0, None)
 
 
 def out_of_memory_kills() -> "int | None":
@@ -284,34 +293,6 @@ def out_of_memory_kills() -> "int | None":
             if "oom_kill" in counts:
                 return int(counts["oom_kill"])
     return None
-
-
-class Output:
-    """The head and the tail of a stream of any length."""
-
-    def __init__(self) -> None:
-        self.head, self.tail, self.dropped = b"", b"", 0
-
-    def read(self, descriptor: int) -> bool:
-        """Take what is there; False at the end of the stream."""
-        data = os.read(descriptor, 65536)
-        self.add(data)
-        return bool(data)
-
-    def add(self, data: bytes) -> None:
-        room = HEAD_BYTES - len(self.head)
-        self.head += data[:room]
-        kept = self.tail + data[room:]
-        self.tail = kept[-TAIL_BYTES:]
-        self.dropped += len(kept) - len(self.tail)
-
-    def drain(self, descriptor: int) -> None:
-        while select.select([descriptor], [], [], 0)[0] and self.read(descriptor):
-            pass
-
-    def text(self) -> str:
-        gap = f"\n[… {self.dropped} bytes left out …]\n".encode() if self.dropped else b""
-        return (self.head + gap + self.tail).decode(errors="replace")
 
 
 def experiment(order: int, setup: dict, writer: int) -> None:
@@ -353,7 +334,10 @@ def experiment(order: int, setup: dict, writer: int) -> None:
 
 
 def run_script(script: str) -> int:
-    """Run it as `python script` would; the exit code, `EXIT_MEMORY` where memory ran out."""
+    """Run it as `python script` would; the exit code.
+
+    Where memory is refused it halts, with all that it holds, for the runner to see how much that is.
+    """
     code = 0
     try:
         runpy.run_path(script, run_name="__main__")
@@ -368,8 +352,9 @@ def run_script(script: str) -> int:
         while frames and frames.tb_frame.f_code.co_filename != script:
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
-        no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-        code = EXIT_MEMORY if no_memory else 1
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        code = 1
     threading._shutdown()  # waits for the script's threads, as the interpreter does before it ends
     atexit._run_exitfuncs()
     gc.collect()  # closes, and so writes out, files that the script left open

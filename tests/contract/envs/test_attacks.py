@@ -182,7 +182,11 @@ def test_answers_and_grader_are_neither_seen_nor_changed(environment: Environmen
         ("import os\nfor n in (9, 15, 19): os.kill(1, n)\nos._exit(3)", Outcome.SCRIPT_ERROR),
         ("import os\nos.kill(-1, 9)\nos._exit(3)", Outcome.SCRIPT_ERROR),
         ("import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nos._exit(3)", Outcome.SCRIPT_ERROR),
-        ("import os\nos._exit(87 + 256)", Outcome.OUT_OF_MEMORY),  # as good as raising MemoryError, and worth no more
+        ("import os\nos._exit(87)", Outcome.SCRIPT_ERROR),
+        ("raise MemoryError", Outcome.SCRIPT_ERROR),
+        ("raise OSError(12, 'Cannot allocate memory')", Outcome.SCRIPT_ERROR),
+        ("import os\nos.kill(os.getpid(), 19)\nraise MemoryError", Outcome.SCRIPT_ERROR),
+        ("kept = b'x' * (330 << 20)\n1 / 0", Outcome.SCRIPT_ERROR),  # near the limit, and not for want of more
         ("import ctypes\nctypes.string_at(0)", Outcome.SCRIPT_ERROR),
         ("import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()", None),
         ("while True: print('x' * 100_000)", Outcome.TIMEOUT),

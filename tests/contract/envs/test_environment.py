@@ -78,7 +78,8 @@ def test_an_edit_is_scored_and_the_next_state_holds_it(environment: Environment,
         ("print('accuracy: 1.0')", Outcome.SCRIPT_ERROR, "no submission.csv"),
         ("open('submission.csv', 'w').write('score,nan')", Outcome.SCRIPT_ERROR, "nan"),
         ("while True: pass", Outcome.TIMEOUT, "2 s"),
-        ("kept = bytearray(1 << 32)", Outcome.OUT_OF_MEMORY, "MemoryError"),
+        ("kept = bytearray(1 << 32)", Outcome.SCRIPT_ERROR, "MemoryError"),  # none of which it had
+        ("kept = []\nwhile True: kept.append(bytearray(1 << 24))", Outcome.OUT_OF_MEMORY, "MemoryError"),
         ("print('\\x1b[31mred\\x07' * 10_000); 1 / 0", Outcome.SCRIPT_ERROR, "ZeroDivisionError"),
     ],
 )

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,94 @@ def test_an_experiment_leaves_nothing_to_the_next_one(pool: SandboxPool, task: T
         result = sandbox.run(["train.py"], task.limits)
     assert result.output == "clean\n", result.output
     assert (task.env_dir / "train.csv").read_text().startswith("x,y")
+
+
+LEAVE_SECRETS = """
+    import ctypes, os
+    secret = "secret-%d-terces" % 1234567890  # what it says nowhere
+    libc = ctypes.CDLL(None)
+    for line in range(5000): print(line, secret, flush=True)
+    try: os.setxattr("/workspace", "user.left", secret.encode())
+    except OSError: pass  # some file systems have none
+    os.utime("/workspace", ns=(1234567890, 1234567890)); os.chmod("/workspace", 0o777)
+    for key in (0x73656372, 0x65742d31):
+        libc.shmget(key, 4096, 0o1666); libc.msgget(key, 0o1666); libc.semget(key, 1, 0o1666)
+    libc.mq_open(b"/" + secret.encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    for keyring in (-3, -4, -5):  # of the session, the user and the user's sessions
+        libc.syscall(248 if os.uname().machine == "x86_64" else 217, b"user", b"left", secret.encode(), 24, keyring)
+    for name, (start, end) in pages():  # what it shares with the runner
+        if name.startswith("/dev/zero"): ctypes.memmove(start + 100, secret.encode(), 24)
+"""
+FIND_SECRETS = """
+    import ctypes, os, re
+    libc = ctypes.CDLL(None)
+    for name, (start, end) in pages():
+        if name in ("", "[heap]") or name.startswith("/dev/zero"):
+            for at in range(start, end, 1 << 20):
+                piece = ctypes.string_at(at, min(1 << 20, end - at))
+                if found := re.search(rb"cret-12345[6]7890", piece):  # a pattern that does not find itself
+                    print("FOUND", name, piece[found.start() - 40:found.end() + 9])
+    try: print("FOUND", os.getxattr("/workspace", "user.left"))
+    except OSError: pass
+    status = os.stat("/workspace")
+    if 1234567890 in (status.st_atime_ns, status.st_mtime_ns): print("FOUND the times of the folder")
+    if status.st_mode & 0o022: print("FOUND the mode of the folder")
+    for key in (0x73656372, 0x65742d31):
+        for get in (lambda: libc.shmget(key, 0, 0), lambda: libc.msgget(key, 0), lambda: libc.semget(key, 0, 0)):
+            if get() != -1: print("FOUND System V", hex(key))
+    if libc.mq_open(b"/secret-%d-terces" % 1234567890, os.O_RDWR) != -1: print("FOUND a queue")
+    buffer = ctypes.create_string_buffer(64)
+    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    for keyring in (-3, -4, -5):
+        key = libc.syscall(number, 10, keyring, b"user", b"left", 0)
+        if key > 0 and libc.syscall(number, 11, key, buffer, 64) > 0: print("FOUND a key", buffer.value)
+    print("searched")
+"""
+PAGES = """
+def pages():
+    for line in open("/proc/self/maps"):
+        span, rights, _, _, _, *name = line.split(maxsplit=5)
+        if rights.startswith("r"):
+            yield "".join(name).strip(), [int(end, 16) for end in span.split("-")]
+"""
+
+
+def test_an_experiment_cannot_read_a_byte_that_an_earlier_one_left(pool: SandboxPool, task: Task) -> None:
+    """What it printed, what lay beside the milestones, what the kernel keeps: all of the memory is searched."""
+    limits = Limits(seconds=60, memory_mb=600, disk_mb=32, processes=24)
+    with pool.acquire(replace(task, limits=limits)) as sandbox:
+        for script in (LEAVE_SECRETS, FIND_SECRETS):
+            restore(task, {"train.py": PAGES + textwrap.dedent(script)}, sandbox.workspace)
+            result = sandbox.run(["train.py"], limits)
+            assert result.status == "ok", result.output
+    assert result.output == "searched\n", result.output
+
+
+def test_what_experiments_do_not_need_of_the_kernel_is_refused(pool: SandboxPool, task: Task) -> None:
+    script = """
+        import ctypes, errno, os, resource, socket
+        libc = ctypes.CDLL(None, use_errno=True)
+        x86 = os.uname().machine == "x86_64"
+        calls = {  # by number: of x86-64, and of ARM's 64 bits
+            "unshare": (272, 97, 0x10000000), "setns": (308, 268, 0, 0), "mount": (165, 40, 0, b"/tmp", b"tmpfs", 0, 0),
+            "clone into namespaces": (56, 220, 0x10000000 | 17, 0, 0, 0, 0), "io_uring": (425, 425, 1, 0),
+            "userfaultfd": (323, 282, 0), "bpf": (321, 280, 0, 0, 0), "perf_event_open": (298, 241, 0, 0, -1, -1, 0),
+            "keyctl": (250, 219, 0, -3, 0), "add_key": (248, 217, b"user", b"a", b"b", 1, -4),
+            "request_key": (249, 218, b"user", b"a", 0, -4), "mq_open": (240, 180, b"/a", 0o102, 0o600, 0),
+        }
+        for name, (here, arm, *arguments) in calls.items():
+            found = libc.syscall(here if x86 else arm, *arguments)
+            if found == 0 and name.startswith("clone"): os._exit(0)  # the child
+            if found != -1 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS): print("DONE", name, found)
+        for family, protocol in ((socket.AF_VSOCK, 0), (socket.AF_NETLINK, 9), (socket.AF_PACKET, 0), (38, 0)):
+            try: socket.socket(family, socket.SOCK_SEQPACKET if family == 38 else socket.SOCK_RAW, protocol)
+            except OSError as error: print("NOT BY THE FILTER", family, error) if error.errno != errno.EPERM else None
+            else: print("DONE socket", family)
+        try: resource.prlimit(1, resource.RLIMIT_STACK, (1 << 20, 1 << 20)); print("DONE the runner's limits")
+        except OSError: pass
+        a, b = socket.socketpair(); a.send(b"sockets of Unix"); print(b.recv(20).decode())
+    """
+    assert execute(pool, task, script).output == "sockets of Unix\n"
 
 
 def test_the_runner_cannot_be_reached(pool: SandboxPool, task: Task) -> None:

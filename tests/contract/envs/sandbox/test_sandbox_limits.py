@@ -35,8 +35,9 @@ def test_a_script_that_does_not_end_is_stopped(pool: SandboxPool, task: Task, sc
     "script",
     [
         "kept = []\nwhile True: kept.append(bytearray(10 << 20))",
-        "import numpy\nkept = numpy.ones((1 << 30,))",
-        "import mmap\nkept = mmap.mmap(-1, 4 << 30)\nfor i in range(0, 4 << 30, 4096): kept[i] = 1",
+        "import numpy\nkept = []\nwhile True: kept.append(numpy.ones((1 << 21,)))",
+        "import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 8 << 20))\n    "
+        "for i in range(0, 8 << 20, 4096): kept[-1][i] = 1",
     ],
 )
 def test_a_memory_bomb_is_out_of_memory(pool: SandboxPool, task: Task, script: str) -> None:
