@@ -125,7 +125,7 @@ class Training:
         parts.progress.stage("reinforce", steps, done=self.cursor.step)
         self.session = Session(parts.cfg, self._pool(), self.cursor, parts.actors, parts.progress, parts.watch)
         for _ in range(self.cursor.step, steps):
-            yield self.session.batch()
+            yield self.session.batch(self._look_after_checkpoint)
         self.session.close()
 
     def learn(self, groups: list[list[Transition]]) -> StepReport:
@@ -159,12 +159,21 @@ class Training:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Keep what a restart needs, and no longer what only an earlier one did. Raises NoRoom after the last step."""
-        cfg, run = self.parts.cfg, self.parts.run
+        """Keep what a restart needs, and no longer what only an earlier one did; beside training, but before the first
+        learner step and after the last. Raises NoRoom after the last step."""
         if self.parts.checkpointing.save(self.cursor):
-            finetuning.forget(run.dir)
-            snapshots = SnapshotStore(cfg.sandbox.snapshots or run.dir / "snapshots")
-            snapshots.collect(self._pool().states, UNUSED_SECONDS)
+            self._forget()
+
+    def _look_after_checkpoint(self) -> None:
+        if self.parts.checkpointing.settle():
+            self._forget()
+
+    def _forget(self) -> None:
+        """What only an earlier checkpoint needed. (States stay in a pool: the present one has all of the last's.)"""
+        cfg, run = self.parts.cfg, self.parts.run
+        finetuning.forget(run.dir)
+        snapshots = SnapshotStore(cfg.sandbox.snapshots or run.dir / "snapshots")
+        snapshots.collect(self._pool().states, UNUSED_SECONDS)
 
     def report(self) -> None:
         self.parts.progress.say(f"report {write_report(self.parts.run.dir)}")

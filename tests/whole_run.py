@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -200,7 +201,7 @@ def borders(seen: Seen) -> Iterator[None]:
         return training_state.whole((name, one) for name, one in named if one.requires_grad)
 
     def write(folder: Path, *given: Any) -> None:
-        seen.tell("saved", folder.parent.name)
+        seen.tell("saved", folder.parent.name, "here" if threading.current_thread() is running else "beside")
         write_state(folder, *given)
 
     def collect(store: SnapshotStore, *given: Any) -> Any:
@@ -225,6 +226,7 @@ def borders(seen: Seen) -> Iterator[None]:
     encoding = Chat._encode
     computed, load_model, collected = PolicyModel.forward, PolicyModel.load, SnapshotStore.collect
     write_state = training_state.write
+    running = threading.current_thread()
     in_process, loops = remote.InProcess.__init__, []
 
     def begun(place: remote.InProcess) -> None:

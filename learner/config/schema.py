@@ -300,6 +300,7 @@ class CheckpointConfig:
     keep: int = key(
         2, "Newest checkpoints kept, beside the one whose steps had the best reward (checkpoints/best).", positive=True
     )
+    beside: bool = key(True, "Write while training goes on, from a copy in host memory (12 bytes per parameter).")
 
 
 @dataclass

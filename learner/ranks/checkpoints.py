@@ -52,7 +52,7 @@ def write_hugging_face(
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], str(model.dtype).removeprefix("torch.")
     config.save_pretrained(folder)
-    shapes = {name: _whole(parameter) for name, parameter in named}
+    shapes = {name: whole(parameter) for name, parameter in named}
     plan = split_torch_state_dict_into_shards(shapes, max_shard_size=FILE_BYTES)
     came: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in weights:
@@ -65,7 +65,7 @@ def write_hugging_face(
         (folder / SAFETENSORS_INDEX_FILE).write_text(json.dumps(index, indent=2))
 
 
-def _whole(parameter: Tensor) -> Tensor:
+def whole(parameter: Tensor) -> Tensor:
     """On the meta device: what a parameter is when it is gathered."""
     return torch.empty(getattr(parameter, "ds_shape", parameter.shape), dtype=parameter.dtype, device="meta")
 

@@ -5,7 +5,7 @@ Invariants: a step on which nothing has a gradient changes nothing; a rank that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from actors.pool import Receiver
@@ -117,6 +117,11 @@ class Learner:
         Raises LearnerError where it cannot be written; training can go on.
         """
         self._recovery.save(Path(folder))
+
+    def saving(self, folder: Path) -> Generator[None, None, bool]:
+        """As `save`, while training goes on: yields as long as the ranks write what is now. Returns whether that is
+        there: not where a rank died meanwhile, which is made up for."""
+        return self._recovery.saving(Path(folder))
 
     def restart_from(self, folder: Path) -> None:
         """Where `save` put the state that a restart goes back to, if not where it was told to."""

@@ -17,7 +17,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from learner.config.schema import Config
 from learner.model.policy_model import PolicyModel, UnsupportedModelError
+
+OFFLOADED = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}
 
 
 def load(
@@ -112,3 +115,23 @@ def _partition(policy: PolicyModel, stored: Stored | None, device: torch.device,
     for module in policy.modules():
         for name, empty in module.named_parameters(recurse=False):
             module._parameters[name] = done[empty]
+
+
+def deepspeed_config(cfg: Config) -> dict[str, Any]:
+    """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage; adapters
+    are float32 themselves."""
+    zero: dict[str, Any] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
+    for part in OFFLOADED[cfg.learner.offload]:
+        zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": cfg.learner.gpus > 0}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_clipping": cfg.learner.grad_clip,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # the same AdamW as without offload, so that offload changes no result
+        "steps_per_print": None,
+    }
+    if cfg.model.dtype == "bfloat16" and not cfg.learner.lora.rank:
+        config["bf16"] = {"enabled": True}
+        if cfg.learner.zero_stage > 0:  # stage 0 can only accumulate gradients in the model's type
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

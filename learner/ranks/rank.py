@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,16 +38,14 @@ from learner.algorithm.policy_step import PolicySums, combine, objective, row_lo
 from learner.config.schema import Config
 from learner.model.probe import require_same_forward
 from learner.model.value_head import ValueHead
-from learner.ranks import checkpoints, loading, training_state
+from learner.ranks import beside, checkpoints, loading, training_state
+from learner.ranks.beside import STATE
 from learner.ranks.heap import Heap
 from learner.ranks.training_state import Slice
 
 GATHER_BYTES = 1 << 28
 """Of parameters that ZeRO-3 gathers at once, or one that is larger."""
 BETAS = (0.9, 0.95)
-OFFLOADED = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}
-STATE = "state"
-"""Folder of a checkpoint."""
 FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
 """Run, with its loss times zero, by a rank that has fewer rows than another: the loss of the others' rows, since ZeRO-3
 waits for ever where a rank's backward pass goes through other outputs than that of another."""
@@ -78,7 +77,7 @@ class LearnerRank:
         self._lora: Any = None
         """`learner.model.lora`, where adapters are trained."""
         self._broadcaster: Any = None
-        self._heap = Heap()
+        self._heap, self._writer = Heap(), beside.Writer()
         self._published: list[Bucket] = []
         self._shared: list[tuple[str, Tensor]] = []
         """What lies on the card for engines there, until the next step: merged weights are nobody else's."""
@@ -108,7 +107,7 @@ class LearnerRank:
             torch.cuda.set_per_process_memory_fraction(learner.gpus)
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
         dtype = getattr(torch, self.cfg.model.dtype)
-        config = deepspeed_config(self.cfg)
+        config = loading.deepspeed_config(self.cfg)
         self.policy = loading.load(self.model_dir, dtype, self.rank, config, learner.gradient_checkpointing)
         if learner.lora.rank:
             from learner.model import lora  # and with it peft, which takes seconds and is not needed otherwise
@@ -185,7 +184,7 @@ class LearnerRank:
         if self._lora:
             self._lora.hold_reference(self.policy.model, folder)
             return
-        config = deepspeed_config(self.cfg)
+        config = loading.deepspeed_config(self.cfg)
         model = loading.load(folder, getattr(torch, self.cfg.model.dtype), self.rank, config)
         model.requires_grad_(False).eval()
         if self.deepspeed.zero_optimization_stage() == 3:
@@ -281,12 +280,29 @@ class LearnerRank:
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write what training goes on from, with `state`, and the Hugging Face folder; raises CheckpointError."""
-        with checkpoints.naming(folder, "write"):
-            (folder / STATE).mkdir(parents=True, exist_ok=True)
-            training_state.write(folder / STATE, self.rank, self._slices(), state)
+        beside.write_state(folder, self.rank, training_state.files(self.rank, self._slices()), state)
         self.export(folder / checkpoints.HUGGING_FACE)
         if self._lora:
             self._write_adapter(folder / checkpoints.ADAPTER)
+
+    def begin_save(self, folder: Path, state: dict[str, Any]) -> None:
+        """As the first part of `save`, while training goes on: returns as soon as what is to be written is copied."""
+        files = list(training_state.files(self.rank, self._slices(), copied=True))
+        self._writer.begin(beside.write_state, folder, self.rank, files, state)
+
+    def write_model(self, folder: Path) -> None:
+        """As the rest of `save`, while training goes on, once all ranks have written their state."""
+        if self.rank == 0:
+            shapes = [(name, checkpoints.whole(parameter)) for name, parameter in self._named()]
+            self._writer.begin(beside.write_model, folder, self.policy.model, shapes, self.model_dir)
+
+    def writing(self) -> bool:
+        """Whether that goes on."""
+        return self._writer.busy()
+
+    def finish_write(self) -> None:
+        """It has ended; raises CheckpointError where it failed."""
+        self._writer.ended()
 
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder; raises CheckpointError."""
@@ -333,7 +349,8 @@ class LearnerRank:
         """(Hugging Face name, tensor) of every parameter, adapters merged; a tied output head is not repeated.
 
         Under ZeRO-3 about `gather_bytes` are gathered at once and copied, and all ranks have left the gather before
-        anything is yielded: a consumer that stops early cannot leave other ranks waiting in it.
+        anything is yielded: a consumer that stops early cannot leave other ranks waiting in it. Rank 0 alone is given
+        them.
         """
         yield from self._gathered(self._named(), gather_bytes)
 
@@ -358,8 +375,9 @@ class LearnerRank:
             parameters = [parameter for _, parameter in part]
             of_adapters = [one for parameter in parameters if parameter in added for one in added[parameter][:2]]
             with deepspeed.zero.GatheredParameters(parameters + of_adapters):
-                copies = [(name, value(parameter).clone()) for name, parameter in part]
-            yield from copies
+                copies = deque((name, value(parameter).clone()) for name, parameter in part) if self.rank == 0 else ()
+            while copies:  # which are freed as they are used, before the next are made
+                yield copies.popleft()
 
 
 def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tuple[str, Tensor]]]:
@@ -372,23 +390,3 @@ def _parts(named: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tupl
             part, used = [], 0
     if part:
         yield part
-
-
-def deepspeed_config(cfg: Config) -> dict[str, Any]:
-    """DeepSpeed's configuration. In bfloat16 the optimiser keeps float32 master weights at every ZeRO stage; adapters
-    are float32 themselves."""
-    zero: dict[str, Any] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
-    for part in OFFLOADED[cfg.learner.offload]:
-        zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": cfg.learner.gpus > 0}
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_clipping": cfg.learner.grad_clip,
-        "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,  # the same AdamW as without offload, so that offload changes no result
-        "steps_per_print": None,
-    }
-    if cfg.model.dtype == "bfloat16" and not cfg.learner.lora.rank:
-        config["bf16"] = {"enabled": True}
-        if cfg.learner.zero_stage > 0:  # stage 0 can only accumulate gradients in the model's type
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config

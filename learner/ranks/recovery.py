@@ -6,7 +6,8 @@ They load the last checkpoint and repeat the batches since. Invariant: the resul
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,9 +82,44 @@ class Recovery:
             raise
         self.goes_back_to(folder)
 
-    def goes_back_to(self, folder: Path) -> None:
-        """The ranks are now where this checkpoint is."""
-        self._saved, self._batches = folder, []
+    def saving(self, folder: Path) -> Generator[None, None, bool]:
+        """As `save`, while training goes on: yields as long as the ranks write. Returns whether all of it is there: not
+        where a rank died meanwhile, and all were brought back to where they were. Raises LearnerError as `save`."""
+        state = dataclasses.asdict(self._position)
+        self.surviving(lambda: self._ranks.everyone("begin_save", folder, state))
+        restarts, batches = self._restarts, len(self._batches)
+        try:
+            there = yield from self._written(restarts)
+            if there:
+                self._ranks.everyone("write_model", folder)
+                there = yield from self._written(restarts)
+        except RankDied as error:
+            self.restart(error)
+            return False
+        if there:
+            self.goes_back_to(folder, batches)
+        return there
+
+    def _written(self, restarts: int) -> Generator[None, None, bool]:
+        """Yields as long as ranks write; returns whether they could, which none of those can that were started since.
+
+        Raises LearnerError where one failed, once none writes; RankDied where one takes too long.
+        """
+        seconds = self._ranks.cfg.learner.deadline
+        end = time.monotonic() + seconds
+        while any(writing := self._ranks.everyone("writing")):
+            if time.monotonic() > end:
+                late = writing.index(True)
+                raise RankDied(f"learner rank {late} did not write its files in {seconds:g} s (learner.deadline)")
+            yield
+            if self._restarts != restarts:
+                return False
+        self._ranks.everyone("finish_write")
+        return True
+
+    def goes_back_to(self, folder: Path, batches: int | None = None) -> None:
+        """This checkpoint is where the ranks are now, or were after so many of the batches since the one before."""
+        self._saved, self._batches = folder, [] if batches is None else self._batches[batches:]
 
     def moved(self, folder: Path) -> None:
         """That checkpoint is now elsewhere."""

@@ -9,7 +9,6 @@ the weights that a rank computes with are its master weights, rounded.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -78,12 +77,21 @@ def whole(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[Slice]:
     return (Slice(name, 0, one.numel(), one, 0, True) for name, one in named)
 
 
-def write(folder: Path, rank: int, of_rank: Iterable[tuple[Slice, Optimizer]], about: dict[str, Any]) -> None:
-    """Write this rank's slices into a folder that is there, and rank 0 what it is `about`.
+@dataclass(frozen=True)
+class File:
+    """What a rank writes into one of its files: hardly more than `FILE_BYTES`."""
 
-    What all ranks have is rank 0's to write. From a GPU, hardly more than `FILE_BYTES` are in host memory at once.
+    tensors: dict[str, Tensor]
+    """In host memory, by their keys."""
+    steps: dict[str, int]
+    """By parameter."""
+
+
+def files(rank: int, of_rank: Iterable[tuple[Slice, Optimizer]], copied: bool = False) -> Iterator[File]:
+    """This rank's slices, made as they are asked for. What all ranks have is rank 0's to write.
+
+    copied: training may go on before they are written.
     """
-    files = (folder / f"rank_{rank}-{number:04d}.safetensors" for number in itertools.count())
     tensors: dict[str, Tensor] = {}
     steps: dict[str, int] = {}
     for one, optimizer in of_rank:
@@ -93,12 +101,20 @@ def write(folder: Path, rank: int, of_rank: Iterable[tuple[Slice, Optimizer]], a
         steps[one.name] = int(state.get(STEPS, 0))
         parts = {WEIGHT: one.master, **{name: state[name] for name in MOMENTS if name in state}}
         for part, tensor in parts.items():
-            tensors[f"{part}|{one.start}|{one.name}"] = one.of(tensor).cpu()
+            tensors[f"{part}|{one.start}|{one.name}"] = one.of(tensor).to("cpu", copy=copied)
         if sum(tensor.nbytes for tensor in tensors.values()) > FILE_BYTES:
-            save_file(tensors, next(files), {STEPS: json.dumps(steps)})
+            yield File(tensors, steps)
             tensors, steps = {}, {}
     if tensors:
-        save_file(tensors, next(files), {STEPS: json.dumps(steps)})
+        yield File(tensors, steps)
+
+
+def write(folder: Path, rank: int, of_rank: Iterable[File], about: dict[str, Any]) -> None:
+    """Write this rank's files into a folder that is there, and rank 0 what it is `about`; a file that is written is
+    emptied, so that memory holds no more of them than before."""
+    for number, file in enumerate(of_rank):
+        save_file(file.tensors, folder / f"rank_{rank}-{number:04d}.safetensors", {STEPS: json.dumps(file.steps)})
+        file.tensors.clear()
     if rank == 0:
         (folder / ABOUT).write_text(json.dumps(about))
 

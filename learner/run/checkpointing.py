@@ -1,17 +1,36 @@
-"""When a run's checkpoints are due, and what if they cannot be written.
+"""When a run's checkpoints are due, how they are written beside training, and what if they cannot be written.
 
-Invariant: where the disk is full the run goes on, and tries again after each step; after the last step it fails.
+Invariants: one is written at a time; the first and the last are waited for; one counts only when all of it is there.
+Where the disk is full, or a rank died meanwhile, the run goes on and tries again after each step; after the last step
+it fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from learner.run.folder import NoRoom, Run
+from learner.run.folder import Lost, Run
 from learner.stream.stream import Cursor
+
+POLL_SECONDS = 0.1
+"""Between looks at a checkpoint that is waited for."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A checkpoint that does not count yet."""
+
+    step: int
+    rewards: list[float]
+    """What the steps since the one before earned."""
+    writing: Generator[None, None, Path]
+    """Of `Run.saving`."""
 
 
 class Checkpointing:
@@ -19,9 +38,10 @@ class Checkpointing:
 
     def __init__(self, run: Run, learner: Any, say: Callable[[str], None]):
         self._run, self._learner, self._say = run, learner, say
+        self._begun: Begun | None = None
         self._overdue = False
         self._rewards: list[float] = []
-        """What the steps since the last checkpoint earned."""
+        """What the steps since the last checkpoint was begun earned."""
 
     def due(self, step: int) -> bool:
         """Whether there is to be one after this learner step."""
@@ -33,19 +53,41 @@ class Checkpointing:
             self._rewards.append(reward)
 
     def save(self, cursor: Cursor) -> bool:
-        """Keep what a restart needs; whether that succeeded.
+        """Begin to keep what a restart needs, once the checkpoint before is there; whether one has come to count.
 
         Raises:
             NoRoom: the disk is full after the last step.
         """
-        try:
-            folder = self._run.save(cursor, self._learner, float(np.mean(self._rewards)) if self._rewards else None)
-        except NoRoom as error:
-            if cursor.step == self._run.cfg.rl.steps:
-                raise
-            self._overdue = True
-            self._say(f"no checkpoint of step {cursor.step}: {error}; trying again after the next step")
+        cfg = self._run.cfg
+        before = self.settle(wait=True)
+        # With adapters hardly anything but the model is written, which all ranks take part in merging.
+        beside = cfg.checkpoint.beside and not cfg.learner.lora.rank and 0 < cursor.step < cfg.rl.steps
+        reward = float(np.mean(self._rewards)) if self._rewards else None
+        writing = self._run.saving(cursor, self._learner, reward, beside)
+        self._begun, self._rewards, self._overdue = Begun(cursor.step, self._rewards, writing), [], False
+        return self.settle() or before
+
+    def settle(self, wait: bool = False) -> bool:
+        """Look after the checkpoint that is being written; whether it has come to count.
+
+        wait: until it has, or has failed. Raises NoRoom as `save`.
+        """
+        if self._begun is None:
             return False
-        self._overdue, self._rewards = False, []
-        self._say(f"checkpoint {folder}")
-        return True
+        begun, self._begun = self._begun, None
+        try:
+            while True:
+                next(begun.writing)
+                if not wait:
+                    self._begun = begun
+                    return False
+                time.sleep(POLL_SECONDS)
+        except StopIteration as end:
+            self._say(f"checkpoint {end.value}")
+            return True
+        except Lost as error:
+            if begun.step == self._run.cfg.rl.steps:
+                raise
+            self._overdue, self._rewards = True, begun.rewards + self._rewards
+            self._say(f"no checkpoint of step {begun.step}: {error}; trying again after the next step")
+            return False

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ from envs.errors import UserError
 from learner.config.schema import Config
 from learner.stream.stream import Cursor
 
+PARTIAL = ".partial-"
+"""How the name of a folder begins that is not complete."""
 REWARD = "reward.json"
 """File of a checkpoint: the mean reward of the steps that led to it."""
 LEARNER = "state/about.json"
@@ -36,7 +39,11 @@ class RunError(UserError):
     """A run folder that cannot be used; the message names it and what to do."""
 
 
-class NoRoom(RunError):
+class Lost(RunError):
+    """A checkpoint that was not written to its end; those before it are kept."""
+
+
+class NoRoom(Lost):
     """A checkpoint that does not fit on its disk; those before it are kept."""
 
 
@@ -64,6 +71,7 @@ class Run:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._forget_partial()
         self._lock.close()
 
     def _own(self) -> IO[str]:
@@ -103,24 +111,32 @@ class Run:
         """Complete checkpoints, oldest first."""
         return sorted((self.dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
 
-    def save(self, cursor: Cursor, learner: Any, reward: float | None = None) -> Path:
+    def saving(
+        self, cursor: Cursor, learner: Any, reward: float | None = None, beside: bool = False
+    ) -> Generator[None, None, Path]:
         """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor; delete what is too old.
 
         reward: mean of the learner steps since the checkpoint before. The link `checkpoints/best` leads to the
-        checkpoint with the highest, which is kept however old.
+        checkpoint with the highest, which is kept however old; beside: yields as long as the learner writes, and
+        training may go on in between. At the end the checkpoint is there, and its folder is returned.
 
         Raises:
             NoRoom: the disk has less room than the last checkpoint takes, now or when a write fails.
+            Lost: beside training, a rank died.
         """
         final = self.dir / "checkpoints" / f"step_{cursor.step}"
-        partial = final.with_name(f".partial-{final.name}")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = final.with_name(f"{PARTIAL}{final.name}")
+        self._forget_partial()
         self._require_room(partial)
         try:
             partial.mkdir(parents=True)
             (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
             (partial / REWARD).write_text(json.dumps(reward))
-            learner.save(partial)
+            if beside:
+                if not (yield from learner.saving(partial)):
+                    raise Lost("a learner rank died while it was written")
+            else:
+                learner.save(partial)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
         except Exception:
@@ -134,6 +150,11 @@ class Run:
             if old != best:
                 shutil.rmtree(old)
         return final
+
+    def _forget_partial(self) -> None:
+        """Delete what a process that was ended had begun to write."""
+        for partial in (self.dir / "checkpoints").glob(f"{PARTIAL}step_*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _require_room(self, partial: Path) -> None:
         """partial: what is written of the new checkpoint."""
@@ -149,7 +170,7 @@ class Run:
         if not known:
             return None
         best = max(known)[2]
-        link = best.with_name(".partial-best")
+        link = best.with_name(f"{PARTIAL}best")
         link.unlink(missing_ok=True)
         link.symlink_to(best.name)
         os.replace(link, best.with_name("best"))

@@ -25,7 +25,12 @@ HOLES = 0.6
 
 SMALL = 1e8
 """Parts below it are not shown."""
-LOWERED = (("sandbox.warm", 1), ("learner.row_tokens", None), ("learner.gradient_checkpointing", True))
+LOWERED = (
+    ("checkpoint.beside", False),
+    ("sandbox.warm", 1),
+    ("learner.row_tokens", None),
+    ("learner.gradient_checkpointing", True),
+)
 """What takes less memory for more time, the cheapest first; None: as many as model.context."""
 
 
@@ -39,12 +44,15 @@ def needed(cfg: Config, size: ModelSize) -> dict[str, float]:
     of_rank = cards.rank_bytes(cfg, size)
     of_rank["activations"] -= 2 * size.logit_bytes(cards.HEAD_TOKENS)  # on a CPU a few at a time
     of_rank["buffers"] = HOLES * of_rank["activations"]
+    # The copy; when the model is written, less than a parameter's 12 bytes, it is no longer there.
+    copied = cfg.checkpoint.beside and not learner.lora.rank
     rank = IMPORTS["learner"] + (0.0 if learner.gpus else sum(of_rank.values()))
     engine = IMPORTS["engine"] + (0.0 if actors.gpus else 2 * weights + actors.kv_cache_gb * cards.GIB)
     warm = cfg.sandbox.warm or max(1, int(cfg.sandbox.cpus or machine.cores()))
     return {
         "driver and Ray": IMPORTS["driver"] + IMPORTS["Ray"],
         "learner": learner.ranks * rank,
+        "checkpoint written beside training": copied * 12.0 * size.parameters,
         "engines": actors.count * engine,
         "actors": actors.count * IMPORTS["actor"],
         "sandboxes": float(warm * SANDBOX),

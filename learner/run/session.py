@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import GetTimeoutError
@@ -39,15 +40,17 @@ class Session:
         self._scaler = Scaler(cfg, actors, progress.say)
         actors.collect(self._stream)
 
-    def batch(self) -> list[list[Transition]]:
+    def batch(self, meanwhile: Callable[[], None]) -> list[list[Transition]]:
         """The groups of the next learner step, which begins here.
+
+        meanwhile: called at once, and then every second until they are there.
 
         Raises:
             ActorError: too many actors failed, or none does anything.
             StreamError: a group cannot be finished, or the stream has ended.
         """
         self._began, asked_at = time.monotonic(), time.time()
-        groups = unpack(self._filled())
+        groups = unpack(self._filled(meanwhile))
         self.waited = asked_at, asked_at + time.monotonic() - self._began
         return groups
 
@@ -73,11 +76,13 @@ class Session:
         self._scaler.close()
         self._actors.finish()
 
-    def _filled(self) -> list[bytes]:
+    def _filled(self, meanwhile: Callable[[], None]) -> list[bytes]:
         deadline = self._cfg.actors.deadline
         batch = self._stream.batch.remote()
+        meanwhile()
         self._look_after_actors()
         while not self._place.wait([batch], timeout=1.0)[0]:
+            meanwhile()
             self._look_after_actors()
             self._watch.stream(dataclasses.asdict(self._ask("account")))
             if self._actors.idle_seconds > deadline:

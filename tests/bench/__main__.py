@@ -9,7 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("stream", "async_gain", "waiting", "learner", "larger", "weights", "env_step", "env_scale", "against_trl")
+BENCHES = (
+    "stream",
+    "async_gain",
+    "waiting",
+    "learner",
+    "larger",
+    "checkpoints",
+    "weights",
+    "env_step",
+    "env_scale",
+    "against_trl",
+)
 PACKAGES = ("ray", "torch", "deepspeed", "transformers")
 
 

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from learner.config.schema import Config
 from learner.model.policy_model import PolicyModel
 from learner.ranks import loading
-from learner.ranks.rank import LearnerRank, deepspeed_config
+from learner.ranks.rank import LearnerRank
 
 WAYS = ("whole", "sharded")
 PORT = 29617
@@ -92,7 +92,7 @@ class Rank(LearnerRank):
     """A rank that has a model and no optimiser, whose memory is the same either way."""
 
     def take(self, way: str) -> None:
-        config = deepspeed_config(self.cfg)
+        config = loading.deepspeed_config(self.cfg)
         load = {
             "whole": lambda: PolicyModel.load(self.model_dir, torch.bfloat16),
             "sharded": lambda: loading.load(self.model_dir, torch.bfloat16, self.rank, config),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,18 @@ class Ranks:
         return Published(["whole" if full else "part"], 1, 2)
 
     def save(self, folder: Path) -> None:
+        self._write(folder, self.trained)
+
+    def saving(self, folder: Path) -> Generator[None, None, bool]:
+        copy = list(self.trained)
+        yield
+        self._write(folder, copy)
+        return True
+
+    def _write(self, folder: Path, trained: list[int]) -> None:
         (folder / "hf").mkdir()
         fake_run.tokenizer().save(str(folder / "hf/tokenizer.json"))
-        (folder / "trained").write_text(" ".join(map(str, self.trained)))
+        (folder / "trained").write_text(" ".join(map(str, trained)))
         (folder / LEARNER).parent.mkdir()
         (folder / LEARNER).touch()
 

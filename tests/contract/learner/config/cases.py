@@ -217,6 +217,7 @@ CASES = [
     case("evaluation.folder={folder}/elsewhere", "files", by="evaluate"),
     case("checkpoint.every=2", "saved", "checkpoints"),
     case("checkpoint.keep=1", "checkpoints"),
+    case("checkpoint.beside=false", "saved"),
     case("report.gpu_hour=9", "html", given=("learner.gpus=1",), by="report"),
     case("report.cpu_hour=9", "html", by="report"),
     case("report.million_tokens=9", "html", by="report"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from actors.policy.weights import unpack
 from actors.runtime.remote import place
 from learner.config.schema import Config
+from learner.ranks import training_state
 from learner.ranks.group import LearnerError
 from learner.ranks.handle import Learner
 from tests.contract.learner.ranks.test_learner import VERSION, batch
@@ -128,3 +131,71 @@ def test_ranks_of_another_number_and_stage_go_on(start, tmp_path, dtype, before,
     assert_close(weights(other), expected, atol=0 if before == after else CLOSE[dtype])
     assert same.update.value_loss == pytest.approx(report.update.value_loss, rel=1e-3)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ranks", "stage"),
+    [("float32", 1, 0), ("bfloat16", 1, 0), ("bfloat16", 1, 1), ("bfloat16", 1, 2), ("float32", 1, 3),
+     ("bfloat16", 2, 3)],
+)  # fmt: skip
+def test_what_is_written_beside_training_is_what_was_there_before(start, tmp_path, monkeypatch, dtype, ranks, stage):
+    """Of one rank, which lives here, nothing is written until the next step is made."""
+    learner, trained, write = start(ranks, stage, dtype), threading.Event(), training_state.write
+
+    def held(*given: Any) -> None:
+        assert trained.wait(60)
+        write(*given)
+
+    monkeypatch.setattr(training_state, "write", held)
+    learner.train(batch(0), VERSION)
+    at_once, beside = tmp_path / "at once", tmp_path / "beside"
+    saved, writing = weights(learner), learner.saving(beside)
+    if ranks == 1:
+        next(writing)
+        assert not list(beside.rglob("*.safetensors"))
+    else:
+        next(writing, None)
+    report = learner.train(batch(1), VERSION)
+    expected = weights(learner)
+    trained.set()
+    for _ in writing:
+        time.sleep(0.01)
+    assert_close(dict(AutoModelForCausalLM.from_pretrained(beside / "hf").named_parameters()), saved, atol=0)
+    learner.load(beside)
+    assert_close(weights(learner), saved, atol=0)
+    learner.save(at_once)
+    assert {file.relative_to(beside): file.read_bytes() for file in beside.rglob("*.*")} == {
+        file.relative_to(at_once): file.read_bytes() for file in at_once.rglob("*.*")
+    }
+    again = learner.train(batch(1), VERSION)
+    assert_close(weights(learner), expected, atol=0)
+    assert again.update.value_loss == report.update.value_loss
+
+
+def test_training_goes_on_where_a_rank_cannot_write_and_where_it_dies_as_it_writes(start, tmp_path):
+    """Of two ranks one cannot write its part, for which nobody is started again; then one hangs in a pipe, and dies."""
+    learner, full, slow = start(2, 1, "float32"), tmp_path / "full", tmp_path / "slow"
+    (full / "state/rank_1-0000.safetensors").mkdir(parents=True)
+    (slow / "state").mkdir(parents=True)
+    os.mkfifo(slow / "state/about.json")
+    learner.train(batch(0), VERSION)
+    learner.save(tmp_path / "last")
+    with pytest.raises(LearnerError, match=f"rank 1 failed in finish_write: cannot write checkpoint {full}"):
+        for _ in learner.saving(full):
+            time.sleep(0.01)
+    learner.train(batch(1), VERSION)
+    writing = learner.saving(slow)
+    next(writing)
+    learner.train(batch(2), VERSION)
+    next(writing)
+    assert learner._recovery._restarts == 0
+    ray.kill(learner._ranks.members[0])
+    with pytest.raises(StopIteration) as ended:
+        next(writing)
+    assert ended.value.value is False and learner._recovery._restarts == 1
+    learner.train(batch(3), VERSION)
+    found = weights(learner)
+    learner.load(tmp_path / "last")
+    for number in (1, 2, 3):
+        learner.train(batch(number), VERSION)
+    assert_close(weights(learner), found, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Ranks:
 
     def start(self) -> None:
         self.weights: list[Any] = []
+        self.looks = 0
 
     def close(self) -> None:
         del self.weights
@@ -68,6 +70,19 @@ class Ranks:
     def _save(self, folder: Path, position: dict[str, int]) -> None:
         self.disk[folder] = list(self.weights), position
 
+    def _begin_save(self, folder: Path, position: dict[str, int]) -> None:
+        self.copied, self.looks = (folder, (list(self.weights), position)), 1
+
+    def _writing(self) -> bool:
+        self.looks -= 1
+        return self.looks >= 0
+
+    def _write_model(self, folder: Path) -> None:
+        self.looks = 1
+
+    def _finish_write(self) -> None:
+        self.disk |= [self.copied]
+
     def _load(self, folder: Path) -> dict[str, int]:
         self.weights, position = list(self.disk[folder][0]), self.disk[folder][1]
         return position
@@ -82,8 +97,11 @@ def transition(step: int, member: int) -> Transition:
     )  # fmt: skip
 
 
-def trained(dies: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
-    """What actors get at the end of a run, and how many calls the ranks had."""
+def trained(dies: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, beside: bool = False) -> tuple[Any, int]:
+    """What actors get at the end of a run, and how many calls the ranks had.
+
+    beside: its last checkpoint is written while the steps after it are made.
+    """
     cfg = OmegaConf.structured(Config)
     cfg.sft.batch, cfg.sft.epochs, cfg.learner.restarts, cfg.learner.row_tokens = 2, 3, len(dies), 8
     monkeypatch.setattr(handle, "RankGroup", Ranks)
@@ -95,20 +113,30 @@ def trained(dies: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[Any
             learner.save(Path("finetuning"))
     learner.save(Path("step_0"))
     learner.hold_reference(Path("reference"))
+    writing: Generator[None, None, bool] | None = None
     for step in range(4):
         learner.train([[transition(step, member) for member in range(2)]], step + 1)
-        if step == 1:
+        if step == 1 and not beside:
             learner.save(Path("step_2"))
-    return learner.publish(1, 5), learner._ranks.calls
+        if step == 1 and beside:
+            writing = learner.saving(Path("step_2"))
+        if writing:
+            next(writing, None)
+    weights, calls = learner.publish(1, 5), learner._ranks.calls
+    if Path("step_2") in learner._ranks.disk:
+        assert learner._ranks.disk[Path("step_2")][0] == weights[:-2], "as they were at the step"
+    return weights, calls
 
 
-def test_whichever_call_a_rank_dies_in_the_weights_are_those_of_an_undisturbed_run(monkeypatch):
-    expected, calls = trained((), monkeypatch)
+@pytest.mark.parametrize("beside", [False, True])
+def test_whichever_call_a_rank_dies_in_the_weights_are_those_of_an_undisturbed_run(monkeypatch, beside):
+    expected, calls = trained((), monkeypatch, beside)
+    assert expected == trained((), monkeypatch)[0]
     assert len(expected) == 6 + 1 + 4
     ended = []
     for call in range(calls):
         try:
-            assert trained((call,), monkeypatch)[0] == expected, f"a death in call {call}"
+            assert trained((call,), monkeypatch, beside)[0] == expected, f"a death in call {call}"
         except LearnerError as error:
             ended.append((call, str(error)))
     assert [what for _, what in ended] == [
@@ -123,3 +151,38 @@ def test_a_death_while_the_learner_starts_again_is_one_more_and_survived(monkeyp
     for meanwhile in range(1, 4):
         assert trained((last, last + meanwhile), monkeypatch)[0] == expected
     assert trained((last, last + 1, last + 2), monkeypatch)[0] == expected
+
+
+def test_a_checkpoint_whose_ranks_died_is_not_there_and_one_that_could_not_be_written_is_an_error(monkeypatch):
+    cfg = OmegaConf.structured(Config)
+    monkeypatch.setattr(handle, "RankGroup", Ranks)
+    learner = Learner(cfg, Path("model"), lambda _: None)
+
+    def died(_: Path) -> Any:
+        raise RankDied("learner rank 0 died in write_model")
+
+    def failed() -> Any:
+        raise LearnerError("learner rank 0 failed in finish_write: cannot write checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner._ranks, "_write_model", died)
+        with pytest.raises(StopIteration) as ended:
+            writing = learner.saving(Path("lost"))
+            while True:
+                next(writing)
+        assert ended.value.value is False
+    monkeypatch.setattr(learner._ranks, "_finish_write", failed)
+    with pytest.raises(LearnerError, match="cannot write checkpoint"):
+        list(learner.saving(Path("full")))
+    assert learner._ranks.weights == [] and not learner._recovery._saved
+
+
+def test_ranks_that_do_not_end_writing_are_started_again(monkeypatch):
+    cfg = OmegaConf.structured(Config)
+    cfg.learner.deadline = 0.0
+    monkeypatch.setattr(handle, "RankGroup", Ranks)
+    said: list[str] = []
+    learner = Learner(cfg, Path("model"), said.append)
+    monkeypatch.setattr(learner._ranks, "_writing", lambda: True)
+    assert list(learner.saving(Path("slow"))) == []
+    assert said[0].startswith("learner rank 0 did not write its files in 0 s (learner.deadline); the learner starts")

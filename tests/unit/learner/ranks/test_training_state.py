@@ -35,7 +35,7 @@ def written(folder: Path, cuts: dict[str, list[int]]) -> dict[str, torch.Tensor]
             optimizer.state[master] = dict(zip(MOMENTS, flat[1:], strict=True)) | {"step": torch.tensor(5.0)}
             of_rank.append((Slice(name, start, end - start, master, 2, False), optimizer))
     for rank, slices in enumerate(ranks):
-        training_state.write(folder, rank, slices, {"rl_steps": 3})
+        training_state.write(folder, rank, training_state.files(rank, slices), {"rl_steps": 3})
     return values
 
 

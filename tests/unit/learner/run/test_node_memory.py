@@ -20,6 +20,8 @@ def total(*arguments: str) -> float:
     ("arguments", "more"),
     [
         (["actors.kv_cache_gb=2.5"], 2 * 2**30),
+        (["checkpoint.beside=false"], -1.6e9),
+        (["learner.lora.rank=32"], -1.6e9),
         (["sandbox.warm=4"], 2 * 150 * 2**20),
         (["model.dtype=float32"], 1e9),
         (["learner.row_tokens=4096"], 1e9),
@@ -43,9 +45,11 @@ def test_what_takes_less_for_more_time_is_lowered_only_as_far_as_needed():
     cfg = load(["config=quickstart", "sandbox.cpus=2"])
     need, said = total(), []
     slightly = fitted(cfg, SMOLLM2, need - 1e8, said.append)
-    assert (slightly.sandbox.warm, slightly.learner.row_tokens) == (1, 2048)
-    assert len(said) == 1 and said[0].startswith("sandbox.warm=1, since the run would need")
-    further = fitted(cfg, SMOLLM2, need - 1e9, said.append)
+    assert (slightly.checkpoint.beside, slightly.sandbox.warm, slightly.learner.row_tokens) == (False, 0, 2048)
+    assert len(said) == 1 and said[0].startswith("checkpoint.beside=false, since the run would need")
+    more = fitted(cfg, SMOLLM2, need - 1.7e9, said.append)
+    assert (more.sandbox.warm, more.learner.row_tokens) == (1, 2048)
+    further = fitted(cfg, SMOLLM2, need - 2.6e9, said.append)
     assert (further.learner.row_tokens, further.learner.gradient_checkpointing) == (1536, True)
     assert cfg.sandbox.warm == 0 and not cfg.learner.gradient_checkpointing
     with pytest.raises(Exception, match="read-only"):

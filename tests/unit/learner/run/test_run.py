@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from envs.records import Outcome, State, Step, StepInfo, Transition
 from learner.config.schema import Config
-from learner.run.folder import NoRoom, Run, RunError
+from learner.run.folder import LEARNER, Lost, NoRoom, Run, RunError
 from learner.stream.states import Experience
 from learner.stream.stream import Cursor, Untrained, unpack
 
@@ -30,6 +30,27 @@ class DiskLearner:
 
     def load(self, folder):
         assert (folder / "weights").exists()
+
+
+class Beside(DiskLearner):
+    """Writes while training goes on; a rank of it may die meanwhile."""
+
+    def __init__(self, lives: bool = True):
+        super().__init__()
+        self.lives = lives
+
+    def saving(self, folder):
+        (folder / "weights").write_text("half")
+        yield
+        (folder / "weights").write_text("weights")
+        return self.lives
+
+
+def saved(run, *what):
+    """The folder of a checkpoint that is waited for."""
+    with pytest.raises(StopIteration) as ended:
+        next(run.saving(*what))
+    return ended.value.value
 
 
 def config(tmp_path, **changes):
@@ -87,8 +108,8 @@ def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
     cursor = Cursor(3, 9, 7, untrained, Experience({"s": 0.25}, [good]))
     with Run(config(tmp_path, **{"checkpoint.keep": 2})) as run:
         for step in (1, 2):
-            run.save(Cursor(step), DiskLearner())
-        run.save(cursor, DiskLearner())
+            saved(run, Cursor(step), DiskLearner())
+        saved(run, cursor, DiskLearner())
         assert [p.name for p in run.checkpoints] == ["step_2", "step_3"]
         restored = run.restore(run.checkpoints[-1], DiskLearner())
     assert restored == cursor
@@ -99,9 +120,9 @@ def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     with Run(config(tmp_path)) as run:
-        run.save(Cursor(1), DiskLearner())
+        saved(run, Cursor(1), DiskLearner())
         with pytest.raises(OSError, match="No space left"):
-            run.save(Cursor(2), DiskLearner(full=True))
+            saved(run, Cursor(2), DiskLearner(full=True))
         assert [p.name for p in run.checkpoints] == ["step_1"]
         assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
 
@@ -110,12 +131,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
 def test_a_disk_without_room_is_told_from_other_failures(tmp_path, monkeypatch, learner):
     """It is full from the start, or others fill it while the checkpoint is written."""
     with Run(config(tmp_path)) as run:
-        run.save(Cursor(1), DiskLearner())
+        saved(run, Cursor(1), DiskLearner())
         usage = shutil.disk_usage(tmp_path)
         free = iter([usage.free, 0] if learner.full else [0])
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
         with pytest.raises(NoRoom, match="0 MiB of room"):
-            run.save(Cursor(2), learner)
+            saved(run, Cursor(2), learner)
         assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
 
 
@@ -126,28 +147,62 @@ def test_a_disk_that_held_the_whole_checkpoint_was_not_too_small_for_it(tmp_path
             raise OSError(5, "Input/output error")
 
     with Run(config(tmp_path)) as run:
-        run.save(Cursor(1), DiskLearner())
+        saved(run, Cursor(1), DiskLearner())
         usage = shutil.disk_usage(tmp_path)
         free = iter([usage.free, 0])
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
         with pytest.raises(OSError, match="Input/output error"):
-            run.save(Cursor(2), Broken())
+            saved(run, Cursor(2), Broken())
+
+
+def names(run):
+    return sorted(path.name for path in (run.dir / "checkpoints").iterdir())
+
+
+def test_what_is_written_beside_training_counts_when_all_of_it_is_there(tmp_path):
+    with Run(config(tmp_path)) as run:
+        saved(run, Cursor(1), DiskLearner())
+        writing = run.saving(Cursor(2), Beside(), beside=True)
+        next(writing)
+        assert [path.name for path in run.checkpoints] == ["step_1"]
+        with pytest.raises(StopIteration):
+            next(writing)
+        assert [path.name for path in run.checkpoints] == ["step_1", "step_2"]
+        assert (run.checkpoints[-1] / "weights").read_text() == "weights"
+        with pytest.raises(Lost, match="a learner rank died"):
+            list(run.saving(Cursor(3), Beside(lives=False), beside=True))
+        assert names(run) == ["step_1", "step_2"]
+
+
+def test_what_a_run_that_ended_had_begun_to_write_is_deleted(tmp_path):
+    with Run(config(tmp_path)) as run:
+        state = saved(run, Cursor(1), DiskLearner()) / LEARNER
+        state.parent.mkdir()
+        state.touch()
+        writing = run.saving(Cursor(2), Beside(), beside=True)
+        next(writing)
+        shutil.copytree(run.dir / "checkpoints/.partial-step_2", tmp_path / "killed")
+    assert names(run) == ["step_1"], "when it ends by itself"
+    (tmp_path / "killed").rename(run.dir / "checkpoints/.partial-step_2")
+    with Run(config(tmp_path, **{"run.resume": True})) as resumed:
+        saved(resumed, Cursor(3), DiskLearner())
+        assert names(resumed) == ["step_1", "step_3"], "when it was killed"
 
 
 def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
     with Run(config(tmp_path, **{"checkpoint.keep": 1})) as run:
         for step, reward in enumerate([None, 0.2, 0.5, 0.4, 0.1]):
-            run.save(Cursor(step), DiskLearner(), reward)
+            saved(run, Cursor(step), DiskLearner(), reward)
         assert [p.name for p in run.checkpoints] == ["step_2", "step_4"]
         assert (run.dir / "checkpoints/best").resolve().name == "step_2"
-        run.save(Cursor(5), DiskLearner(), 0.5)
+        saved(run, Cursor(5), DiskLearner(), 0.5)
         assert [p.name for p in run.checkpoints] == ["step_5"]
         assert (run.dir / "checkpoints/best").resolve().name == "step_5"
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_before_anything_starts(tmp_path):
     with Run(config(tmp_path)) as run:
-        run.save(Cursor(step=3), DiskLearner())
+        saved(run, Cursor(step=3), DiskLearner())
     refused = pytest.raises(RunError, match=r"step_3 has no state/about.json.*model.path=.*step_3/hf")
     with refused, Run(config(tmp_path, **{"run.resume": True})):
         pass
