@@ -226,7 +226,7 @@ def pages():
 """
 
 
-def test_an_experiment_finds_nothing_that_an_earlier_one_printed_or_left_with_the_kernel(pool: SandboxPool, task: Task) -> None:
+def test_an_experiment_finds_nothing_that_an_earlier_one_printed_or_left(pool: SandboxPool, task: Task) -> None:
     """What it printed, what lay beside the milestones, what the kernel keeps: all of the memory is searched."""
     limits = Limits(seconds=60, memory_mb=600, disk_mb=32, processes=24)
     with pool.acquire(replace(task, limits=limits)) as sandbox:
