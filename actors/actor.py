@@ -85,10 +85,11 @@ class Actor(Explorer):
 
     def _wait(self, answer: Coroutine[Any, Any, str]) -> str:
         """What the event loop computes, for a thread."""
-        return asyncio.run_coroutine_threadsafe(answer, self._loop).result(self._cfg.actors.deadline)
+        return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
 
     async def _answer(self, ids: np.ndarray, seed: int, temperature: float, longest: int) -> str:
-        await self._serves.wait()
+        async with asyncio.timeout(self._cfg.actors.deadline):
+            await self._serves.wait()
         return (await self._policy.sample(ids, seed, temperature, longest, self._chat.end_token)).text
 
     async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
@@ -207,6 +208,14 @@ class Actor(Explorer):
             if self._cfg.learner.full_every > 1:
                 self._weights = weights
         return restored
+
+    async def rest(self) -> None:
+        """Have the engine give up the memory of its card. Raises PolicyDead."""
+        await self._policy.rest()
+
+    async def wake(self) -> None:
+        """Have the engine serve again. Raises PolicyDead."""
+        await self._policy.wake()
 
     async def join_group(self, init_info: dict[str, Any]) -> None:
         """Be one of those to whom the learner broadcasts its weights."""

@@ -75,9 +75,11 @@ class ActorPool:
         say: Callable[[str], None],
         full_weights: Callable[[], list[Any]],
         kind: type[Explorer] = Actor,
+        resting: bool = False,
     ):
         """version: of the weights in `model_dir`; say: tells the user that an actor was replaced; full_weights: gives
-        those published last, for actors that join; kind: `Explorer` for actors without a policy."""
+        those published last, for actors that join; kind: `Explorer` for actors without a policy; resting: they start
+        when they are woken first."""
         self._cfg, self._deadline, self._say = cfg, cfg.actors.deadline, say
         self._place = place(cfg.run.mode)
         self._making, self._kind = (list(tasks), model_dir, run_dir, version), kind
@@ -90,7 +92,12 @@ class ActorPool:
         self._active = time.monotonic()
         self._stream: Any = None
         self._hosts = Hosts(cfg) if cfg.sandbox.hosts else None
-        for _ in range(self._wanted):
+        self._resting = resting
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start those that are missing; where all rest, they start when the others wake."""
+        while not self._resting and len(self._members) < self._wanted:
             self._add()
 
     def _add(self) -> str:
@@ -207,26 +214,48 @@ class ActorPool:
 
         Returns the seconds that the slowest took to restore it from differences.
         """
-        self._version, restored = version, 0.0
+        self._version = version
+        return max(self._all("receive", f"take weight version {version}", version, buckets), default=0.0)
+
+    def rest(self) -> None:
+        """Have all engines give up the memory of their cards; one that does not is replaced when the others wake."""
+        end = time.monotonic() + self._deadline
+        while coming := [name for name, one in self._members.items() if one.starting or one.serving]:
+            self.check()
+            if time.monotonic() > end:
+                raise ActorError(f"{', '.join(coming)} did not start in {self._deadline:.0f} s (actors.deadline)")
+            self._place.sleep(0.1)
+        self._resting = True
+        self._all("rest", "give up its card")
+
+    def wake(self) -> None:
+        """Have all engines serve again, and those start that are missing."""
+        self._resting, self._active = False, time.monotonic()
+        self._all("wake", "take its card back")
+        self._fill()
+
+    def _all(self, method: str, what: str, *args: Any) -> list[Any]:
+        """What all actors that have started answer; one that fails is replaced."""
+        answers = []
         started = {name: member for name, member in self._members.items() if member.about}
-        pending = {name: member.handle.receive.remote(version, buckets) for name, member in started.items()}
+        pending = {name: getattr(member.handle, method).remote(*args) for name, member in started.items()}
         end = time.monotonic() + self._deadline
         while pending:
             self._place.wait(list(pending.values()), num_returns=len(pending), timeout=1.0)
             for name, ref in list(pending.items()):
                 try:
-                    restored = max(restored, self._place.get(ref, timeout=0))
+                    answers.append(self._place.get(ref, timeout=0))
                 except GetTimeoutError:
                     if time.monotonic() < end:
                         continue
-                    self._replace(name, f"{name} did not take weight version {version} in {self._deadline:.0f} s")
+                    self._replace(name, f"{name} did not {what} in {self._deadline:.0f} s")
                 except (*DEATHS, RayTaskError) as error:
                     reason = error.cause if isinstance(error, RayTaskError) else "its process died"
-                    self._replace(name, f"{name} failed to take weight version {version}: {reason}")
+                    self._replace(name, f"{name} failed to {what}: {reason}")
                 del pending[name]
             self.check()
             pending = {name: ref for name, ref in pending.items() if name in self._members}
-        return restored
+        return answers
 
     def receivers(self) -> list[Receiver]:
         """Those that have started and give a sign of life now; the others are replaced."""
@@ -257,8 +286,7 @@ class ActorPool:
         if not least <= count <= most:
             raise ActorError(f"{count} actors: not within actors.min={least} and actors.max={most}")
         self._wanted = count
-        while len(self._members) < count:
-            self._add()
+        self._fill()
         for name in list(self._members)[count:]:
             self._remove(name)
         self._share()
@@ -337,7 +365,8 @@ class ActorPool:
                 f"more than actors.replacements={self._cfg.actors.replacements} failed, the last: {reason}"
             )
         back = self._remove(name)
-        self._say(f"{reason}; replaced by {self._add()}, {back} groups go to others")
+        successor = "the next that starts" if self._resting else self._add()
+        self._say(f"{reason}; replaced by {successor}, {back} groups go to others")
 
     def _remove(self, name: str) -> int:
         """End an actor; returns how many groups it gave back."""

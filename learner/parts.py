@@ -21,6 +21,7 @@ from learner.config.schema import Config
 from learner.evaluation.evaluation import Evaluation
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
+from learner.ranks.turns import Turns
 from learner.run import ending, preflight, trackers
 from learner.run.checkpointing import Checkpointing
 from learner.run.folder import Run
@@ -45,6 +46,7 @@ class Parts:
     evaluation: Evaluation
     actors: ActorPool
     learner: Learner
+    turns: Turns
     publisher: Publisher
     checkpointing: Checkpointing
 
@@ -73,12 +75,15 @@ def started(cfg: Config) -> Iterator[Parts]:
             return publisher.full_weights()  # asked for once a version was published
 
         folders = str(model_dir), str(run.dir)
-        actors = ActorPool(cfg, list(tasks.values()), *folders, 0, progress.say, full_weights)
+        resting = cfg.actors.colocate
+        actors = ActorPool(cfg, list(tasks.values()), *folders, 0, progress.say, full_weights, resting=resting)
         stack.callback(actors.close)
         progress.stage("learner", 1)  # actors start meanwhile, their engines as long as nobody asks for a response
         learner = Learner(cfg, model_dir, progress.say)
         stack.callback(learner.close)
-        publisher = Publisher(learner, actors, progress.say)
+        turns = Turns(learner, actors)
+        publisher = Publisher(learner, actors, turns, progress.say)
+        turns.actors()
         progress.advance()
         progress.stage("sandboxes", 1)
         about = actors.exploring()
@@ -102,6 +107,7 @@ def started(cfg: Config) -> Iterator[Parts]:
             evaluation=Evaluation(run.dir, tasks),
             actors=actors,
             learner=learner,
+            turns=turns,
             publisher=publisher,
             checkpointing=Checkpointing(run, learner, progress.say),
         )

@@ -58,6 +58,7 @@ class Training:
         """Go back to the last checkpoint, and forget what came after it."""
         self._until_engines_serve()
         run, checkpoint = self.parts.run, self.parts.run.checkpoints[-1]
+        self.parts.turns.learner()
         self.cursor = run.restore(checkpoint, self.parts.learner)
         self.parts.publisher.version = self.cursor.step  # publishing makes it one more, as it was after that step
         self.parts.journal.truncate_after(self.cursor.step)
@@ -82,6 +83,7 @@ class Training:
         done = {name: attempts for name in tasks if (attempts := kept.of(name)) is not None}
         progress.stage(f"evaluate {stage}", len(tasks), done=len(done))
         calls = [(name, count, seed) for name in tasks if name not in done]
+        self.parts.turns.actors()
         for index, attempts in self.parts.actors.spread("evaluate", calls, each=2):
             done[calls[index][0]] = attempts
             kept.keep(calls[index][0], attempts)
@@ -111,6 +113,7 @@ class Training:
 
     def finetune(self, examples: list[Example]) -> None:
         parts = self.parts
+        parts.turns.learner()
         finetuning.finetune(parts.cfg, parts.run.dir, parts.learner, examples, parts.progress)
 
     def publish(self) -> None:
@@ -125,11 +128,13 @@ class Training:
         parts.progress.stage("reinforce", steps, done=self.cursor.step)
         self.session = Session(parts.cfg, self._pool(), self.cursor, parts.actors, parts.progress, parts.watch)
         for _ in range(self.cursor.step, steps):
+            parts.turns.actors()
             yield self.session.batch(self._look_after_checkpoint)
         self.session.close()
 
     def learn(self, groups: list[list[Transition]]) -> StepReport:
         """One learner step on groups of transitions."""
+        self.parts.turns.learner()
         return self.parts.learner.train(groups, self.parts.publisher.version)
 
     def record(self, groups: list[list[Transition]], report: StepReport) -> None:
@@ -149,7 +154,7 @@ class Training:
         transitions.write(parts.run.dir, step, groups, report)
         seconds, account = session.account()
         row = step_metrics(groups, parts.publisher.version - 1, report, seconds, session.waited, time.time())
-        row |= {"step": step, **parts.publisher.figures()}
+        row |= {"step": step, **parts.publisher.figures(), **parts.turns.figures()}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
         parts.journal.append(row)
         parts.watch.step(row)
@@ -161,6 +166,7 @@ class Training:
     def checkpoint(self) -> None:
         """Keep what a restart needs, and no longer what only an earlier one did; beside training, but before the first
         learner step and after the last. Raises NoRoom after the last step."""
+        self.parts.turns.learner()
         if self.parts.checkpointing.save(self.cursor):
             self._forget()
 
@@ -181,6 +187,7 @@ class Training:
     def _hold_reference(self) -> None:
         """The policy as it was before the first RL step; a resumed run finds it in the run's folder."""
         folder = self.parts.run.dir / "reference"
+        self.parts.turns.learner()
         if not folder.exists():
             partial = folder.with_name(".partial-reference")
             self.parts.learner.keep_reference(partial)

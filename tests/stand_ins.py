@@ -5,6 +5,7 @@ Invariant: an answer is a matter of what was asked, so that two runs of one conf
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import hashlib
 import os
@@ -30,6 +31,7 @@ class Seen:
         how much scores differ on the test part of the answers (`tests`)."""
         self.of: dict[str, list[Any]] = collections.defaultdict(list)
         self.broken = collections.Counter(broken or {})
+        self.learner_rests = False
 
     def tell(self, border: str, *what: Any) -> None:
         self.of[border].append(what)
@@ -93,6 +95,7 @@ class Engine:
     """Stands for `AsyncLLM`; its answers are a matter of prompt and seed, its log-probs those of equal odds."""
 
     errored, device = False, torch.device("cpu")
+    _rests = False
 
     def __init__(self, seen: Seen, arguments: dict[str, Any]):
         from transformers import AutoTokenizer
@@ -109,6 +112,8 @@ class Engine:
     async def generate(self, prompt: Any, settings: Any, request_id: str) -> Any:
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        while self._rests:
+            await asyncio.sleep(0.01)
         ids = prompt["prompt_token_ids"]
         if self._dies:
             self.errored = True
@@ -137,9 +142,20 @@ class Engine:
     async def pause_generation(self, **options: Any) -> None:
         self._seen.tell("pauses", sys._getframe(1).f_code.co_name)
 
-    async def resume_generation(self) -> None: ...
+    async def resume_generation(self) -> None:
+        assert not self._rests, "it would sample without its memory"
 
-    async def start_weight_update(self) -> None: ...
+    async def sleep(self, level: int, mode: str) -> None:
+        self._seen.tell("turns", "engine rests", level, mode)
+        self._rests = True
+
+    async def wake_up(self) -> None:
+        assert self._seen.learner_rests, "both would have the card"
+        self._seen.tell("turns", "engine wakes")
+        self._rests = False
+
+    async def start_weight_update(self) -> None:
+        assert not self._rests, "it would load into memory that it has not"
 
     async def update_weights(self, request: Any) -> None:
         from actors.policy.weights_engine import ObjectStoreUpdate
@@ -205,6 +221,21 @@ class DeepSpeed:
 
     def get_global_grad_norm(self) -> float:
         return self._norm
+
+
+class Away:
+    """Stands for the memory of the host: in this process are not only the learner's tensors."""
+
+    def __init__(self, seen: Seen):
+        self._seen = seen
+
+    def put(self) -> None:
+        self._seen.tell("turns", "learner rests")
+        self._seen.learner_rests = True
+
+    def bring(self) -> None:
+        self._seen.tell("turns", "learner wakes")
+        self._seen.learner_rests = False
 
 
 class Broadcaster:

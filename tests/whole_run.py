@@ -29,7 +29,7 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from learner.stream.stream import Cursor
-from tests.stand_ins import Broadcaster, DeepSpeed, Endpoint, Engine, Experiments, RankDies, Ray, Seen, waits
+from tests.stand_ins import Away, Broadcaster, DeepSpeed, Endpoint, Engine, Experiments, RankDies, Ray, Seen, waits
 
 BASE = (
     "run.name=seen",
@@ -151,9 +151,14 @@ def borders(seen: Seen) -> Iterator[None]:
     from envs import simulated
     from envs.workspace import SnapshotStore
     from learner.model.policy_model import PolicyModel
-    from learner.ranks import broadcast, training_state
+    from learner.ranks import broadcast, rank, training_state
     from learner.reporting import report
     from learner.run import cards, preflight, preparation, trackers
+
+    class Rank(remote.Handle):
+        def __getattr__(self, name: str) -> Any:
+            assert name == "wake" or not seen.learner_rests, f"{name} is asked of a learner without its memory"
+            return super().__getattr__(name)
 
     class Place(remote.InProcess):
         def spawn(self, kind: type, options: Any, *args: Any) -> Any:
@@ -161,7 +166,7 @@ def borders(seen: Seen) -> Iterator[None]:
             seen.tell("spawned", kind.__name__, sorted(told.items(), key=str))
             if kind.__name__ in ("Stream", "Control"):
                 seen.tell(kind.__name__.lower(), [one for one in args if isinstance(one, int)])
-            return super().spawn(kind, options, *args)
+            return Rank(kind(*args), self._loop) if kind is rank.LearnerRank else super().spawn(kind, options, *args)
 
         def get(self, ref: Any, timeout: float | None = None) -> Any:
             waits(seen, timeout)
@@ -251,6 +256,7 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(explorer, "ThreadPoolExecutor", threads)
         sleep = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: seen.tell("simulated", seconds))
         patch.setattr(simulated, "time", sleep)
+        patch.setattr(rank, "Away", lambda device: Away(seen))
         patch.setattr(broadcast, "Broadcaster", lambda *given: Broadcaster(seen))
         patch.setattr(ray, "shutdown", lambda: None)
         patch.setattr(preparation.signal, "signal", lambda *which: None)
@@ -266,6 +272,7 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(deepspeed, "initialize", lambda **given: (DeepSpeed(seen, **given),))
         patch.setattr(deepspeed, "init_distributed", lambda *given, **options: seen.tell("group", given, options))
         patch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+        patch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: seen.tell("share of a card", share))
         torch.set_num_threads(1)  # what is so small is faster alone
         patch.setattr(torch, "set_num_threads", lambda count: seen.tell("threads", count))
         patch.setattr(AutoTokenizer, "from_pretrained", functools.cache(AutoTokenizer.from_pretrained))

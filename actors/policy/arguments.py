@@ -91,6 +91,8 @@ def _on_cpu(cfg: Any) -> dict[str, Any]:
 def _on_gpu(cfg: Any, model_dir: str) -> dict[str, Any]:
     share = memory_share(cfg)
     arguments = {"tensor_parallel_size": max(1, int(cfg.actors.gpus)), "gpu_memory_utilization": share}
+    if cfg.actors.colocate:
+        arguments["enable_sleep_mode"] = True
     if cfg.rl.steps < GRAPH_STEPS:
         arguments["enforce_eager"] = True
     elif cfg.rl.steps < COMPILED_STEPS:
@@ -114,7 +116,8 @@ def graphs_only(sequences: int) -> dict[str, Any]:
 
 def memory_share(cfg: Any) -> float:
     """Of the memory of each of its cards that an engine may use, in (0, 1)."""
-    return cfg.actors.gpu_memory or min(1.0, cfg.actors.gpus) * (1 - FREE)
+    of_card = 1.0 if cfg.actors.colocate else min(1.0, cfg.actors.gpus)
+    return cfg.actors.gpu_memory or of_card * (1 - FREE)
 
 
 def kv_cache_bytes(cfg: Any, size: ModelSize, memory: float) -> int:

@@ -68,7 +68,11 @@ class Policy:
         self._served = self._closed = False
         self._last_words = LastWords()
         self._shelf = Shelf()
-        self._updating = asyncio.Lock()
+        self._updating = asyncio.Condition()
+        """Held by whoever changes what the engine does; told when a rest ends."""
+        self._rests = False
+        self._left: dict[asyncio.Timeout, float] = {}
+        """Limits of the responses that are awaited; while the engine rests, with the seconds that each had left."""
 
     async def start(self) -> None:
         """Start the engine's processes; the event loop goes on meanwhile, but for the imports.
@@ -121,8 +125,8 @@ class Policy:
         # blocks, so that vLLM could clear the cache only by computing all of them again.
         prompt = TokensPrompt(prompt_token_ids=[int(token) for token in prompt_ids], cache_salt=str(self.version))
         started = time.monotonic()
-        async with self._alive("a response"):
-            with self._counted():
+        async with self._alive("a response") as limit:
+            with self._counted(limit):
                 outputs = [o async for o in self._engine.generate(prompt, settings, request_id=uuid.uuid4().hex)]
         (completion,) = outputs[-1].outputs
         ids = np.array(completion.token_ids, dtype=np.int32)
@@ -134,12 +138,13 @@ class Policy:
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Requests that arrive within wait, and are then begun together.
+        """Requests that arrive within wait, and are then begun together; where the engine rests, after its rest.
 
         Raises:
             PolicyDead: the engine has died.
         """
         async with self._updating:
+            await self._updating.wait_for(lambda: not self._rests)
             async with self._alive("a pause"):
                 await self._engine.pause_generation(mode="keep", clear_cache=False)
             try:
@@ -164,6 +169,38 @@ class Policy:
             update = await asyncio.to_thread(self._shelf.put, buckets)
             await self._verify(update, version)
             await self._load(lambda: update, version, digests(buckets))
+
+    async def rest(self) -> None:
+        """Give up the card's memory until `wake`; requests in flight wait, and are computed again from their tokens.
+
+        The weights wait in the memory of the host (vLLM's level 1): an engine that wakes serves what it served.
+
+        Raises:
+            PolicyDead: the engine has died.
+        """
+        async with self._updating, self._alive("a rest"):
+            if not self._rests:
+                await self._engine.sleep(level=1, mode="keep")
+                self._rests = True
+                for limit in self._left:
+                    self._suspend(limit)
+
+    async def wake(self) -> None:
+        """Serve again; what waits for a response has as much time left as it had before the rest. Raises PolicyDead."""
+        async with self._updating, self._alive("the end of a rest"):
+            if self._rests:
+                await self._engine.wake_up()
+                self._rests = False
+                for limit, left in self._left.items():
+                    if not limit.expired():
+                        limit.reschedule(asyncio.get_running_loop().time() + left)
+                self._updating.notify_all()
+
+    def _suspend(self, limit: asyncio.Timeout) -> None:
+        """A rest takes as long as the learner's turn, which says nothing of the engine."""
+        if not limit.expired():
+            self._left[limit] = limit.when() - asyncio.get_running_loop().time()
+            limit.reschedule(None)
 
     async def join_group(self, init_info: dict[str, Any]) -> None:
         """Have the engine's workers join the group in which the learner broadcasts. Raises PolicyDead."""
@@ -233,8 +270,8 @@ class Policy:
             raise PolicyDead(f"{self.name}: vLLM did not load weight version {version}: {error}") from error
 
     @contextlib.asynccontextmanager
-    async def _alive(self, awaited: str) -> AsyncIterator[None]:
-        """Turn the engine's death, and waiting longer than the deadline, into PolicyDead."""
+    async def _alive(self, awaited: str) -> AsyncIterator[asyncio.Timeout]:
+        """Turn the engine's death, and waiting longer than the deadline, into PolicyDead; yields the deadline."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         deadline = self._cfg.actors.deadline
@@ -244,7 +281,7 @@ class Policy:
             async with asyncio.timeout(deadline) as limit:
                 watch = asyncio.create_task(self._end_with_engine(limit))
                 try:
-                    yield
+                    yield limit
                 finally:
                     died = not watch.cancel()  # an engine that hangs is ended too, on the way here
         except EngineDeadError as error:
@@ -276,12 +313,17 @@ class Policy:
         limit.reschedule(asyncio.get_running_loop().time())
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Within, a request is on its way, and its limit does not count rests."""
         self.running += 1
+        self._left[limit] = 0.0
+        if self._rests:
+            self._suspend(limit)
         try:
             yield
         finally:
             self.running -= 1
+            del self._left[limit]
 
     def close(self) -> None:
         """End the engine's processes, once they have started."""

@@ -20,6 +20,7 @@ from envs.records import Outcome, Task, Transition
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import BUCKET_BYTES
+from learner.ranks.turns import Turns
 from learner.run.preflight import Finding, Verdict
 
 RESPONSES = 4
@@ -51,10 +52,13 @@ def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Fi
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         began = time.monotonic()
-        actors = ActorPool(cfg, [task], str(model_dir), str(folder), 0, lambda _: None, list)
+        resting = cfg.actors.colocate
+        actors = ActorPool(cfg, [task], str(model_dir), str(folder), 0, lambda _: None, list, resting=resting)
         stack.callback(actors.close)
         learner = Learner(cfg, model_dir, lambda _: None)
         stack.callback(learner.close)
+        turns = Turns(learner, actors)
+        turns.actors()
         ((_, about),) = actors.started().items()
         seconds = time.monotonic() - began
         yield Finding("engine", Verdict.OK, f"engine and learner start in {seconds:.0f} s, on {about['host']}")
@@ -68,9 +72,11 @@ def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Fi
         yield Finding("experiment", Verdict.OK, f"{ran}, in the {about['sandbox']} sandbox")
         actors.set_baselines({task.id: baseline.score_after})
 
+        turns.learner()
         began = time.monotonic()
         published = learner.publish(BUCKET_BYTES, 1)
         packed = time.monotonic() - began
+        turns.actors()
         actors.publish(1, published.buckets)
         taken = time.monotonic() - began - packed
         megabytes = published.full_bytes / 1e6
@@ -80,6 +86,7 @@ def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Fi
         began = time.monotonic()
         group = actors.first("evaluate", task.id, RESPONSES, SEED)
         sampled = time.monotonic() - began
+        turns.learner()
         report = learner.train([varied(group)], 1)
         yield log_probs(cfg, report.update.logprob_gap_mean, group, sampled, report.train_seconds)
 

@@ -19,4 +19,4 @@ def settle(cfg: Config) -> None:
     actors.sequences = actors.sequences or SEQUENCES["gpu" if actors.gpus else "cpu"]
     learner.row_tokens = learner.row_tokens or max(ROW_TOKENS["gpu" if learner.gpus else "cpu"], cfg.model.context)
     if learner.transfer == "auto":
-        learner.transfer = "ipc" if share_a_card(cfg) else "object_store"
+        learner.transfer = "ipc" if share_a_card(cfg) and not actors.colocate else "object_store"

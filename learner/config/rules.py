@@ -78,6 +78,19 @@ def impossible(cfg: Config) -> str | None:
             "learner.transfer=ipc is for one card that all share: run.mode=ray, learner.ranks=1, and shares of a card "
             "(learner.gpus, and actors.gpus of each actor) that come to 1 at most"
         )
+    if cfg.actors.colocate and not (share_a_card(cfg) and max(cfg.actors.max, cfg.actors.count) == 1):
+        return (
+            "actors.colocate is for one card that the learner and one actor have in turns: run.mode=ray, "
+            "learner.ranks=1, actors.count=1, and learner.gpus and actors.gpus that come to 1 at most, such as 0.5 each"
+        )
+    if cfg.actors.colocate and cfg.learner.transfer != "object_store":
+        return "actors.colocate needs learner.transfer=object_store: the learner is away when the engine takes weights"
+    if cfg.actors.colocate and cfg.learner.full_every > 1:
+        return (
+            "actors.colocate needs learner.full_every=1: the learner is away when an actor joins, and needs them whole"
+        )
+    if cfg.actors.colocate and experts.kind == "llm" and not experts.endpoint and not experts.path:
+        return "actors.colocate leaves no card to serve experts.model: give experts.endpoint or experts.path"
     if cfg.learner.transfer == "nccl" and cfg.learner.full_every > 1:
         return "learner.transfer=nccl always sends full weights: learner.full_every must be 1"
     if rl.gap_stop <= rl.gap_warn:

@@ -264,8 +264,11 @@ class ActorsConfig:
     gpus: float = key(0.0, "GPUs per actor: whole cards, or the share of one; 0 serves on the CPU.")
     gpu_memory: float = key(
         0.0,
-        "Share of its cards' memory that an engine may use; 0: nine tenths of its share of a card.",
+        "Share of its cards' memory that an engine may use; 0: nine tenths of its share of a card, in turns of all.",
         maximum=1,
+    )
+    colocate: bool = key(
+        False, "The engine and the learner that share a card have all of it in turns; the other waits in host memory."
     )
     cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
     node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")

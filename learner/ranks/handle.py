@@ -133,6 +133,14 @@ class Learner:
         self.position.rl_steps, self.position.sft_steps = loaded.rl_steps, loaded.sft_steps
         self._recovery.goes_back_to(Path(folder))
 
+    def rest(self) -> None:
+        """Have the ranks give up the memory of their cards; nothing but `wake` may be asked of them then."""
+        self._recovery.surviving(lambda: self._ranks.everyone("rest"))
+
+    def wake(self) -> None:
+        """Have the ranks as they were before `rest`, or as they were before they died in it."""
+        self._recovery.surviving(lambda: self._ranks.everyone("wake"))
+
     def close(self) -> None:
         """End all ranks."""
         self._ranks.close()

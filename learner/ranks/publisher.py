@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.pool import ActorPool
+from actors.runtime.remote import place
 from learner.ranks.handle import Learner
 from learner.ranks.rank import Published
+from learner.ranks.turns import Turns
 
 BUCKET_BYTES = 64 << 20
 COMPARED = 2
@@ -23,23 +25,30 @@ COMPARED = 2
 class Publisher:
     """Between one learner and its actors, in the way that `learner.transfer` says."""
 
-    def __init__(self, learner: Learner, actors: ActorPool, say: Callable[[str], None]):
-        self._learner, self._actors, self._say = learner, actors, say
+    def __init__(self, learner: Learner, actors: ActorPool, turns: Turns, say: Callable[[str], None]):
+        self._learner, self._actors, self._turns, self._say = learner, actors, turns, say
+        self._place = place(learner.cfg.run.mode)
         self.version = 0
         """That the actors serve."""
         self._published, self._seconds, self._restoring = Published([], 0, 0), 0.0, 0.0
+        self._held: list[Any] = []
+        """What was published, of a learner that may be away when it is asked for again, or end meanwhile."""
         self._first, self._told = True, False
         self._took: dict[bool, list[float]] = {True: [], False: []}
         """Seconds of versions that were sent as differences, and in full."""
 
     def publish(self) -> None:
-        """The next version; returns when all actors serve it."""
+        """The next version; returns when all actors serve it. Then it is the actors' turn."""
         self.version += 1
         started = time.monotonic()
+        self._turns.learner()
         if self._learner.cfg.learner.transfer == "nccl":
             self._published = self._learner.broadcast(self.version, self._actors.receivers)
         else:
             self._published = self._learner.publish(BUCKET_BYTES, self.version)
+        if self._learner.cfg.actors.colocate:
+            self._held = self._place.get(self._published.buckets)  # not copied: Ray's store keeps what is looked at
+        self._turns.actors()
         self._restoring = self._actors.publish(self.version, self._published.buckets)
         self._seconds = time.monotonic() - started
         self._compare()
@@ -63,6 +72,8 @@ class Publisher:
 
     def full_weights(self) -> list[Any]:
         """For an actor that joins between two versions."""
+        if self._learner.cfg.actors.colocate:  # the learner is away; what was published last was whole
+            return [self._place.put(bucket) for bucket in self._held]
         return self._learner.publish(BUCKET_BYTES, self.version, full=True).buckets
 
     def figures(self) -> dict[str, float]:

@@ -39,6 +39,7 @@ from learner.config.schema import Config
 from learner.model.probe import require_same_forward
 from learner.model.value_head import ValueHead
 from learner.ranks import beside, checkpoints, loading, training_state
+from learner.ranks.away import Away
 from learner.ranks.beside import STATE
 from learner.ranks.heap import Heap
 from learner.ranks.training_state import Slice
@@ -103,7 +104,8 @@ class LearnerRank:
         }  # fmt: skip
         # Only DeepSpeed's inference kernels use this operator; building it takes half a minute and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        if 0 < learner.gpus < 1:  # a rank that takes more than its share is told so, before an engine is
+        # A rank that takes more than its share is told so, before an engine is.
+        if 0 < learner.gpus < 1 and not self.cfg.actors.colocate:
             torch.cuda.set_per_process_memory_fraction(learner.gpus)
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=deadline), verbose=False)
         dtype = getattr(torch, self.cfg.model.dtype)
@@ -130,6 +132,7 @@ class LearnerRank:
             width = self.policy.model.config.hidden_size
             self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.deepspeed.device)
         self._heap.give_back(now=True)  # loading takes more than what is loaded
+        self._away = Away(self.deepspeed.device)
         self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
 
     def finetune_step(self, rows: Sequence[Row | None], tokens: int, rate: float) -> tuple[float, float]:
@@ -232,6 +235,15 @@ class LearnerRank:
         for state in self.deepspeed.basic_optimizer.state.values():
             for value in state.values():
                 value.zero_()
+
+    def rest(self) -> None:
+        """Give up the memory of the card until `wake`; all is kept in the memory of the host."""
+        self._shared = []
+        self._away.put()
+
+    def wake(self) -> None:
+        """Be as before `rest`."""
+        self._away.bring()
 
     def publish(self, bucket_bytes: int, version: int, full: bool, checked: bool, on_card: bool) -> Published:
         """The weights in the object store; only rank 0 packs, the others take part in gathers.

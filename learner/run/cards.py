@@ -104,15 +104,19 @@ def misfits(cfg: Config, size: ModelSize, cards: Mapping[str, Sequence[Card]]) -
         return None
     smallest = min(known, key=lambda card: card.total)
     rank, usable = rank_bytes(cfg, size), smallest.total * (1 - FREE)
-    learner_share = usable * min(1.0, cfg.learner.gpus)
+    in_turns = cfg.actors.colocate
+    learner_share = usable * (1.0 if in_turns else min(1.0, cfg.learner.gpus))
     described = f"{smallest.name} has {gib(smallest.total)}"
     if cfg.learner.gpus and sum(rank.values()) > learner_share:
         parts = ", ".join(f"{name} {gib(amount)}" for name, amount in rank.items() if amount)
+        given, last = f"learner.gpus={cfg.learner.gpus:g}", "a larger learner.gpus, or actors.colocate=true on one card"
+        if in_turns:
+            given, last = "actors.colocate=true", "or a smaller model.path"
         return (
             f"a learner rank needs {gib(sum(rank.values()))} ({parts}); {described}, of which "
-            f"learner.gpus={cfg.learner.gpus:g} has {gib(learner_share)}",
+            f"{given} gives {gib(learner_share)}",
             "learner.lora.rank=32, learner.gradient_checkpointing=true, a lower learner.row_tokens, more learner.ranks "
-            "with learner.zero_stage=3, learner.offload=optimizer, or a larger learner.gpus",
+            f"with learner.zero_stage=3, learner.offload=optimizer, {last}",
         )
     if cfg.actors.gpus:
         of_engine = smallest.total * memory_share(cfg)
@@ -128,7 +132,8 @@ def misfits(cfg: Config, size: ModelSize, cards: Mapping[str, Sequence[Card]]) -
             return f"{described}: {error}", "or use a smaller model"
     least = min(card.free for card in known)
     engine_share = smallest.total * memory_share(cfg) if cfg.actors.gpus else 0.0
-    requested = learner_share + engine_share if share_a_card(cfg) else max(learner_share, engine_share)
+    at_once = share_a_card(cfg) and not in_turns
+    requested = learner_share + engine_share if at_once else max(learner_share, engine_share)
     if least < requested:
         return (
             f"a card has only {gib(least)} free of {gib(smallest.total)}, and {gib(requested)} are asked for",

@@ -60,8 +60,10 @@ class Checkpointing:
         """
         cfg = self._run.cfg
         before = self.settle(wait=True)
-        # With adapters hardly anything but the model is written, which all ranks take part in merging.
-        beside = cfg.checkpoint.beside and not cfg.learner.lora.rank and 0 < cursor.step < cfg.rl.steps
+        # With adapters hardly anything but the model is written, which all ranks take part in merging; a learner whose
+        # card the engine has can be asked for nothing, nor be started again.
+        whole = cfg.learner.lora.rank or cfg.actors.colocate
+        beside = cfg.checkpoint.beside and not whole and 0 < cursor.step < cfg.rl.steps
         reward = float(np.mean(self._rewards)) if self._rewards else None
         writing = self._run.saving(cursor, self._learner, reward, beside)
         self._begun, self._rewards, self._overdue = Begun(cursor.step, self._rewards, writing), [], False

@@ -22,6 +22,8 @@ IMPORTS = {"driver": 0.5e9, "Ray": 0.8e9, "learner": 0.45e9, "actor": 0.7e9, "en
 SANDBOX = 150 << 20
 HOLES = 0.6
 """Of activations: what rows of other lengths left free and a rank has not given back (`learner.ranks.heap`)."""
+WAITING = ("weights", "adapters", "gradients", "optimiser", "reference")
+"""What a learner has on its card between two calls."""
 
 SMALL = 1e8
 """Parts below it are not shown."""
@@ -48,6 +50,7 @@ def needed(cfg: Config, size: ModelSize) -> dict[str, float]:
     copied = cfg.checkpoint.beside and not learner.lora.rank
     rank = IMPORTS["learner"] + (0.0 if learner.gpus else sum(of_rank.values()))
     engine = IMPORTS["engine"] + (0.0 if actors.gpus else 2 * weights + actors.kv_cache_gb * cards.GIB)
+    kept = weights + sum(of_rank[part] for part in WAITING if part in of_rank)
     warm = cfg.sandbox.warm or max(1, int(cfg.sandbox.cpus or machine.cores()))
     return {
         "driver and Ray": IMPORTS["driver"] + IMPORTS["Ray"],
@@ -55,6 +58,7 @@ def needed(cfg: Config, size: ModelSize) -> dict[str, float]:
         "checkpoint written beside training": copied * 12.0 * size.parameters,
         "engines": actors.count * engine,
         "actors": actors.count * IMPORTS["actor"],
+        "what waits for its turn": kept if actors.colocate else 0.0,
         "sandboxes": float(warm * SANDBOX),
         "weights in Ray's object store": 2.0 * weights if learner.transfer == "object_store" else 0.0,
     }

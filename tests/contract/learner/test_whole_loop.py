@@ -12,6 +12,12 @@ from learner.ranks.handle import Learner
 from tests import apart, whole_run
 from tests.main_job import require_trained
 
+TURNS = (
+    "actors.colocate=true", "learner.gpus=0.5", "actors.gpus=0.5", "rl.kl=0.1", "rl.max_staleness=0",
+    "checkpoint.every=1", "learner.check_every=1", "actors.replacements=1", "learner.restarts=1",
+)  # fmt: skip
+"""Whatever a run asks of learner and engine, where they have one card in turns."""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +54,25 @@ def test_a_run_whose_engine_disagrees_with_its_learner_stops_with_the_worst_toke
     assert seen["steps"] == [] and seen["checkpoints"] == ["step_0"]
     token = re.compile(r"  group-\d{6}/\d{3} token \d+ .* engine -[\d.]+, learner -[\d.]+")
     assert len([line for line in seen["error"][1:] if token.fullmatch(line)]) > 3
+
+
+def in_turns(folder: Path, model: Path) -> list[dict[str, Any]]:
+    first = whole_run.run(TURNS, folder, model, {"engines": 1, "ranks": 1})
+    return [first, whole_run.run([*TURNS, "rl.steps=3", "run.resume=true"], folder, model)]
+
+
+def test_learner_and_engine_have_a_card_in_turns(model: Path, tmp_path: Path) -> None:
+    """Fine-tuning, reference, steps, checkpoints, evaluations, deaths and resuming; whoever is asked for something that
+    is not in its turn fails (`stand_ins`)."""
+    first, resumed = apart.call(in_turns, tmp_path, model)
+    assert first["error"] == resumed["error"] == [] and len(resumed["steps"]) == 3
+    require_trained(tmp_path / "seen")
+    turns = [
+        sum(what in one for one in first["turns"])
+        for what in ("engine rests", "learner wakes", "learner rests", "engine wakes")
+    ]
+    # To fine-tune, to hold the reference, in two steps and two checkpoints; before all of them the learner gives way.
+    assert turns == [6, 6, 7, 6]
 
 
 def test_states_that_improved_a_script_join_the_pool_and_stay_in_a_resumed_run(model: Path, tmp_path: Path) -> None:

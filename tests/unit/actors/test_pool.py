@@ -23,7 +23,7 @@ class Pretended:
 
     def __init__(self, name: str, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int):
         self.version, self.shared, self.caught_up, self.m_init = version, (1, 0), None, None
-        self.closed = False
+        self.closed = self.resting = self.breaks = False
         self.engine: asyncio.Future[dict[str, Any]] = asyncio.Future(loop=place("serial")._loop)
         if starts:
             self.engine.set_result({"engine_seconds": 1.0})
@@ -52,6 +52,16 @@ class Pretended:
     async def receive(self, version: int, buckets: list) -> float:
         self.version = version
         return 0.0
+
+    async def rest(self) -> None:
+        if self.breaks:
+            raise PolicyDead("it cannot rest")
+        self.resting = True
+
+    async def wake(self) -> None:
+        if self.breaks:
+            raise PolicyDead("it cannot wake")
+        self.resting = False
 
     async def status(self) -> dict[str, int]:
         return {"experiments": 0, "tokens": 0, "version": self.version}
@@ -160,3 +170,46 @@ def test_a_number_of_actors_outside_the_bounds_is_refused(started):
     for count in (0, 5):
         with pytest.raises(ActorError, match=f"{count} actors: not within actors.min=1 and actors.max=4"):
             pool.resize(count)
+
+
+def test_all_rest_and_one_that_cannot_is_replaced_when_they_wake(started):
+    pool = started(2)
+    made["actor-1"].breaks = True
+    pool.rest()
+    assert made["actor-0"].resting and set(made) == {"actor-0", "actor-1"}, "the card is another's until they wake"
+    assert made["actor-1"].closed
+    pool.wake()
+    assert not made["actor-0"].resting and "actor-2" in made
+    pool.rest()  # waits for the one that starts
+    assert made["actor-0"].resting and made["actor-2"].resting and made["actor-2"].caught_up
+
+
+def test_one_that_ended_in_its_rest_is_replaced_when_the_others_wake(started):
+    pool = started(2)
+    pool.publish(3, [])
+    pool.rest()
+    made["actor-1"].breaks = True
+    pool.wake()
+    assert not made["actor-0"].resting and made["actor-1"].closed
+    pool.rest()
+    assert made["actor-2"].resting and made["actor-2"].caught_up == (M_INIT, 3, ["whole"])
+
+
+def test_those_that_are_wanted_in_a_rest_start_after_it(started):
+    pool = started(1)
+    pool.rest()
+    pool.resize(3)
+    assert set(made) == {"actor-0"} and pool.wanted == 3
+    pool.wake()
+    assert set(made) == {"actor-0", "actor-1", "actor-2"}
+
+
+def test_a_pool_that_begins_at_rest_starts_its_actors_when_it_wakes(tmp_path):
+    cfg = OmegaConf.structured(Config)
+    cfg.run.mode, cfg.actors.count, cfg.actors.deadline = "serial", 2, 10
+    made.clear()
+    pool = ActorPool(cfg, [], "", str(tmp_path), 0, lambda _: None, list, Pretended, resting=True)
+    assert not made
+    pool.wake()
+    assert set(pool.started()) == set(made) == {"actor-0", "actor-1"}
+    pool.close()

@@ -53,7 +53,9 @@ class Actors:
     bounds, wanted, idle_seconds = (1, 1), 1, 0.0
     outcome: Outcome | None = None
 
-    def __init__(self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any):
+    def __init__(
+        self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any, resting: bool
+    ):
         self._tasks, self._place, self._full = {task.id: task for task in tasks}, place(cfg.run.mode), full
         self.published: list[tuple[int, list]] = []
         self.serves = False

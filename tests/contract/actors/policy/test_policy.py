@@ -164,6 +164,25 @@ def test_a_damaged_bucket_is_refused_and_the_old_version_serves_on(runner, polic
     assert after.version_spans == before.version_spans
 
 
+def test_what_is_in_flight_goes_on_after_a_rest_as_if_there_had_been_none(runner, policy, sample):
+    async def rest_while_sampling() -> list[Sample]:
+        requests = [asyncio.create_task(sample(3, tokens=150))]
+        await asyncio.sleep(0.1)
+        await policy.rest()
+        requests.append(asyncio.create_task(sample(4)))
+        assert (await asyncio.wait(requests, timeout=0.5))[0] == set(), "it samples while it rests"
+        await policy.wake()
+        return await asyncio.gather(*requests)
+
+    async def undisturbed() -> list[Sample]:
+        return await asyncio.gather(sample(3, tokens=150), sample(4))
+
+    for got, expected in zip(runner.run(rest_while_sampling()), runner.run(undisturbed()), strict=True):
+        assert np.array_equal(got.response_ids, expected.response_ids)
+        np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-4)
+        assert got.version_spans == expected.version_spans
+
+
 def test_a_killed_engine_ends_every_wait_for_it_by_its_actors_name(runner, policy, sample, tiny_model):
     buckets, new = packed(changed(tiny_model, seed=3)), policy.version + 1
 
@@ -208,6 +227,54 @@ def test_an_engine_that_hangs_in_an_update_is_ended_and_not_called_dead(runner, 
     with pytest.raises(PolicyDead, match=r"actor-8: .* did not finish weight version 4 in 0\.3 s \(actors\.deadline\)"):
         runner.run(policy.update_weights(unchecked, 4))
     assert engine.ended
+
+
+class Resting:
+    """In the place of vLLM's engine: answers nothing, and may be resumed only while it has its memory."""
+
+    errored, rests = False, False
+
+    async def generate(self, *_: object, **__: object):
+        yield await asyncio.Event().wait()
+
+    async def sleep(self, **_: object) -> None:
+        self.rests = True
+
+    async def wake_up(self) -> None:
+        self.rests = False
+
+    async def pause_generation(self, **_: object) -> None:
+        assert not self.rests
+
+    async def resume_generation(self) -> None:
+        assert not self.rests
+
+
+def test_a_rest_counts_towards_no_deadline_and_a_wave_waits_for_its_end(runner, tiny_model):
+    cfg = Config()
+    cfg.actors.deadline = 0.4
+    policy = Policy("actor-8", str(tiny_model), cfg, version=3)
+    policy._engine = Resting()
+
+    async def wave() -> None:
+        async with policy.held():
+            pass
+
+    async def rest_and_wake() -> None:
+        before = asyncio.create_task(policy.sample(PROMPT, 0, 1.0, 9, END))
+        await asyncio.sleep(0.1)
+        await policy.rest()
+        waiting = [before, asyncio.create_task(policy.sample(PROMPT, 0, 1.0, 9, END)), asyncio.create_task(wave())]
+        assert (await asyncio.wait(waiting, timeout=0.6))[0] == set()
+        await policy.wake()
+        await waiting.pop()
+        began = time.monotonic()
+        for request, left in zip(waiting, (0.3, 0.4), strict=True):
+            with pytest.raises(PolicyDead, match=r"did not finish a response in 0\.4 s"):
+                await request
+            assert time.monotonic() - began > left - 0.1
+
+    runner.run(rest_and_wake())
 
 
 class Started:

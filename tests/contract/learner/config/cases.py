@@ -30,6 +30,7 @@ SERVED = ("experts.kind=llm", "experts.model={model}")
 EMBEDDED = (f"experts.embeddings={ENDPOINT}", "experts.embedding_model=e")
 GPUS = ("learner.gpus=1", "actors.gpus=1")
 SHORT = ("tasks.held_in=[wine@0.5,wine]",)
+SHARED = ("learner.gpus=0.5", "actors.gpus=0.5", "learner.transfer=object_store")
 ADAPTERS = ("learner.lora.rank=2",)
 HOSTS = ("sandbox.hosts=1",)
 SIMULATED = ("sandbox.backend=simulated", "sandbox.recorded={earlier}/seen/experiments")
@@ -198,6 +199,7 @@ CASES = [
     case("actors.count=2", "spawned"),
     case("actors.gpus=1", "spawned", "engine"),
     case("actors.gpu_memory=0.4", "engine", given=GPUS),
+    case("actors.colocate=true", "engine", "turns", "share of a card", given=SHARED),
     case("actors.cpus=3", "spawned", "engine"),
     case("actors.node=role=test", "spawned"),
     case("actors.sequences=16", "engine", "experiment threads"),

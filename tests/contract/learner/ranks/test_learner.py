@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from learner.algorithm.batching import BatchingError, Example
 from learner.config.schema import Config
 from learner.ranks.group import LearnerError
 from learner.ranks.handle import Learner
+from learner.ranks.publisher import Publisher
+from learner.ranks.turns import Turns
 from learner.recipe.finetuning import finetune
 from tests.transitions import transition
 
@@ -295,3 +298,26 @@ def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_be
     assert said["nothing"] == []
     assert ["rank 1 died in policy_step" in one for one in said["killed"]] == [True]
     assert ["rank 0 failed in save" in one for one in said["not saved"]] == [True]
+
+
+def test_a_rank_that_ends_while_it_is_away_goes_on_and_what_it_published_stays(start, tmp_path):
+    """Of a learner that has its card in turns (`actors.colocate`)."""
+    said: list[str] = []
+    learner = start(say=said.append, actors__colocate=True)
+    actors = SimpleNamespace(rest=lambda: None, wake=lambda: None, publish=lambda version, buckets: 0.0)
+    publisher = Publisher(learner, actors, Turns(learner, actors), said.append)
+
+    def data(buckets: list) -> list[bytes]:
+        return [bucket.data.tobytes() for bucket in ray.get(buckets)]
+
+    learner.save(tmp_path / "saved")
+    given = weights(learner)
+    learner.train(batch(), VERSION)
+    publisher.publish()
+    published = data(publisher.full_weights())
+    ray.kill(learner._ranks.members[0])
+    assert data(publisher.full_weights()) == published
+    publisher.publish()
+    assert ["learner rank 0 died in wake" in one and "starts again from" in one for one in said] == [True]
+    assert data(publisher.full_weights()) == published, "the step since the checkpoint was not repeated"
+    assert any(not torch.equal(one, given[name]) for name, one in weights(learner).items())

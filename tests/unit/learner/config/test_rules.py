@@ -11,6 +11,7 @@ from learner.config.load import ConfigError, load
 
 GPUS = ["learner.transfer=nccl", "learner.gpus=1", "actors.gpus=1", "learner.full_every=1"]
 SHARED = ["learner.transfer=ipc", "learner.gpus=0.5", "actors.gpus=0.25"]
+TURNS = ["actors.colocate=true", "learner.gpus=0.5", "actors.gpus=0.5"]
 CASES = [
     # (arguments that are refused, what is said, what is added to have them accepted)
     (["run.track=[wandb,mlflow,trackio,neptune]"], "run.track=neptune: ", ["run.track=[wandb,mlflow,trackio]"]),
@@ -49,6 +50,20 @@ CASES = [
     (["learner.offload=optimizer", "learner.zero_stage=0"], "learner.offload=optimizer",
      ["learner.zero_stage=1"]),
     (["learner.offload=all", "learner.zero_stage=2"], "learner.offload=all needs", ["learner.zero_stage=3"]),
+    (["actors.colocate=true"], "actors.colocate is for one card", ["learner.gpus=0.5", "actors.gpus=0.5"]),
+    (["actors.colocate=true", "learner.gpus=0.5", "actors.gpus=0.25", "actors.count=2"], "actors.count=1",
+     ["actors.count=1"]),
+    ([*TURNS, "actors.max=2"], "one actor have in turns", ["actors.max=1"]),
+    ([*TURNS, "run.mode=serial"], "run.mode=ray", ["run.mode=ray"]),
+    ([*TURNS, "learner.ranks=2"], "actors.colocate is for one card", ["learner.ranks=1"]),
+    ([*TURNS, "learner.gpus=1"], "actors.colocate is for one card", ["learner.gpus=0.5"]),
+    ([*TURNS, "learner.transfer=nccl"], "no two processes of one card", ["learner.transfer=auto"]),
+    ([*TURNS, "learner.transfer=ipc"], "actors.colocate needs learner.transfer=object_store",
+     ["learner.transfer=object_store"]),
+    ([*TURNS, "learner.full_every=2"], "actors.colocate needs learner.full_every=1", ["learner.full_every=1"]),
+    ([*TURNS, "experts.kind=llm", "experts.model=m"], "leaves no card to serve experts.model",
+     ["experts.endpoint=http://x/v1"]),
+    ([*TURNS, "experts.kind=llm", "experts.model=m"], "leaves no card to serve experts.model", ["experts.path=x"]),
     (["learner.lora.targets=[q_proj]"], "learner.lora.targets needs learner.lora.rank", ["learner.lora.rank=1"]),
     (["actors.min=2"], "actors.min=2 ≤ actors.count=1 ≤ actors.max=0 must hold", ["actors.count=2"]),
     (["actors.count=2", "actors.max=1"], "actors.count=2", ["actors.max=2"]),

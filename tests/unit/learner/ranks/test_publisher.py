@@ -10,6 +10,7 @@ import pytest
 from learner.ranks import publisher
 from learner.ranks.publisher import Publisher
 from learner.ranks.rank import Published
+from learner.ranks.turns import Turns
 
 EVERY = 3
 
@@ -18,7 +19,10 @@ class Sides:
     """In the place of learner and actors: versions take their time, the first one most."""
 
     def __init__(self, as_differences: float, in_full: float):
-        self.cfg = SimpleNamespace(learner=SimpleNamespace(transfer="object_store"))
+        self.cfg = SimpleNamespace(
+            learner=SimpleNamespace(transfer="object_store"), actors=SimpleNamespace(colocate=False),
+            run=SimpleNamespace(mode="serial"),
+        )  # fmt: skip
         self._seconds = {True: as_differences, False: in_full}
         self.now = 0.0
 
@@ -36,7 +40,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Any:
     def of(as_differences: float, in_full: float) -> list[str]:
         sides, said = Sides(as_differences, in_full), []
         monkeypatch.setattr(publisher.time, "monotonic", lambda: sides.now)
-        one = Publisher(sides, sides, said.append)
+        one = Publisher(sides, sides, Turns(sides, sides), said.append)
         for _ in range(20):
             one.publish()
         assert one.figures() == {

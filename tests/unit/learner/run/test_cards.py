@@ -75,6 +75,15 @@ def test_seven_billion_parameters_with_adapters_share_one_card_of_80_gb():
     )
 
 
+def test_in_turns_each_has_the_whole_card():
+    three_b = ModelSize(3_090_000_000, layers=36, width=2048, inner=11008, keys=256, vocabulary=151936)
+    given = [*SHARED, "model.context=8192", "learner.gradient_checkpointing=true"]
+    assert misfits(load([*given, "actors.colocate=true"]), three_b, H100) is None
+    assert "actors.colocate=true" in misfits(load(given), three_b, H100)[1]
+    wrong, remedy = misfits(load([*given, "actors.colocate=true"]), SEVEN_B, H100)
+    assert "of which actors.colocate=true gives 72 GiB" in wrong and "actors.colocate" not in remedy
+
+
 def test_adapters_are_counted_on_the_safe_side():
     """Of Qwen2.5-7B: queries and outputs 3584 × 3584, keys and values 3584 × 512, feed-forward 3 × 3584 × 18944."""
     actual = 28 * 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))

@@ -29,11 +29,19 @@ def total(*arguments: str) -> float:
         (["learner.gradient_checkpointing=true"], -1e9),
         (["learner.gpus=1"], -3e9),
         (["actors.gpus=1"], -0.9e9),
+        (["learner.gpus=0.5", "actors.gpus=0.5", "actors.colocate=true"], -2e9),
     ],
 )
 def test_each_part_counts(arguments, more):
     found = total(*arguments) - total()
     assert found >= more > 0 or found <= more < 0
+
+
+def test_what_waits_for_its_turn_with_a_card_is_in_the_memory_of_the_host():
+    """The weights twice, and 16 bytes per parameter of gradients, optimiser and its float32 copy of them."""
+    shared = ("learner.gpus=0.5", "actors.gpus=0.5", "learner.transfer=object_store", "learner.zero_stage=1")
+    added = total(*shared, "actors.colocate=true") - total(*shared)
+    assert added == pytest.approx(SMOLLM2.parameters * (2 * 2 + 16))
 
 
 def test_what_fits_is_left_as_it_is():
