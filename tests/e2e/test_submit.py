@@ -17,7 +17,7 @@ import pytest
 
 from cluster.head import Head
 from cluster.quickstart import connect
-from tests.main_job import MARK, ROOT, engine_answers, leftovers
+from tests.main_job import MARK, PRECISION, ROOT, engine_answers, leftovers
 
 SECRET_NAME, SECRET = "MLAGENT_TEST_KEY", "sk-5f0c1e9d7b3a4821"
 STOP_SECONDS = 30
@@ -95,7 +95,7 @@ def stopped(head, tiny_model, tmp_path_factory) -> dict:
     said = ray(
         head, "submit", "--no-wait", "--working-dir", ".", "--runtime-env-json", environment, "--",
         "python", "learner/main.py", "config=smoke", f"run.dir={runs}", f"model.path={tiny_model}", "rl.steps=9999",
-        "tasks.held_in=[wine]", "tasks.held_out=[]", f"sandbox.backend={backend}",
+        "tasks.held_in=[wine]", "tasks.held_out=[]", f"sandbox.backend={backend}", *PRECISION,
     )  # fmt: skip
     job = re.search(r"raysubmit_\w+", said).group()
     try:

@@ -12,10 +12,11 @@ import pytest
 
 from envs.benchmarks.loader import BUILTIN
 from envs.sandbox import SandboxFailure, SandboxPool
+from tests.main_job import PRECISION
 
 ROOT = Path(__file__).resolve().parents[3]
 SECONDS = 240
-SMALL = ("config=smoke", "tasks.held_in=[wine]", "tasks.held_out=[]", "sandbox.backend=process")
+SMALL = ("config=smoke", "tasks.held_in=[wine]", "tasks.held_out=[]", "sandbox.backend=process", *PRECISION)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +70,7 @@ def test_another_version_of_a_package(tiny_model, tmp_path):
 @pytest.mark.long
 def test_resources_that_no_node_has_and_a_store_too_small_for_the_model(tmp_path):
     code, checks = doctor(
-        f"run.dir={tmp_path}/runs", "actors.cpus=64", "actors.count=2",
+        f"run.dir={tmp_path}/runs", "actors.cpus=64", "actors.count=2", "model.dtype=bfloat16",
         RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES="100000000",
     )  # fmt: skip
     found = failed(checks)
