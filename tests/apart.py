@@ -9,7 +9,8 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 
@@ -21,7 +22,18 @@ def process(begin: Callable[..., None] | None = None, *arguments: Any) -> Proces
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """What it returns, or raises, in a process of its own."""
     with process() as its_own:
-        return its_own.submit(function, *arguments).result()
+        return ask(its_own, function, *arguments)
+
+
+def ask(its_own: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, or raises, in that process; where that ends instead, how it did."""
+    coming = its_own.submit(function, *arguments)
+    children = multiprocessing.active_children()
+    try:
+        return coming.result()
+    except BrokenProcessPool as error:
+        ended = [child.exitcode for child in children if child.exitcode is not None]
+        raise RuntimeError(f"the process ended with exit code {ended} in {function.__name__}{arguments}") from error
 
 
 def _begun(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -40,10 +40,10 @@ def test_the_table_has_every_key_and_no_other() -> None:
 
 @pytest.mark.parametrize("by", ["run", "start", "evaluate"])
 def test_what_is_seen_does_not_differ_by_itself(bench: Executor, by: str) -> None:
-    without, again = bench.submit(_seen, case("run.name=seen", by=by)).result()
+    without, again = apart.ask(bench, _seen, case("run.name=seen", by=by))
     assert without == again
 
 
 @pytest.mark.parametrize("of", CASES, ids=lambda of: " ".join([of.change, of.by, *of.given]))
 def test_a_key_makes_its_difference(bench: Executor, of: Case) -> None:
-    assert unmoved(*bench.submit(_seen, of).result(), of) == []
+    assert unmoved(*apart.ask(bench, _seen, of), of) == []
