@@ -229,7 +229,7 @@ def learners() -> Iterator[list[Learner]]:
         ("rloo", 1, 1, {**LORA, "learner.gradient_checkpointing": True}),
         ("ppo", 1, 2, {**LORA, "learner.offload": "optimizer"}),
         ("grpo", 1, 3, {**LORA, "learner.offload": "all"}),
-        ("grpo", 2, 1, LORA),
+        pytest.param("grpo", 2, 1, LORA, marks=pytest.mark.long),
         ("rloo", 2, 3, LORA),
     ],
 )

@@ -209,7 +209,7 @@ def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path):
     ("ranks", "stage", "keys"),
     [
         (1, 1, {"rl__algorithm": "ppo"}),
-        (2, 3, {}),
+        pytest.param(2, 3, {}, marks=pytest.mark.long),  # test_resuming has it, too
         (1, 1, {"rl__algorithm": "ppo", "learner__lora__rank": 4}),
         (2, 3, {"learner__lora__rank": 4}),
     ],
