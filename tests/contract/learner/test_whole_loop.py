@@ -91,14 +91,14 @@ def without(names: set[str], tree: Any) -> Any:
     return [without(names, one) for one in tree] if isinstance(tree, list) else tree
 
 
-def tested_otherwise(folder: Path, model: Path) -> list[dict[str, Any]]:
+def with_other_test_scores(folder: Path, model: Path) -> list[dict[str, Any]]:
     arguments = ["tasks.held_in=[wine]", "rl.grow_pool=true", "rl.steps=1"]
     return [whole_run.run(arguments, folder / str(worse), model, {"tests": worse}) for worse in (0, 10)]
 
 
 def test_scores_on_test_change_what_is_reported_of_a_run_and_nothing_else(model: Path, tmp_path: Path) -> None:
     """Neither what is imitated, sampled, rewarded, learned or added to the pool, nor what an evaluation chooses."""
-    seen = apart.call(tested_otherwise, tmp_path, model)
+    seen = apart.call(with_other_test_scores, tmp_path, model)
     figures = [[split["rl"]["optimism"] for split in one["evaluation"]["splits"].values()] for one in seen]
     assert figures[0] != figures[1], "they were other ones"
     assert without(TESTED, seen[0]) == without(TESTED, seen[1])
