@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import tempfile
+import time
 from pathlib import Path
 
 from envs.sandbox import cgroup
 from envs.sandbox.disk import wipe
 
 PREFIX = "mlagent-slot-"
+YOUNG_SECONDS = 2.0
+"""Age below which a folder that nobody has locked may be one that its maker is about to lock."""
 
 
 class HeldFolder:
@@ -41,8 +45,9 @@ def sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            cgroup.forget(folder.name)
-            _delete(folder)
+            if time.time() - os.fstat(lock.fileno()).st_mtime > YOUNG_SECONDS:
+                cgroup.forget(folder.name)
+                _delete(folder)
 
 
 def _delete(folder: Path) -> None:
