@@ -48,7 +48,12 @@ Grader = Callable[[str], float]
 
 def main() -> None:
     control = socket.socket(fileno=os.dup(0))
-    preload()
+    try:
+        preload()
+    except OSError:
+        if gone(control):  # and our folder with it
+            return
+        raise
     control.send(b"{}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers
     gc.collect()
@@ -119,10 +124,15 @@ def deadline(seconds: int) -> None:
 
 def end_with_host(control: socket.socket) -> None:
     """End this process when the host lets it go or has ended, whatever its grader does and made of the alarm."""
+    gone(control, wait=True)
+    os._exit(1)
+
+
+def gone(control: socket.socket, wait: bool = False) -> bool:
+    """Whether the host has let this process go or has ended; wait: until it has."""
     watched = select.poll()
     watched.register(control, 0)  # of the other side's end a poll always tells
-    watched.poll()
-    os._exit(1)
+    return bool(watched.poll(None if wait else 0))
 
 
 def load(file: Path) -> Grader:

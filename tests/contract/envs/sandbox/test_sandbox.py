@@ -37,7 +37,7 @@ def test_a_script_reads_its_data_and_its_submission_is_graded(pool: SandboxPool,
         result = sandbox.run(["train.py"], task.limits)
         assert (result.status, result.exit_code) == ("ok", 0), result.output
         assert "to stdout" in result.output and "to stderr" in result.output
-        assert grade(task, sandbox.workspace) == 0.75
+        assert grade(task, sandbox.workspace)[0] == 0.75
 
 
 def test_a_crash_shows_the_traceback_of_the_script_only(pool: SandboxPool, task: Task) -> None:
