@@ -131,7 +131,7 @@ def test_a_new_task_is_accepted_and_its_best_is_as_stated(run, folder):
         ("task.yaml", "best: 45.57236", "best: 80", "best = 80 is no better than the baseline's"),
         ("task.yaml", "seconds: 10 ", "seconds: 0.01 ", "ran past limits.seconds = 0.01"),
         ("env/train.py", "random_state=0", "splitter='random'", "fix its random_state"),
-        ("env/train.py", "model.fit(X, y)", "model.fit(X, y); hold = bytearray(3 << 30)", "limits.memory_mb"),
+        ("env/train.py", "model.fit(X, y)", "model.fit(X, y); hold = [bytearray(64 << 20) for _ in range(48)]", "limits.memory_mb"),
         ("env/train.py", "model.fit(X, y)", "model.fit(X)", "got no score (script_error)"),
         ("scripts/prepare.py", '"target")', '"target"); import shutil; shutil.copy("answers.csv", "../env/a.csv")',
          "env/a.csv is a copy of scripts/answers.csv"),
