@@ -79,7 +79,7 @@ class Training:
             progress.say(f"no evaluation of {stage}: experiments are simulated")
             return
         count, seed = cfg.evaluation.attempts, cfg.evaluation.seed
-        kept = Attempts(self.parts.run.dir, stage, self.parts.publisher.version, seed, count)
+        kept = Attempts(cfg, self.parts.run.dir, stage, self.parts.publisher.version)
         done = {name: attempts for name in tasks if (attempts := kept.of(name)) is not None}
         progress.stage(f"evaluate {stage}", len(tasks), done=len(done))
         calls = [(name, count, seed) for name in tasks if name not in done]

@@ -1,26 +1,30 @@
 """The attempts of evaluations on disk: `<run>/attempts/<stage>…/<task>`, a file as soon as a task was evaluated.
 
-Invariants: a file is complete or absent; attempts of other weights, seeds or numbers are in a folder of another name,
-so that what is read is what would be sampled again.
+Invariants: a file is complete or absent; attempts of other weights or other settings (seeds, number, temperature,
+reward, …) are in a folder of another name, so that what is read is what would be made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
 from envs.records import Transition
+from learner.config.schema import Config
 from learner.stream.stream import StreamError, unpack
 
 
 class Attempts:
     """Those of one stage of a run, which an interrupted evaluation goes on from."""
 
-    def __init__(self, run_dir: Path, stage: str, version: int, seed: int, count: int):
-        """version: of the weights that are evaluated; seed, count: of the attempts on each task."""
-        self._folder = Path(run_dir) / "attempts" / f"{stage}-version={version},seed={seed},attempts={count}"
+    def __init__(self, cfg: Config, run_dir: Path, stage: str, version: int):
+        """version: of the weights that are evaluated."""
+        settings = repr((cfg.evaluation, cfg.reward, cfg.model, cfg.editor, cfg.rl.temperature))
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+        self._folder = Path(run_dir) / "attempts" / f"{stage}-{version}-{digest}"
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, task_id: str, attempts: Sequence[Transition]) -> None:

@@ -47,7 +47,7 @@ def needed(cfg: Config, size: ModelSize) -> dict[str, float]:
     of_rank["activations"] -= 2 * size.logit_bytes(cards.HEAD_TOKENS)  # on a CPU a few at a time
     of_rank["buffers"] = HOLES * of_rank["activations"]
     # The copy; when the model is written, less than a parameter's 12 bytes, it is no longer there.
-    copied = cfg.checkpoint.beside and not learner.lora.rank
+    copied = cfg.checkpoint.beside and not learner.lora.rank and not actors.colocate
     rank = IMPORTS["learner"] + (0.0 if learner.gpus else sum(of_rank.values()))
     engine = IMPORTS["engine"] + (0.0 if actors.gpus else 2 * weights + actors.kv_cache_gb * cards.GIB)
     kept = weights + sum(of_rank[part] for part in WAITING if part in of_rank)

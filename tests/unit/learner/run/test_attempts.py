@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learner.config.load import load
 from learner.run.attempts import Attempts
 from tests.unit import fake_run
 
@@ -16,8 +17,8 @@ MADE = [fake_run.transition(random.Random(k), f"evaluate/{k}", "wine", 1, 0.5) f
 
 
 def test_attempts_are_read_as_they_were_kept(tmp_path: Path) -> None:
-    Attempts(tmp_path, "sft", 1, seed=3, count=4).keep("org/wine@0.5", MADE)
-    kept = Attempts(tmp_path, "sft", 1, seed=3, count=4)
+    Attempts(load([]), tmp_path, "sft", 1).keep("org/wine@0.5", MADE)
+    kept = Attempts(load(["run.resume=true", "rl.steps=9"]), tmp_path, "sft", 1)
     read = kept.of("org/wine@0.5")
     assert [vars(one) | {"prompt_ids": 0, "response_ids": 0, "behaviour_logprobs": 0} for one in read] == [
         vars(one) | {"prompt_ids": 0, "response_ids": 0, "behaviour_logprobs": 0} for one in MADE
@@ -27,15 +28,23 @@ def test_attempts_are_read_as_they_were_kept(tmp_path: Path) -> None:
     assert kept.of("wine") is None
 
 
-@pytest.mark.parametrize("other", [("rl", 1, 3, 4), ("sft", 2, 3, 4), ("sft", 1, 4, 4), ("sft", 1, 3, 5)])
-def test_those_of_other_weights_seeds_or_numbers_are_not_read(tmp_path: Path, other: tuple[str, int, int, int]) -> None:
-    Attempts(tmp_path, "sft", 1, 3, 4).keep("wine", MADE)
-    assert Attempts(tmp_path, *other).of("wine") is None
+@pytest.mark.parametrize(
+    ("stage", "version", "settings"),
+    [
+        ("rl", 1, []), ("sft", 2, []), ("sft", 1, ["evaluation.seed=7"]), ("sft", 1, ["evaluation.attempts=7"]),
+        ("sft", 1, ["reward.steepness=7"]), ("sft", 1, ["rl.temperature=0.7"]), ("sft", 1, ["model.response=70"]),
+    ],
+)  # fmt: skip
+def test_those_of_other_weights_or_settings_are_not_read(
+    tmp_path: Path, stage: str, version: int, settings: list[str]
+) -> None:
+    Attempts(load([]), tmp_path, "sft", 1).keep("wine", MADE)
+    assert Attempts(load(settings), tmp_path, stage, version).of("wine") is None
 
 
 @pytest.mark.parametrize("content", [b"", pickle.dumps(MADE)[:-30], b"text", pickle.dumps([print])])
 def test_what_is_damaged_or_forged_is_made_again(tmp_path: Path, content: bytes) -> None:
-    kept = Attempts(tmp_path, "sft", 1, 3, 4)
+    kept = Attempts(load([]), tmp_path, "sft", 1)
     kept.keep("wine", MADE)
     (file,) = (tmp_path / "attempts").glob("*/wine")
     file.write_bytes(content)
