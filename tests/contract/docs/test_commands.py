@@ -44,6 +44,8 @@ LISTED = {
 """What is neither run nor read, and why; the files that it names are there all the same."""
 ON_THE_CLUSTER = {"config=/etc/mlagent/run.yaml": f"config={ROOT}/cluster/kuberay/overlays/multi-node/run.yaml"}
 """What pods have at a place of their own; the standing cluster is of the machines of `multi-node`."""
+OF_A_MAKE_AROUND = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+"""What `make test` hands to what it runs; a make that a user types has none of it, and speaks of no directories."""
 SECONDS = 240
 
 BLOCKS = [block for page in documents.documents() for block in documents.blocks(page) if block.language == "bash"]
@@ -138,7 +140,8 @@ def read(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_make(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What make would do, and whether it passes ARGS on."""
-    shown = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+    outside = {key: value for key, value in os.environ.items() if key not in OF_A_MAKE_AROUND}
+    shown = subprocess.run(["make", "-n", *words], cwd=ROOT, env=outside, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     for given in (word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")):
         assert given in shown.stdout, f"make {words[0]} drops ARGS"
