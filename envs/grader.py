@@ -30,8 +30,8 @@ from typing import Any, TextIO
 import pandas as pd
 import sklearn.metrics  # noqa: F401 (what most graders import)
 
-from envs.grading import MAX_BYTES, SUBMISSION, GradeError, read_submission
-from envs.parts import TEST, VALIDATION, Division, Row, Unknown, opened, records
+from envs.grading import MAX_BYTES, SUBMISSION, GradeError, parsed_once, read_submission
+from envs.parts import TEST, VALIDATION, Division, Rows, Unknown, opened, read
 
 MAX_COLUMNS = 2000
 """pandas takes seconds for 20,000 columns of one name, and a minute for 400,000 of different ones."""
@@ -159,11 +159,12 @@ def grade(
                 division.cut(rows(file), folder, SUBMISSION)
             else:
                 collections.deque(rows(file), maxlen=0)
-        for name, get_score in graders.items():
-            seen = folder / name if name in (VALIDATION, TEST) else folder
-            deadline(seconds)
-            os.chdir(seen)
-            scores[name] = float(get_score(str(seen)))
+        with parsed_once(folder):
+            for name, get_score in graders.items():
+                seen = folder / name if name in (VALIDATION, TEST) else folder
+                deadline(seconds)
+                os.chdir(seen)
+                scores[name] = float(get_score(str(seen)))
         return {"scores": scores}
     except (GradeError, Unknown) as reason:
         return {"refused": str(reason)}
@@ -171,20 +172,23 @@ def grade(
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def rows(file: TextIO) -> Iterator[Row]:
+def rows(file: TextIO) -> Iterator[Rows]:
     """The rows of a table as a stream, which costs no more than its bytes do.
 
     Raises:
         GradeError: it has more columns or rows, or a larger cell, than a grader is asked to read.
     """
     csv.field_size_limit(MAX_CELL)
+    before = 0
     try:
-        for number, row in enumerate(records(file), 1):
-            if len(row[0]) > MAX_COLUMNS:
-                raise GradeError(f"row {number} has {len(row[0]):,} columns; at most {MAX_COLUMNS:,} are read")
-            if number > MAX_ROWS:
+        for cells, texts in read(file):
+            if max(map(len, cells)) > MAX_COLUMNS:
+                number, most = next((i, len(row)) for i, row in enumerate(cells, before + 1) if len(row) > MAX_COLUMNS)
+                raise GradeError(f"row {number} has {most:,} columns; at most {MAX_COLUMNS:,} are read")
+            before += len(cells)
+            if before > MAX_ROWS:
                 raise GradeError(f"there are more than {MAX_ROWS:,} rows")
-            yield row
+            yield cells, texts
     except csv.Error as error:
         raise GradeError(f"not a CSV table ({error})") from error
 

@@ -9,10 +9,13 @@ what is written, also where a class is called NA.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +82,13 @@ def read_answers(grader: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
     text: columns that are no numbers, also where they look so.
     """
     file = Path(grader).with_name("answers.csv")
+    status = file.stat()
+    return _answers(file, tuple(text), status.st_mtime_ns, status.st_size).copy()
+
+
+@functools.lru_cache(maxsize=4)
+def _answers(file: Path, text: tuple[str, ...], *version: int) -> pd.DataFrame:
+    """A process grades many submissions by the same answers; version: of the file."""
     return pd.read_csv(file, dtype=dict.fromkeys(text, str), keep_default_na=False, low_memory=False)
 
 
@@ -92,26 +102,69 @@ def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence
     """
     labels = _labels(answers)
     as_text = any(_is_number(label) for label in _labels(answers, without="id"))
+    table = _table(Path(folder), tuple(columns) if as_text else (), frozenset(MISSING - labels))
+    if absent := [name for name in ["id", *columns] if name not in table]:
+        raise GradeError(f"column {absent[0]!r} is missing; needed are id, {', '.join(columns)}")
+    ids = pd.Index(table["id"])
+    if not ids.is_unique:
+        raise GradeError("an id occurs twice")
+    rows = ids.get_indexer(pd.Index(answers["id"]))
+    in_part = _once is not None and Path(folder) != _once.folder  # the other rows are known to be of the other part
+    if (rows < 0).any() or not (in_part or len(ids) == len(answers)):
+        raise GradeError("the ids must be those of test.csv")  # how many are in a part is not told
+    aligned = {name: table[name].array.take(rows) for name in columns}
+    if not all(map(_is_whole, aligned.values())):
+        raise GradeError("a prediction is missing or not finite")
+    return pd.DataFrame({"id": answers["id"].array, **aligned})
+
+
+@dataclass
+class _Once:
+    """Tables that were parsed from the submission in `folder`, by what they were parsed with."""
+
+    folder: Path
+    tables: dict[tuple[tuple[str, ...], frozenset[str]], pd.DataFrame] = field(default_factory=dict)
+
+
+_once: _Once | None = None
+
+
+@contextlib.contextmanager
+def parsed_once(folder: Path) -> Iterator[None]:
+    """For `envs.grader`: in here the submission in `folder` is parsed once, also for the graders of its parts, which
+    lie in folders in there and take their rows of it."""
+    global _once
+    _once = _Once(folder)
     try:
-        submission = pd.read_csv(
-            Path(folder) / SUBMISSION, dtype=dict.fromkeys(columns, str) if as_text else None, keep_default_na=False,
-            na_values=sorted(MISSING - labels), low_memory=False,
+        yield
+    finally:
+        _once = None
+
+
+def _table(folder: Path, text: tuple[str, ...], missing: frozenset[str]) -> pd.DataFrame:
+    """text: columns that are no numbers; missing: what stands for no value. Raises GradeError."""
+    if _once and folder.is_relative_to(_once.folder):
+        if (text, missing) not in _once.tables:
+            _once.tables[text, missing] = _parsed(_once.folder, text, missing)
+        return _once.tables[text, missing]
+    return _parsed(folder, text, missing)
+
+
+def _parsed(folder: Path, text: tuple[str, ...], missing: frozenset[str]) -> pd.DataFrame:
+    try:
+        return pd.read_csv(
+            folder / SUBMISSION, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=sorted(missing),
+            low_memory=False,
         )  # fmt: skip
     except (ValueError, UnicodeDecodeError) as error:
         raise GradeError(f"not a CSV table ({error})") from error
-    if absent := [name for name in ["id", *columns] if name not in submission]:
-        raise GradeError(f"column {absent[0]!r} is missing; needed are id, {', '.join(columns)}")
-    if submission["id"].duplicated().any():
-        raise GradeError("an id occurs twice")
-    if len(submission) != len(answers) or not submission["id"].isin(answers["id"]).all():
-        raise GradeError("the ids must be those of test.csv")  # how many are in a part is not told
-    rows = pd.Index(submission["id"]).get_indexer(pd.Index(answers["id"]))
-    aligned = submission[list(columns)].take(rows).reset_index(drop=True)
-    numbers = aligned.select_dtypes("number")
-    if aligned.isna().any(axis=None) or not np.isfinite(numbers.to_numpy(dtype=float)).all():
-        raise GradeError("a prediction is missing or not finite")
-    aligned.insert(0, "id", answers["id"].to_numpy())
-    return aligned
+
+
+def _is_whole(values: pd.api.extensions.ExtensionArray) -> bool:
+    """Whether none is missing or infinite."""
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return bool(np.isfinite(values.to_numpy(dtype=float)).all())
+    return not values.isna().any()
 
 
 def _labels(answers: pd.DataFrame, without: str = "") -> set[str]:

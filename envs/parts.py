@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -27,8 +28,9 @@ FEWEST = 40
 """Answers that are divided; of fewer, a part would say too little."""
 IDS, REASON = "ids.json", "undivided.txt"
 
-Row = tuple[Sequence[str], str]
-"""The cells of a row of a CSV table, and its text as written."""
+Rows = tuple[Sequence[Sequence[str]], Sequence[str]]
+"""Some rows of a CSV table, one after the other: the cells of each, and its text as written."""
+AT_ONCE = 1000
 
 
 class Indivisible(ValueError):
@@ -55,8 +57,8 @@ def divide(scripts: Path, env: Path, folder: Path) -> None:
     for name in parts:
         shutil.copytree(scripts, folder / name, copy_function=os.link, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / name / file.name).unlink()
-    with opened(file) as rows:
-        division.cut(records(rows), folder, file.name)
+    with opened(file) as table:
+        division.cut(read(table), folder, file.name)
 
 
 def undivided(folder: Path) -> str:
@@ -76,7 +78,7 @@ class Division:
         if None not in numbers and len(numbers) == len(self._part_of):  # as pandas takes them: 7, 07 and 7.0 are one
             self._part_of |= numbers
 
-    def cut(self, rows: Iterable[Row], folder: Path, name: str) -> None:
+    def cut(self, table: Iterable[Rows], folder: Path, name: str) -> None:
         """Write the rows of each part, with the header, to the file `name` in `folder`/validation and `folder`/test.
 
         What is missing or doubled there is for the grader to refuse.
@@ -84,44 +86,55 @@ class Division:
         Raises:
             Unknown: the table has no ids, or one that no answer has.
         """
-        rows = iter(rows)
-        header, title = next(rows, ((), ""))
+        batches = iter(table)
+        (header, *first), (title, *first_texts) = next(batches, ([()], [""]))
         columns = [cell.removeprefix("\ufeff") for cell in header]
         if self._column not in columns:
             raise Unknown(f"column {self._column!r} is missing")
         place = columns.index(self._column)
         lines = {VALIDATION: [title], TEST: [title]}
-        for cells, text in rows:
-            if part := self._part(cells[place] if place < len(cells) else ""):
-                lines[part].append(text)
-            elif len(cells) > 1 or text.strip():
-                raise Unknown("the ids must be those of test.csv")
+        for cells, texts in itertools.chain([(first, first_texts)], batches):
+            parts = [self._part_of.get(row[place]) if len(row) > place else None for row in cells]
+            if None in parts:
+                parts = [part or self._part(row, place) for part, row in zip(parts, cells, strict=True)]
+            for part, of_part in lines.items():
+                of_part += itertools.compress(texts, [found == part for found in parts])
         for part, of_part in lines.items():
             (folder / part).mkdir(exist_ok=True)
             with (folder / part / name).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 file.writelines(of_part)
 
-    def _part(self, name: str) -> str | None:
-        return self._part_of.get(name) or self._part_of.get(_number(name))
+    def _part(self, row: Sequence[str], place: int) -> str | None:
+        """Of a row whose id is not written as in the answers; None of an empty row."""
+        if part := self._part_of.get(_number(row[place])) if len(row) > place else None:
+            return part
+        if len(row) > 1 or "".join(row).strip():
+            raise Unknown("the ids must be those of test.csv")
+        return None
 
 
 def opened(file: Path) -> TextIO:
-    """For `records`: whatever the bytes, they are written again as they were."""
+    """For `read`: whatever the bytes, they are written again as they were."""
     return file.open(encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def records(file: TextIO) -> Iterator[Row]:
-    """The rows of a CSV table, one after the other. Raises csv.Error."""
-    taken: list[str] = []
+def read(file: TextIO) -> Iterator[Rows]:
+    """The rows of a CSV table, `AT_ONCE` at a time, which is quicker than each by itself. Raises csv.Error."""
+    lines, kept = itertools.tee(file)
+    rows = csv.reader(lines)
+    before = 0
+    while cells := list(itertools.islice(rows, AT_ONCE)):
+        texts = list(itertools.islice(kept, rows.line_num - before))
+        before = rows.line_num
+        yield cells, texts if len(texts) == len(cells) else list(_joined(texts))
 
-    def lines() -> Iterator[str]:
-        for line in file:
-            taken.append(line)
-            yield line
 
-    for cells in csv.reader(lines()):
-        yield cells, "".join(taken)
-        taken.clear()
+def _joined(lines: Sequence[str]) -> Iterator[str]:
+    """The text of each row, of which some have several lines."""
+    rows, before = csv.reader(lines), 0
+    for _ in rows:
+        yield "".join(lines[before : rows.line_num])
+        before = rows.line_num
 
 
 def _answers(scripts: Path, env: Path) -> tuple[Path, str, list[str], list[str]]:
@@ -136,7 +149,7 @@ def _answers(scripts: Path, env: Path) -> tuple[Path, str, list[str], list[str]]
         raise Indivisible("scripts/ has no answers.csv, nor another CSV file alone")
     file = own if own in files else files[0]
     with opened(file) as text:
-        header, *rows = [cells for cells, _ in records(text) if cells] or [[]]
+        header, *rows = [row for cells, _ in read(text) for row in cells if row] or [[]]
     if any(len(cells) != len(header) for cells in rows) or len(set(header)) < max(2, len(header)):
         raise Indivisible(f"scripts/{file.name} is no table of ids and answers")
     if len(rows) < FEWEST:
@@ -158,11 +171,11 @@ def _shown(column: str, ids: Sequence[str], env: Path) -> bool:
     is asked first, which the example of a submission often is."""
     for file in sorted(env.rglob("*.csv"), key=lambda path: path.stat().st_size):
         with opened(file) as text:
-            rows = records(text)
-            header = next(rows, ((), ""))[0]
+            rows = (row for cells, _ in read(text) for row in cells)
+            header = next(rows, ())
             if column in header:
                 place = header.index(column)
-                if set(ids) <= {cells[place] for cells, _ in rows if len(cells) > place}:
+                if set(ids) <= {row[place] for row in rows if len(row) > place}:
                     return True
     return False
 

@@ -336,7 +336,7 @@ def test_a_table_as_large_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest
     file.write_text(",".join(["1"] * MAX_COLUMNS) + "\n" + "x" * MAX_CELL + "\n")
     monkeypatch.setattr("envs.grader.MAX_ROWS", 2)
     with opened(file) as table:
-        assert len(list(rows(table))) == 2
+        assert [len(cells) for cells, _ in rows(table)] == [2]
     file.write_text("1\n" * 3)
     with pytest.raises(GradeError, match="more than 2 rows"), opened(file) as table:
         list(rows(table))

@@ -14,7 +14,7 @@ import pytest
 
 from envs import parts
 from envs.grading import GradeError, GraderFailed, grade
-from envs.parts import FEWEST, IDS, TEST, VALIDATION, Division, Unknown, divide, opened, records, undivided
+from envs.parts import FEWEST, IDS, TEST, VALIDATION, Division, Unknown, divide, opened, read, undivided
 from envs.records import Direction, Limits, Task, Withheld
 
 GRADER = """
@@ -109,6 +109,25 @@ def test_ids_are_those_that_a_grader_takes_for_the_same(tmp_path: Path) -> None:
         assert scored(task, "\ufeff" + "\n".join([header, *written])) == (1.0, Withheld(1.0)), style
 
 
+def test_graders_of_both_parts_find_in_the_table_what_each_would_find_in_its_own(tmp_path: Path) -> None:
+    """The table is parsed once; one that reads its part's file itself finds that, and either may see the other way."""
+    by_hand = GRADER.replace("def get_score", "import csv\ndef get_score").replace(
+        "    return",
+        """    with open(folder + "/submission.csv") as file:
+        rows = {row["id"]: row["y"] for row in csv.DictReader(file)}
+    own = read_submission(folder, answers, ["y"])
+    assert len(own) == len(rows) == len(answers) and rows == dict(zip(own["id"].astype(str), own["y"])), "it differs"
+    own["y"] = own["id"] = "another's"
+    answers["y"] = answers["id"] = 7
+    answers = read_answers(__file__)
+    return""",
+    )
+    task = make(tmp_path, grader=by_hand)
+    six = set(sorted(ids(task)[TEST])[:6])
+    for _ in range(2):
+        assert scored(task, wrong(task, six)) == (1.0, Withheld(pytest.approx(0.8)))
+
+
 def test_a_grader_that_needs_all_answers_is_named_and_can_say_so(tmp_path: Path) -> None:
     needs_all = GRADER.replace("    return", f"    assert len(answers) == {ROWS}, 'all are needed'\n    return")
     task = make(tmp_path, grader=needs_all)
@@ -157,7 +176,11 @@ ALPHABET = "aé\u2028\U0001f600 ,;\"'\n\r\t0123.-"
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_whatever_the_ids_the_parts_together_are_the_table_as_it_was_written(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 7, parts.AT_ONCE])
+def test_whatever_the_ids_the_parts_together_are_the_table_as_it_was_written(
+    tmp_path: Path, seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "AT_ONCE", at_once)
     rng = random.Random(seed)
     names = list({"".join(rng.choices(ALPHABET, k=rng.randint(1, 4))): None for _ in range(60 + seed)})
     rows = [[name, rng.choice(["a,b", 'say "x"', "line\nbreak", "1", "2.5"])] for name in names]
@@ -171,7 +194,7 @@ def test_whatever_the_ids_the_parts_together_are_the_table_as_it_was_written(tmp
 
     def written(file: Path) -> list[str]:
         with opened(file) as text:
-            return [row for _, row in records(text)][1:]
+            return [row for _, texts in read(text) for row in texts][1:]
 
     halves = [written(tmp_path / "parts" / part / "answers.csv") for part in (VALIDATION, TEST)]
     whole = written(tmp_path / "scripts/answers.csv")
@@ -193,4 +216,4 @@ def test_a_quantity_is_divided_evenly_and_only_by_who_knows_the_answers() -> Non
 def test_a_row_without_an_id_is_no_answers(tmp_path: Path) -> None:
     task = make(tmp_path)
     with pytest.raises(Unknown, match="ids must be"):
-        Division(task.parts).cut([(["y", "id"], "y,id\n"), (["cat"], "cat\n")], tmp_path, "submission.csv")
+        Division(task.parts).cut([([["y", "id"], ["cat"]], ["y,id\n", "cat\n"])], tmp_path, "submission.csv")

@@ -8,5 +8,6 @@ CLASSES = ["0", "1", "2"]
 def get_score(submission_folder):
     answers = read_answers(__file__)
     submission = read_submission(submission_folder, answers, CLASSES)
-    shares = submission[CLASSES].clip(lower=1e-12)  # a row that sums to more than 1 must not count as more
-    return log_loss(answers["target"], shares.div(shares.sum(axis=1), axis=0))
+    shares = submission[CLASSES].to_numpy().clip(min=1e-12)
+    shares /= shares.sum(axis=1, keepdims=True)  # a row that sums to more than 1 must not count as more
+    return log_loss(answers["target"].to_numpy(), shares)
