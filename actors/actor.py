@@ -276,6 +276,7 @@ class Actor(Explorer):
                 milestones=result.milestones,
                 origin=result.origin,
                 withheld=result.withheld,
+                findings=result.findings,
                 reward_parts=worth.parts,
                 generate_seconds=sample.seconds,
                 finished=time.time(),

@@ -117,7 +117,7 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / SUBMISSION
         file.write_bytes(text)
-        table, (score, _) = pd.read_csv(file, dtype=str, keep_default_na=False), grade(task, Path(folder))
+        table, (score, *_) = pd.read_csv(file, dtype=str, keep_default_na=False), grade(task, Path(folder))
         altered = {
             "without its last row": table.iloc[:-1],
             "with a row twice": pd.concat([table, table.iloc[:1]]),
@@ -133,7 +133,7 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
         yield from _of_labels(task, table, score)
         table.iloc[::-1].to_csv(file, index=False)
         try:
-            reordered, _ = grade(task, Path(folder))
+            reordered, *_ = grade(task, Path(folder))
         except GradeError:
             return
         if abs(reordered - score) > 1e-9 * max(1.0, abs(score)):

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 
-from envs import actions, research_actions
+from envs import actions, audit, research_actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
 from envs.experiments import Runner
 from envs.records import Durations, Outcome, State, Step, StepResult, Task
@@ -66,7 +66,7 @@ class Environment:
                     return _neutral(self._with(state, noted), kind, text, "noted")
                 case Edit() | Write():
                     changed = actions.apply(action, files, task)
-                    return self._execute(self._edited(state, changed), kind, text, edited=True)
+                    return self._audited(self._execute(self._edited(state, changed), kind, text, edited=True), changed)
                 case Execute():
                     return self._execute(state, kind, text, edited=False, script=action.path)
                 case Inspect():
@@ -124,8 +124,13 @@ class Environment:
             after = replace(after, score=score, reference=reference)
         return StepResult(
             kind, outcome, state.reference, score, observation, tail, run.durations, after,
-            run.peak_mb, run.milestones, run.origin, run.withheld,
+            run.peak_mb, run.milestones, run.origin, run.withheld, run.findings if edited else (),
         )  # fmt: skip
+
+    def _audited(self, result: StepResult, changed: Mapping[str, str]) -> StepResult:
+        """The result of an edit with all that is suspicious in it; changed: the files that it wrote."""
+        state = result.state
+        return replace(result, findings=audit.of_edit(self.tasks[state.task_id], self.files(state), changed, result))
 
 
 def _failed(state: State, kind: str, failure: SandboxFailure) -> StepResult:

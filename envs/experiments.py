@@ -17,7 +17,7 @@ from typing import Protocol
 from envs import grading
 from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
-from envs.records import MILESTONES, Durations, Experiment, Outcome, Task, Withheld
+from envs.records import MILESTONES, Durations, Experiment, Findings, Outcome, Task, Withheld
 from envs.relief import Relief
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.workspace import restore
@@ -94,9 +94,10 @@ class SandboxRunner:
                 fidelity = {FIDELITY_VARIABLE: f"{task.fidelity:g}"}
                 result = sandbox.run([task.script], task.limits, fidelity, self.seed)
                 times.append(time.monotonic())
-                outcome, score, withheld, log = OUTCOMES.get(result.status), None, None, result.output
+                outcome, score, withheld, findings = OUTCOMES.get(result.status), None, None, ()
+                log = result.output
                 if outcome is None:
-                    outcome, score, withheld, log = _graded(task, files, sandbox.workspace, log)
+                    outcome, score, withheld, findings, log = _graded(task, files, sandbox.workspace, log)
                 times.append(time.monotonic())
         except OSError as error:
             raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
@@ -108,7 +109,9 @@ class SandboxRunner:
         milestones = (*result.milestones, *(MILESTONES[-1:] if score is not None else ()))
         durations = Durations(queue, restored, result.seconds, graded)
         finished = result.status == "ok"
-        return Experiment(outcome, score, log, durations, result.peak_mb, milestones, finished, withheld=withheld)
+        return Experiment(
+            outcome, score, log, durations, result.peak_mb, milestones, finished, withheld=withheld, findings=findings
+        )
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)
@@ -132,7 +135,7 @@ class SandboxRunner:
 
 def _graded(
     task: Task, files: Mapping[str, str], workspace: Path, log: str
-) -> tuple[Outcome, float | None, Withheld | None, str]:
+) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
     try:
         return Outcome.EDITED, *grade(task, workspace), log
     except GradeError as reason:
@@ -140,7 +143,7 @@ def _graded(
         if isinstance(reason, GraderFailed) and _unchanged(task, files):
             explained += f"\nthis is the task's fault: its {task.script} is unchanged, so mend scripts/eval.py"
             explained += ", or state `parts: false` in task.yaml where it needs all answers" if task.parts else ""
-        return Outcome.SCRIPT_ERROR, None, None, explained
+        return Outcome.SCRIPT_ERROR, None, None, (), explained
 
 
 def _unchanged(task: Task, files: Mapping[str, str]) -> bool:

@@ -30,6 +30,7 @@ from typing import Any, TextIO
 import pandas as pd
 import sklearn.metrics  # noqa: F401 (what most graders import)
 
+from envs.audit_submission import of_submission
 from envs.grading import MAX_BYTES, SUBMISSION, GradeError, parsed_once, read_submission
 from envs.parts import TEST, VALIDATION, Division, Rows, Unknown, opened, read
 
@@ -111,7 +112,12 @@ def work(task: dict[str, Any], control: socket.socket) -> None:
         deadline(task["seconds"])
         with open(descriptors[0], "rb") as submission:
             content = submission.read(MAX_BYTES)
-        answer = grade(graders, division, content, Path(json.loads(message)["folder"]), task["seconds"])
+        request = json.loads(message)
+        folder, shown = Path(request["folder"]), Path(request["shown"])
+        answer = grade(graders, division, content, folder, task["seconds"])
+        if "scores" in answer:
+            deadline(task["seconds"])
+            answer["findings"] = of_submission(folder / SUBMISSION, shown)
         signal.alarm(0)
         control.send(told(**answer))
 

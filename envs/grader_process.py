@@ -70,8 +70,8 @@ class GraderProcess:
             return self._folder.name
 
     def ask(self, task: Task, submission: int) -> Mapping[str, Any]:
-        """What the task's grader makes of the submission behind a descriptor: its `scores` by what it sees, why it was
-        `refused`, or how the grader `failed`.
+        """What the task's grader makes of the submission behind a descriptor: its `scores` by what it sees, with the
+        `findings` of an audit, why it was `refused`, or how the grader `failed`.
 
         Raises:
             TaskError: the grader does not load.
@@ -99,7 +99,8 @@ class GraderProcess:
         for _ in range(ATTEMPTS):
             worker = self._take(task, version)
             with contextlib.suppress(OSError):
-                socket.send_fds(worker, [json.dumps({"folder": folder}).encode()], [submission])
+                request = {"folder": folder, "shown": str(task.env_dir)}
+                socket.send_fds(worker, [json.dumps(request).encode()], [submission])
                 if _receive(worker, GRACE_SECONDS) is not None:
                     return worker
             worker.close()

@@ -23,7 +23,7 @@ import pandas as pd
 
 from envs.grader_process import ALL, GraderProcess
 from envs.parts import TEST, VALIDATION
-from envs.records import Task, Withheld
+from envs.records import Findings, Task, Withheld
 
 SUBMISSION = "submission.csv"
 MAX_BYTES = 50 << 20
@@ -44,9 +44,10 @@ class GraderFailed(GradeError):
     """The grader raised or ended instead of refusing: the submission's fault, unless the submission is honest."""
 
 
-def grade(task: Task, workspace: Path) -> tuple[float, Withheld]:
+def grade(task: Task, workspace: Path) -> tuple[float, Withheld, Findings]:
     """The task's metric of the submission in `workspace`, from the task's own `scripts/eval.py`, on the validation part
-    of the answers, and what is withheld. Where the answers have no parts, both are of all answers.
+    of the answers, what is withheld, and what is suspicious in the predictions. Where the answers have no parts, both
+    scores are of all answers.
 
     Raises:
         GradeError: there is no submission, or the grader refuses it or fails on it, or its score is not finite.
@@ -67,7 +68,8 @@ def grade(task: Task, workspace: Path) -> tuple[float, Withheld]:
         if not math.isfinite(score):
             raise GradeError(f"{SUBMISSION} was refused: its {task.metric} is {score}")
     whole = scores.get(ALL)
-    return scores.get(VALIDATION, whole), Withheld(scores.get(TEST, whole), whole if task.medals else None)
+    withheld = Withheld(scores.get(TEST, whole), whole if task.medals else None)
+    return scores.get(VALIDATION, whole), withheld, tuple(map(tuple, answer["findings"]))
 
 
 def medal(task: Task, score: float) -> str | None:

@@ -171,6 +171,31 @@ class Withheld:
     """On all answers, where the task has medals: what its leaderboard is made of."""
 
 
+class Finding(Word):
+    """What is suspicious in an action (envs.audit)."""
+
+    CONSTANT = "constant"
+    """All rows have one prediction, and yet the score is better than before."""
+    SAMPLE = "sample"
+    """The predictions are those of an example of a submission."""
+    COPIED = "copied"
+    """The predictions are a column of a table that the script is shown."""
+    PERFECT = "perfect"
+    """The score jumped to a (nearly) perfect one."""
+    ABOVE_BEST = "above_best"
+    """The score is far above the best known."""
+    OVERFITTED = "overfitted"
+    """The score on validation is far above that on test."""
+    READS_OUTSIDE = "reads_outside"
+    """The script names a place outside its folder."""
+    HIDES_FAILURE = "hides_failure"
+    """The script catches everything, and ends without an error."""
+
+
+Findings = tuple[tuple[str, str], ...]
+"""(`Finding`, why) of each."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What came of running a task's script on given files."""
@@ -190,6 +215,8 @@ class Experiment:
     """The script itself ended without an error, whatever it left."""
     origin: Origin = Origin.RUN
     withheld: Withheld | None = None
+    findings: Findings = ()
+    """Those in the submission."""
 
 
 MILESTONES = ("data_opened", "model_fitted", "predictions_written", "submission_valid")
@@ -213,6 +240,8 @@ class StepResult:
     origin: Origin = Origin.RUN
     withheld: Withheld | None = None
     """Beside score_after."""
+    findings: Findings = ()
+    """What is suspicious in the action, where it is an edit."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +261,7 @@ class StepInfo:
     milestones: tuple[str, ...] = ()
     origin: Origin = Origin.RUN
     withheld: Withheld | None = None
+    findings: Findings = ()
     reward_parts: dict[str, float] = field(default_factory=dict)
     """What the reward is made of, by name."""
     generate_seconds: float = 0.0
@@ -264,3 +294,10 @@ class Transition:
     successor: State | None = None
     """The state it led to, where that is to join the state pool."""
     info: StepInfo = field(default_factory=StepInfo)
+    excluded: bool = False
+    """It is suspicious, and `audit.mask` leaves such ones out of training."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether its reward counts for nothing, and nothing is learned from it."""
+        return self.excluded or self.outcome is Outcome.INFRA_FAILURE

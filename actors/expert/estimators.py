@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.expert import syntax
+from envs import syntax
 
 REGRESSION, CLASSIFICATION, PROBABILITY = "regression", "classification", "probability"
 ANY = (REGRESSION, CLASSIFICATION, PROBABILITY)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from actors.expert import estimators, syntax
+from actors.expert import estimators
 from actors.expert.estimators import Data, Model
+from envs import syntax
 from envs.records import Task
 
 CLASSIFICATION_METRIC = re.compile(r"accuracy|auc|log.?loss|f1|kappa|qwk|map@|precision|recall|brier|gini", re.I)

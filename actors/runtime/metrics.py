@@ -41,6 +41,7 @@ METRICS = {
     "mlagent_task_reward": Metric("gauge", "The same by task.", ("task",)),
     "mlagent_valid_ratio": Metric("gauge", "Share of the last step's actions that were valid."),
     "mlagent_transitions": Metric("counter", "Transitions trained on, by outcome.", ("outcome",)),
+    "mlagent_suspicious_ratio": Metric("gauge", "Share of the last step's transitions with a finding.", ("finding",)),
     "mlagent_staleness_versions": Metric("gauge", "Weight versions between sampling and training.", ("of",)),
     "mlagent_age_seconds": Metric("gauge", "Seconds between a transition's end and its training.", ("of",)),
     "mlagent_logprob_gap_nats": Metric("gauge", "Mean |log-prob gap| of engine and learner, per token."),

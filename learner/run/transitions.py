@@ -52,11 +52,14 @@ SCHEMA = pa.schema(
         ("peak_mb", pa.float64()),
         ("milestones", pa.list_(pa.string())),
         ("origin", pa.string()),
+        ("findings", pa.map_(pa.string(), pa.string())),
     ]
 )
 """`step` is the learner step (1, 2, …) that trained on the row. `advantage`, `ratio` (mean over the response's tokens
 of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
-gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it."""
+gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it. `findings`
+is what an audit found suspicious in the action (`envs.records.Finding`), with why; files of earlier versions lack it.
+"""
 
 
 def write(run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], report: StepReport) -> Path:

@@ -32,6 +32,8 @@ class Watch:
             show("mlagent_task_reward", reward, task=task)
         for outcome, count in row["outcomes"].items():
             self._metrics.count("mlagent_transitions", count, outcome=outcome)
+        for finding, count in {"any": row["suspicious"], **row["findings"]}.items():
+            show("mlagent_suspicious_ratio", count / row["transitions"], finding=finding)
         for name, figure in (("mlagent_staleness_versions", "staleness"), ("mlagent_age_seconds", "age_seconds")):
             for of in ("mean", "max"):
                 show(name, row.get(f"{figure}_{of}"), of=of)

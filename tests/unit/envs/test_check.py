@@ -62,7 +62,7 @@ def test_a_grader_that_knows_no_class_called_na_is_found(tmp_path: Path, grader:
 def test_a_grader_that_fails_on_the_unchanged_scripts_submission_is_the_tasks_fault(tmp_path: Path) -> None:
     task = make(tmp_path, "def get_score(folder):\n    raise SystemExit\n", WORDS)
     for files, blamed in (({"train.py": "print(1)\n"}, True), ({"train.py": "print(2)\n"}, False), ({}, True)):
-        outcome, score, _, log = experiments._graded(task, files, tmp_path / "workspace", "log")
+        outcome, score, _, _, log = experiments._graded(task, files, tmp_path / "workspace", "log")
         assert (outcome, score) == (Outcome.SCRIPT_ERROR, None) and log.startswith("log\nsubmission.csv was refused")
         assert ("the task's fault" in log) == blamed
     (tmp_path / "workspace/submission.csv").unlink()

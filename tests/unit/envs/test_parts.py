@@ -60,7 +60,7 @@ def wrong(task: Task, names: set[str]) -> str:
 def scored(task: Task, submission: str) -> tuple[float, Withheld]:
     workspace = task.private_dir.parent / "workspace"
     (workspace / "submission.csv").write_text(submission)
-    return grade(task, workspace)
+    return grade(task, workspace)[:2]
 
 
 def test_each_part_is_graded_on_its_own_rows_and_classes_have_the_same_share(tmp_path: Path) -> None:

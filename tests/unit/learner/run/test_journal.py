@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from envs.records import Durations, Origin, Outcome, StepInfo, Transition
+from envs.records import Durations, Finding, Origin, Outcome, StepInfo, Transition
 from learner.run.journal import Journal, read, step_metrics
 from tests.unit.fake_run import report_of
 
@@ -43,6 +43,14 @@ def test_infrastructure_failures_are_counted_but_enter_no_mean():
     assert row["staleness_max"] == 0 and row["tokens_per_s"] == 2.0 and row["loss"] == 0.1
     parts = ("queue", "restore", "execute", "grade", "generate")
     assert [row[f"{part}_seconds"] for part in parts] == [1, 2, 3, 4, 5]
+
+
+def test_findings_are_counted_by_name_and_what_has_any_once():
+    found = (("copied", "y is age"), ("perfect", "1.0"))
+    members = [transition(Outcome.EDITED, 1, findings=one) for one in (found, found[:1], ())]
+    row = step_metrics([members], 5, report_of(), seconds=8.0, waited=(0.0, 0.0), now=9.0)
+    assert row["suspicious"] == 2 and {n: c for n, c in row["findings"].items() if c} == {"copied": 2, "perfect": 1}
+    assert set(row["findings"]) == set(Finding)
 
 
 def test_only_experiments_that_ran_have_cost_time():

@@ -31,6 +31,7 @@ def transition(name: str, **parts: float) -> Transition:
             reward_parts=parts,
             generate_seconds=5.0,
             withheld=Withheld(0.25),
+            findings=(("copied", "y is age"), ("perfect", "1.0")),
         ),
     )
 
@@ -46,7 +47,7 @@ def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
     assert a["version_spans"] == [{"version": 3, "start": 0, "end": 1}, {"version": 4, "start": 1, "end": 2}]
     assert a["reward_parts"] == {"score": 0.7} and b["reward_parts"] == {}
     assert (a["outcome"], a["score_after"], a["log_tail"], a["actor_id"]) == ("edited", None, "ü ✓", "actor-0")
-    assert a["test_score"] == 0.25
+    assert a["test_score"] == 0.25 and a["findings"] == {"copied": "y is age", "perfect": "1.0"}
     seconds = [a[f"{part}_seconds"] for part in ("queue", "restore", "execute", "grade", "generate")]
     assert seconds == [1, 2, 3, 4, 5]
 

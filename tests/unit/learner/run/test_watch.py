@@ -16,7 +16,7 @@ ROW = {
     "outcomes": {"edited": 4, "invalid": 0}, "staleness_mean": 0.5, "staleness_max": 1, "age_seconds_mean": 2.0,
     "age_seconds_max": None, "loss": 0.1, "seconds": 9.0, "train_seconds": 4.0, "publish_mb": 2.0,
     "stream_started": 9, "stream_trained": 4, "stream_ready": 2, "stream_in_flight": 3, "stream_again": 0,
-    "stream_actors_waited": 1.0,
+    "stream_actors_waited": 1.0, "transitions": 4, "suspicious": 1, "findings": {"copied": 1, "sample": 0},
 }  # fmt: skip
 
 
@@ -45,6 +45,8 @@ def test_a_step_is_told_under_its_names(told):
     Watch("mine").step(ROW)
     assert told["mlagent_step",] == [3] and told["mlagent_task_reward", "wine"] == [0.5]
     assert told["mlagent_transitions", "edited"] == [4] and ("mlagent_transitions", "invalid") not in told
+    shares = {finding: told["mlagent_suspicious_ratio", finding] for finding in ("any", "copied", "sample")}
+    assert shares == {"any": [0.25], "copied": [0.25], "sample": [0.0]}
     assert told["mlagent_phase_seconds", "train"] == [4.0] and told["mlagent_phase_seconds", "step"] == [9.0]
     assert told["mlagent_published_bytes",] == [2e6] and told["mlagent_stream_groups", "in_flight"] == [3]
     assert ("mlagent_logprob_gap_nats",) not in told and ("mlagent_age_seconds", "max") not in told

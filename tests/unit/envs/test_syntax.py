@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from actors.expert import syntax
+from envs import syntax
 
 TEXT = "\n".join(f"x{number} = f(a + {number}, [b for b in c if b > {number}])" for number in range(150))
 
