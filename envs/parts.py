@@ -31,6 +31,8 @@ IDS, REASON = "ids.json", "undivided.txt"
 Rows = tuple[Sequence[Sequence[str]], Sequence[str]]
 """Some rows of a CSV table, one after the other: the cells of each, and its text as written."""
 AT_ONCE = 1000
+REMEMBERED = 100
+"""So many thousands of rows."""
 
 
 class Indivisible(ValueError):
@@ -73,6 +75,7 @@ class Division:
     def __init__(self, folder: Path):
         """folder: which `divide` has filled."""
         self._column, ids = json.loads((folder / IDS).read_text())
+        self._last: list[tuple[list[str], dict[str, list[bool]]]] = []
         self._part_of: dict[str | float, str] = {name: part for part, names in ids.items() for name in names}
         numbers = {_number(name): part for name, part in self._part_of.items()}
         if None not in numbers and len(numbers) == len(self._part_of):  # as pandas takes them: 7, 07 and 7.0 are one
@@ -93,16 +96,27 @@ class Division:
             raise Unknown(f"column {self._column!r} is missing")
         place = columns.index(self._column)
         lines = {VALIDATION: [title], TEST: [title]}
-        for cells, texts in itertools.chain([(first, first_texts)], batches):
-            parts = [self._part_of.get(row[place]) if len(row) > place else None for row in cells]
-            if None in parts:
-                parts = [part or self._part(row, place) for part, row in zip(parts, cells, strict=True)]
-            for part, of_part in lines.items():
-                of_part += itertools.compress(texts, [found == part for found in parts])
+        for number, (cells, texts) in enumerate(itertools.chain([(first, first_texts)], batches)):
+            for part, chosen in self._chosen(number, cells, place).items():
+                lines[part] += itertools.compress(texts, chosen)
         for part, of_part in lines.items():
             (folder / part).mkdir(exist_ok=True)
             with (folder / part / name).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 file.writelines(of_part)
+
+    def _chosen(self, number: int, cells: Sequence[Sequence[str]], place: int) -> Mapping[str, Sequence[bool]]:
+        """Which of these rows, the `number`th of a table, are in each part. Tables mostly keep an order."""
+        names = [row[place] if len(row) > place else "" for row in cells]
+        if number < len(self._last) and self._last[number][0] == names:
+            return self._last[number][1]
+        parts = [self._part_of.get(name) for name in names]
+        known = None not in parts
+        if not known:
+            parts = [part or self._part(row, place) for part, row in zip(parts, cells, strict=True)]
+        chosen = {name: [part == name for part in parts] for name in (VALIDATION, TEST)}
+        if known and number < REMEMBERED:
+            self._last[number:] = [(names, chosen)]
+        return chosen
 
     def _part(self, row: Sequence[str], place: int) -> str | None:
         """Of a row whose id is not written as in the answers; None of an empty row."""

@@ -217,3 +217,22 @@ def test_a_row_without_an_id_is_no_answers(tmp_path: Path) -> None:
     task = make(tmp_path)
     with pytest.raises(Unknown, match="ids must be"):
         Division(task.parts).cut([([["y", "id"], ["cat"]], ["y,id\n", "cat\n"])], tmp_path, "submission.csv")
+
+
+def test_what_one_table_was_divided_by_is_right_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "AT_ONCE", 16)
+    task = make(tmp_path)
+    division, of = Division(task.parts), ids(task)
+    header, *lines = ANSWERS.splitlines()
+    unknown = [*lines[:20], "1000,cat", *lines[21:]]
+    for table in (lines, lines, lines[::-1], lines[:7], lines[3:], [*lines[:5], "", *lines[5:]], unknown, lines):
+        (tmp_path / "table.csv").write_text("\n".join([header, *table]) + "\n")
+        with opened(tmp_path / "table.csv") as file:
+            if table is unknown:
+                with pytest.raises(Unknown):
+                    division.cut(read(file), tmp_path, "submission.csv")
+                continue
+            division.cut(read(file), tmp_path, "submission.csv")
+        for part, names in of.items():
+            expected = [header, *(line for line in table if line.partition(",")[0] in names)]
+            assert (tmp_path / part / "submission.csv").read_text().splitlines() == expected
