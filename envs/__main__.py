@@ -110,7 +110,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def best(arguments: argparse.Namespace) -> None:
     """Run the task's scripts/best.py in the place of its script and compare its score with what task.yaml states."""
-    task = replace(load(arguments.task), parts=None)  # what is stated is a score on all answers
+    task = load(arguments.task)
     solution = task.private_dir / "best.py"
     if not solution.is_file():
         raise CommandError(f"task {task.id} has no scripts/best.py: a strong solution, run as {task.script} is")
@@ -122,6 +122,7 @@ def best(arguments: argparse.Namespace) -> None:
         "metric": task.metric,
         "stated": task.m_best,
         "score": run.score,
+        "test_score": run.withheld and run.withheld.test,
         "outcome": run.outcome,
         "seconds": round(run.durations.execute, 4),
         "agrees": agrees,

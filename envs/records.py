@@ -91,7 +91,8 @@ class Task:
     """`held_in` (trained on) or `held_out` (only evaluated)."""
     limits: Limits
     m_best: float | None
-    """Score of a strong solution; with m_init it spans the reward's range. None where none is known."""
+    """Score of a strong solution on validation (of a leaderboard: on all answers); with m_init it spans the reward's
+    range. None where none is known."""
     m_init: float | None = None
     """Score of the unchanged script on validation, measured on the sandbox in use; None until measured."""
     m_init_test: float | None = None

@@ -107,7 +107,7 @@ def _stated(competition: Any) -> dict[str, Any]:
         "metric": competition.grader.name,
         "direction": str(Direction.MINIMIZE if minimize else Direction.MAXIMIZE),
         "best": float(leaderboard["score"].iloc[0]),
-        "best_from": "first of the competition's leaderboard",
+        "best_from": "first of the competition's leaderboard, on all answers",
         "origin": f"Kaggle competition {competition.id}, prepared by MLE-bench",
         "licence": "the rules of the competition",
         "medals": {medal: float(thresholds[f"{medal}_threshold"]) for medal in MEDALS},

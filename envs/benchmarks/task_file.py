@@ -51,7 +51,7 @@ class TaskFile:
     direction: Direction
     """`maximize` or `minimize`."""
     best: float | None = None
-    """Score of a strong solution, if one is known; with the baseline's it spans the reward's range."""
+    """Score of a strong solution on validation, if one is known; with the baseline's it spans the reward's range."""
     best_from: str = ""
     """How `best` was obtained."""
     origin: str = ""

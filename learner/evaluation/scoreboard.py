@@ -19,7 +19,8 @@ LEGEND = (
     "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
     "attempt, on the validation part of the answers · on test: of the same scripts on the part that no agent saw · "
     "optimism: by how much the former is above, with its interval over tasks · gap: the part closed of that to the "
-    "task's best known score · runs: experiments · time: of an attempt · "
+    "task's best known score · medals: by scores on test (by official ones, on all answers) · "
+    "runs: experiments · time: of an attempt · "
     "over the first: difference of attempts from the same state with the same seed"
 )
 
@@ -107,7 +108,7 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
                 "gap": percent(scored["gap"]),
                 "valid": percent(scored["valid_rate"]),
                 "reward": number(scored["reward"]),
-                "medals": f"{sum(scored['medals'].values())}/{scored['n']}",
+                "medals": f"{sum(scored['medals'].values())}/{scored['n']} ({sum(scored['official_medals'].values())})",
                 "runs": str(scored["experiments"]),
                 "tokens": f"{scored['response_tokens']:,}".replace(",", "\u202f") if scored["response_tokens"] else "–",
                 "time": duration((scored["experiment_seconds"] + scored["generate_seconds"]) / max(1, scored["n"])),

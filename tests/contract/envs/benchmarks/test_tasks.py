@@ -73,7 +73,7 @@ def test_its_authors_checks_find_nothing(environment, sandboxes, name):
 
 @pytest.mark.parametrize("name", in_turn(builtin_tasks()))
 def test_best_is_what_the_best_script_scores(environment, name):
-    task = dataclasses.replace(load(name), parts=None)  # on all answers
+    task = load(name)
     result = environment.runner.run(task, {task.script: (task.private_dir / "best.py").read_text()})
     assert result.score == pytest.approx(task.m_best, rel=0.01), result.log
 
