@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-import openai
-
 from envs.sandbox import SandboxFailure
 
 DEADLINE = 120.0
@@ -21,6 +19,8 @@ class EndpointEditor:
 
     def __init__(self, endpoint: str, model: str, key_variable: str = "OPENAI_API_KEY", tokens: int = 4000):
         """key_variable: environment variable that holds the endpoint's key; tokens: most tokens of one answer."""
+        import openai  # a second, which only who has an editor should wait
+
         key = os.environ.get(key_variable, "none")  # many endpoints of one's own want no key
         self._client = openai.OpenAI(base_url=endpoint, api_key=key, timeout=DEADLINE / 3, max_retries=2)
         self._endpoint, self._model, self._tokens = endpoint, model, tokens
@@ -31,10 +31,12 @@ class EndpointEditor:
         Raises:
             SandboxFailure: the endpoint does not answer, or refuses; the message names it.
         """
+        from openai import OpenAIError
+
         try:
             answer = self._client.chat.completions.create(
                 model=self._model, messages=[{"role": "user", "content": prompt}], max_tokens=self._tokens
             )
-        except openai.OpenAIError as error:
+        except OpenAIError as error:
             raise SandboxFailure(f"the editor {self._model} at {self._endpoint} failed: {error}") from error
         return answer.choices[0].message.content or ""

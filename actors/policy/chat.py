@@ -7,12 +7,15 @@ message, such as what a script printed, becomes a special token, so that none ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from envs import prompt
 from envs.records import State, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Chat:
@@ -20,6 +23,8 @@ class Chat:
 
     def __init__(self, model_dir: str, context: int, response: int):
         """context: tokens of prompt and response together; response: most tokens of a response."""
+        from transformers import AutoTokenizer  # seconds, in every process that only hands actors out
+
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
         special = [added.content for added in self._tokenizer.added_tokens_decoder.values()]
         self._special = sorted((token for token in special if len(token) > 1), key=len, reverse=True)

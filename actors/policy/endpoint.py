@@ -10,8 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import openai
-
 from envs.errors import UserError
 
 Ask = Callable[[Sequence[Mapping[str, str]], int], str]
@@ -40,6 +38,8 @@ class Endpoint:
 
     def __init__(self, url: str, model: str, key_variable: str, temperature: float, tokens: int):
         """key_variable: environment variable that holds the key, if one is wanted; tokens: most of an answer."""
+        import openai  # a second, which only who asks an endpoint should wait
+
         self._key = os.environ.get(key_variable, "")
         self._client = openai.OpenAI(
             base_url=url, api_key=self._key or "none", timeout=SECONDS, max_retries=TRIES - 1
@@ -53,6 +53,8 @@ class Endpoint:
 
     def reply(self, messages: Sequence[Mapping[str, str]], seed: int) -> Reply:
         """Raises EndpointError."""
+        from openai import OpenAIError
+
         try:
             answer = self._client.chat.completions.create(
                 model=self._model, messages=list(messages), temperature=self._temperature, max_tokens=self._tokens,
@@ -61,7 +63,7 @@ class Endpoint:
             used = answer.usage
             counted = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
             return Reply(answer.choices[0].message.content or "", *counted)
-        except openai.OpenAIError as error:
+        except OpenAIError as error:
             raise EndpointError(self._message(error)) from None  # the cause may quote the key
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise EndpointError(self._message("its answer is not that of a chat completion")) from error

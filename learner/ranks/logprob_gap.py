@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from learner.algorithm.step_report import StepReport, TokenGap
 from learner.ranks.group import LearnerError
 
@@ -25,6 +23,8 @@ def check(step: int, report: StepReport, rl: Any, model_dir: Path, say: Callable
     if gap <= rl.gap_stop:
         say(f"{gap_said} > rl.gap_warn")
         return
+    from transformers import AutoTokenizer  # seconds, for what most runs never say
+
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     worst = "".join(f"\n  {_shown(token, tokenizer)}" for token in report.worst_tokens)
     raise LearnerError(f"{gap_said} > rl.gap_stop={rl.gap_stop:g}; the worst tokens:{worst}")

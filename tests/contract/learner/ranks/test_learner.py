@@ -1,30 +1,36 @@
 """The learner over Ray and DeepSpeed, with a tiny model: what it reports, checkpoints, publishing, failures.
 
-test_against_reference.py has what it computes. Where there is a GPU, a learner of one rank is on it.
+test_against_reference.py has what it computes. Where there is a GPU, a learner of one rank is on it. A rank that
+nothing happens to lives in this process, which loads DeepSpeed once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import ray
 import torch
 from omegaconf import OmegaConf
+from ray.exceptions import RayActorError
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.policy.weights import Bucket, checksum, restore, unpack
+from actors.runtime.remote import place
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import BatchingError, Example
 from learner.config.schema import Config
 from learner.ranks.group import LearnerError
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
+from learner.ranks.rank import Published
 from learner.ranks.turns import Turns
 from learner.recipe.finetuning import finetune
 from tests.transitions import transition
@@ -37,7 +43,10 @@ GPUS = 0.25 if torch.cuda.is_available() else 0.0
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
+    threads = torch.get_num_threads()
+    with mock.patch.dict(os.environ):
+        yield
+    torch.set_num_threads(threads)
     ray.shutdown()
 
 
@@ -55,8 +64,15 @@ def model_dir(tmp_path_factory) -> Path:
 
 
 def build(
-    model_dir: Path, ranks: int = 1, stage: int = 0, dtype: str = "float32", say: Callable[[str], None] = print, **keys
+    model_dir: Path,
+    ranks: int = 1,
+    stage: int = 0,
+    dtype: str = "float32",
+    say: Callable[[str], None] = print,
+    apart: bool = False,
+    **keys,
 ) -> Learner:
+    """apart: a single rank has a process of its own as well."""
     cfg = OmegaConf.structured(Config)
     for name, value in keys.items():
         OmegaConf.update(cfg, name.replace("__", "."), value)
@@ -64,6 +80,7 @@ def build(
     cfg.sft.batch, cfg.sft.epochs = 4, 10
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
     cfg.learner.gpus = GPUS if ranks == 1 else 0.0
+    cfg.run.mode = "serial" if ranks == 1 and not apart else "ray"
     return Learner(cfg, model_dir, say)
 
 
@@ -105,9 +122,20 @@ def batch(seed: int = 0, rewards=((0, 1, 2, 3), (1, 0, 0, 1), (2, 0, 1, 0), (5, 
     ]
 
 
+def kill(rank: Any) -> None:
+    """Returns when it is dead; until then it may still answer a call."""
+    ray.kill(rank)
+    with pytest.raises(RayActorError):
+        ray.get(rank.address.remote(), timeout=60)
+
+
+def sent(learner: Learner, published: Published) -> list[Any]:
+    return place(learner.cfg.run.mode).get(published.buckets)
+
+
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
     """What actors would receive."""
-    buckets = ray.get(learner.publish(bucket_bytes=20_000, version=1).buckets)
+    buckets = sent(learner, learner.publish(bucket_bytes=20_000, version=1))
     assert len(buckets) > 1
     return {name: tensor for bucket in buckets for name, tensor in unpack(bucket.meta, torch.tensor(bucket.data))}
 
@@ -249,18 +277,18 @@ def test_versions_travel_as_lossless_differences_between_full_ones(start):
     shares = []
     for step in range(4):
         published = learner.publish(20_000, step + 1)
-        received = ray.get(published.buckets)
+        received = sent(learner, published)
         held = [restore(one, old) for one, old in zip(received, held or [None] * len(received), strict=True)]
         assert [checksum(one.data) for one in held] == [one.checksum for one in received]
         shares.append(published.sent_bytes / published.full_bytes)
         learner.train(batch(step), VERSION)
     assert shares[0] == shares[2] == 1
     assert 0 < shares[1] < 0.5 and 0 < shares[3] < 0.5
-    assert ray.get(learner.publish(20_000, 9, full=True).buckets)[0].data.nbytes == held[0].data.nbytes
+    assert sent(learner, learner.publish(20_000, 9, full=True))[0].data.nbytes == held[0].data.nbytes
 
 
 def test_errors_name_what_failed(start, tmp_path):
-    learner = start()
+    learner = start(apart=True)
     long = step(np.random.default_rng(0), 0, 0, np.zeros(64, np.int32), 1.0)
     with pytest.raises(BatchingError, match="do not fit a row of 64"):
         learner.train([[long, *batch()[0]]], VERSION)
@@ -270,7 +298,7 @@ def test_errors_name_what_failed(start, tmp_path):
     with pytest.raises(LearnerError, match=f"rank 0 failed in save: cannot write checkpoint {tmp_path / 'file'}"):
         learner.save(tmp_path / "file")
     learner.cfg.learner.restarts = 0
-    ray.kill(learner._ranks.members[0])
+    kill(learner._ranks.members[0])
     with pytest.raises(LearnerError, match="rank 0 died in policy_step"):
         learner.train(batch(), VERSION)
 
@@ -286,7 +314,7 @@ def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_be
         learner.save(tmp_path / what)
         learner.train(batch(1), VERSION)
         if what == "killed":
-            ray.kill(learner._ranks.members[1])
+            kill(learner._ranks.members[1])
         if what == "not saved":
             with pytest.raises(LearnerError, match="cannot write checkpoint"):
                 learner.save(tmp_path / "bad")
@@ -303,7 +331,7 @@ def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_be
 def test_a_rank_that_ends_while_it_is_away_goes_on_and_what_it_published_stays(start, tmp_path):
     """Of a learner that has its card in turns (`actors.colocate`)."""
     said: list[str] = []
-    learner = start(say=said.append, actors__colocate=True)
+    learner = start(say=said.append, apart=True, actors__colocate=True)
     actors = SimpleNamespace(rest=lambda: None, wake=lambda: None, publish=lambda version, buckets: 0.0)
     publisher = Publisher(learner, actors, Turns(learner, actors), said.append)
 
@@ -315,7 +343,7 @@ def test_a_rank_that_ends_while_it_is_away_goes_on_and_what_it_published_stays(s
     learner.train(batch(), VERSION)
     publisher.publish()
     published = data(publisher.full_weights())
-    ray.kill(learner._ranks.members[0])
+    kill(learner._ranks.members[0])
     assert data(publisher.full_weights()) == published
     publisher.publish()
     assert ["learner rank 0 died in wake" in one and "starts again from" in one for one in said] == [True]
