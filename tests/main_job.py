@@ -48,6 +48,19 @@ def output(run_dir: Path) -> str:
     return (run_dir.parent / f"{run_dir.name}.output").read_text()
 
 
+def require_once(run: Path, states: int, actions: int) -> None:
+    """Every group that was started was trained exactly once, as the journal tells."""
+    rows = list(transitions.read(run, columns=["step", "id", "group_id"]))
+    ids = [row["id"] for row in rows]
+    assert len(ids) == len(set(ids))
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = len(told)
+    assert [row["step"] for row in told] == list(range(1, steps + 1))
+    assert {row["group_id"] for row in rows} == {f"group-{index:06d}" for index in range(steps * states)}
+    assert len(ids) == steps * states * actions
+    assert [row["stream_trained"] for row in told] == [row["step"] * states for row in told]
+
+
 def require_trained(run: Path) -> None:
     """What was delivered is what the learner trained on: each transition of each step, and nothing else.
 
@@ -67,6 +80,18 @@ def require_trained(run: Path) -> None:
         varying = [one for one in counted if len(rewards[one["group_id"]]) > 1]
         assert [one["id"] for one in varying if one["loss"] is None] == []
         assert not varying or row["loss"] is not None
+
+
+def processes(run_dir: Path, title: str) -> list[int]:
+    """Pids of the run's processes whose command line has `title`, oldest first."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(run_dir) and title in " ".join(process.cmdline()):
+                found.append((process.create_time(), process.pid))
+        except psutil.Error:
+            continue
+    return [pid for _, pid in sorted(found)]
 
 
 def leftovers(run_dir: Path, seconds: float = 10.0) -> list[str]:

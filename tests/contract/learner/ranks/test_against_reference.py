@@ -223,7 +223,7 @@ def learners() -> Iterator[list[Learner]]:
         ("ppo", 1, 2, {"learner.offload": "optimizer"}),
         ("grpo", 1, 3, {"learner.offload": "all"}),
         ("ppo", 2, 0, {}),
-        ("grpo", 2, 2, {}),
+        pytest.param("grpo", 2, 2, {}, marks=pytest.mark.long),
         ("rloo", 2, 3, {}),
         ("grpo", 1, 0, LORA),
         ("rloo", 1, 1, {**LORA, "learner.gradient_checkpointing": True}),
