@@ -55,6 +55,10 @@ def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:
     return measured
 
 
+LATE = "timed out during startup"
+"""Ray gives itself half a minute to start, too little where a machine is busy; it is asked once more."""
+
+
 class ClusterError(UserError):
     """A Ray cluster that cannot be joined or started; the message says which and why."""
 
@@ -68,7 +72,12 @@ def connect(cfg: Config) -> None:
     if cfg.run.mode == "ray":
         address = os.environ.get("RAY_ADDRESS", "local")
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            except Exception as error:
+                if address != "local" or LATE not in str(error):
+                    raise
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises many kinds, bare ones among them
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             what = f"RAY_ADDRESS={address} cannot be joined; leave it out to start Ray on this machine"

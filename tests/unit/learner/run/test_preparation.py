@@ -1,0 +1,57 @@
+"""A cluster of one's own that does not start in Ray's time is started once more; what fails is said once."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from omegaconf import OmegaConf
+
+from learner.config.schema import Config
+from learner.run import preparation
+from learner.run.preparation import ClusterError, connect
+
+SLOW = Exception("The current node timed out during startup. This could happen because …\nmore")
+
+
+@pytest.fixture
+def begun(monkeypatch) -> list[str]:
+    """Addresses that Ray was asked for."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return []
+
+
+def fails(monkeypatch, begun: list[str], *errors: Exception) -> None:
+    """Ray's first starts end so."""
+    left = list(errors)
+
+    def init(address: str, **_) -> None:
+        begun.append(address)
+        if left:
+            raise left.pop(0)
+
+    monkeypatch.setattr(preparation.ray, "init", init)
+
+
+def test_ray_may_be_late_once(monkeypatch, begun):
+    fails(monkeypatch, begun, SLOW)
+    connect(OmegaConf.structured(Config))
+    assert begun == ["local", "local"]
+
+
+@pytest.mark.parametrize(
+    ("address", "errors", "times", "said"),
+    [
+        (None, [SLOW, SLOW], 2, "Ray does not start on this machine .*: The current node timed out during startup"),
+        (None, [OSError("no room in /dev/shm")], 1, "no room in /dev/shm$"),
+        ("10.0.0.1:6379", [SLOW], 1, "RAY_ADDRESS=10.0.0.1:6379 cannot be joined; .* The current node timed out"),
+    ],
+)
+def test_what_fails_again_or_otherwise_is_said(monkeypatch, begun, address, errors, times, said):
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    fails(monkeypatch, begun, *errors)
+    with pytest.raises(ClusterError, match=said):
+        connect(OmegaConf.structured(Config))
+    assert len(begun) == times
