@@ -23,12 +23,12 @@ from actors.policy.card import CardWeights
 from actors.policy.endpoint import Ask
 from actors.policy.policy import Policy, PolicyDead
 from actors.policy.weights import Bucket, restore
-from envs import relief
+from envs import audit, relief
 from envs.actions import FinalAnswer
 from envs.prompt import PromptError
 from envs.records import Outcome, State, StepInfo, StepResult, Task, Transition
 from envs.research_actions import Editor
-from reward import Reward, Terms, reward
+from reward import Reward, Terms, reward, shared
 
 STRIDE = 7919
 """Between the seeds of an episode's actions, so that they are none of another episode of its group."""
@@ -263,6 +263,7 @@ class Actor(Explorer):
             outcome=result.outcome,
             reward=worth.value,
             seconds=sample.seconds + result.durations.execute,
+            excluded=self._cfg.audit.mask and audit.masks(result.findings),
             successor=result.state if self._cfg.rl.grow_pool and _improved(task, result) else None,
             info=StepInfo(
                 actor_id=self._id,
@@ -291,15 +292,15 @@ class Actor(Explorer):
 
 
 def credited(episode: Sequence[Transition]) -> list[Transition]:
-    """Its transitions, each worth the mean reward of those whose experiments ran: which of them earned it is unknown.
+    """Its transitions, each worth the mean reward of those that are not masked: which of them earned it is unknown.
 
     This is what step-wise RL is compared with (ML-Agent, arXiv 2505.23723).
     """
-    rewards = [t.reward for t in episode if t.outcome is not Outcome.INFRA_FAILURE]
-    shared = float(np.mean(rewards)) if rewards else 0.0
-    parts = {"episode": shared}
+    rewards = [t.reward for t in episode if not t.masked]
+    worth = shared(rewards)
+    parts = {"episode": worth}
     infos = [dataclasses.replace(t.info, reward_parts=parts) for t in episode]
-    return [dataclasses.replace(t, reward=shared, info=info) for t, info in zip(episode, infos, strict=True)]
+    return [dataclasses.replace(t, reward=worth, info=info) for t, info in zip(episode, infos, strict=True)]
 
 
 def loops(cfg: Any) -> int:

@@ -16,6 +16,7 @@ COMMANDS = {
     "solve": ("actors.solve", "put a trained agent to work on a task or a script: python actors/solve.py"),
     "doctor": ("cluster.doctor", "prove a set-up before it costs anything: python -m cluster.doctor"),
     "report": ("learner.report", "write the report of a run, or compare several: python learner/report.py"),
+    "rescore": ("learner.rescore", "apply another reward to a run's transitions: python learner/rescore.py"),
     "tasks": ("envs.__main__", "list, check, write and try tasks: python -m envs"),
     "scale": ("cluster.scale", "change the number of actors of a running job: python -m cluster.scale"),
 }

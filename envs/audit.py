@@ -58,6 +58,12 @@ def of_edit(task: Task, files: Mapping[str, str], changed: Iterable[str], result
     return tuple(dict([*predictions, *scores, *scripts]).items())
 
 
+def masks(findings: Findings) -> bool:
+    """Whether `audit.mask` leaves an action with these findings out of training: with any but what the withheld score
+    alone shows, of which nothing is made that is trained."""
+    return any(name != Finding.OVERFITTED for name, _ in findings)
+
+
 def of_script(text: str) -> Findings:
     """What is suspicious in the text of a script; nothing in one that does not parse."""
     try:

@@ -22,7 +22,7 @@ from learner.evaluation.evaluation import Evaluation
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
 from learner.ranks.turns import Turns
-from learner.run import ending, preflight, trackers
+from learner.run import ending, preflight, task_figures, trackers
 from learner.run.checkpointing import Checkpointing
 from learner.run.folder import Run
 from learner.run.journal import Journal
@@ -92,6 +92,7 @@ def started(cfg: Config) -> Iterator[Parts]:
         progress.advance()
         progress.stage("baselines", 1)
         tasks = measure(tasks, actors)
+        task_figures.write(run.dir, tasks.values())
         progress.advance()
         settings = OmegaConf.to_container(cfg, enum_to_str=True)
         journal = stack.enter_context(Journal(run.dir, trackers.start(cfg.run.track, run.dir, settings)))

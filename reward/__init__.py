@@ -9,16 +9,18 @@ sum of its named parts, which are finite; no score that is withheld for reports 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from envs.records import Direction, Durations, Limits, Outcome, State, StepResult, Task
 from envs.sockets import SocketError, imported, tried
 from reward.published import Terms, v1, v2
 
-__all__ = ["Reward", "RewardFunction", "Terms", "check", "reward"]
+__all__ = ["Reward", "RewardFunction", "Terms", "check", "reward", "shared"]
 KEY = "reward.version"
 
 
@@ -67,6 +69,11 @@ def _parts(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:
         if not isinstance(name, str) or not isinstance(value, int | float) or not math.isfinite(value):
             raise SocketError(f"{KEY}={terms.version}: part {name!r} must be a finite number, not {value!r}")
     return {name: float(value) for name, value in parts.items()}
+
+
+def shared(rewards: Sequence[float]) -> float:
+    """What each action of an episode is worth: the mean of the rewards that count, 0 where none does."""
+    return float(np.mean(rewards)) if len(rewards) else 0.0
 
 
 def check(terms: Terms) -> None:

@@ -77,7 +77,10 @@ class Experiments:
         score = (task.m_best or 1.0) * (0.8 + 0.2 * (number % 97) / 97)
         withheld = Withheld(score * 0.9 - self._seen.broken["tests"] * (number % 7))
         memory = task.limits.memory_mb / 2
-        return Experiment(Outcome.EDITED, score, "ok", spent, memory, MILESTONES, True, withheld=withheld)
+        findings = (("copied", "every third is"),) if number % 3 == 0 else ()
+        return Experiment(
+            Outcome.EDITED, score, "ok", spent, memory, MILESTONES, True, withheld=withheld, findings=findings
+        )
 
     def resize(self, capacity: Any) -> None:
         self._seen.tell("capacity", capacity)

@@ -1,7 +1,7 @@
 """What each response of a batch is worth to the policy gradient: advantages, emphasis and weights, as pure functions.
 
-Invariants: masked members (infrastructure failures) enter no mean, deviation, weight or count; the weights of all
-tokens of a batch add up to one, so that losses and gradients of any split of the batch add up to those of the whole.
+Invariants: masked members (`Transition.masked`) enter no mean, deviation, weight or count; the weights of all tokens of
+a batch add up to one, so that losses and gradients of any split of the batch add up to those of the whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Turns groups of transitions into the rows of one policy step.
 
-Invariants: infrastructure failures, and groups without a gradient, appear in no row; every array of a row lines up with
-its loss positions.
+Invariants: masked transitions (infrastructure failures, and suspicious actions under `audit.mask`), and groups without
+a gradient, appear in no row; every array of a row lines up with its loss positions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.records import Outcome, Transition
+from envs.records import Transition
 from learner.algorithm import batching
 from learner.algorithm.advantages import advantages, duration_emphasis, token_weights
 from learner.algorithm.batching import Group, Row
@@ -45,10 +45,10 @@ class PolicyBatch:
     groups: list[list[str]]
     """Ids of the transitions of each group in the rows (`Row.groups` counts these): those of one prompt."""
     tokens: int
-    """Response tokens of all but the infrastructure failures: those whose weights add up to one. Those in no row count,
+    """Response tokens of all that are not masked: those whose weights add up to one. Those in no row count,
     since their gradient is zero, not absent."""
     advantages: dict[str, float]
-    """By transition id, the emphasis left out; none for infrastructure failures."""
+    """By transition id, the emphasis left out; none for masked ones."""
     equal_groups: int
     masked: int
 
@@ -65,7 +65,7 @@ def build(
     """
     members = [transition for group in groups for transition in group]
     number = [index for index, group in enumerate(groups) for _ in group]
-    valid = [transition.outcome is not Outcome.INFRA_FAILURE for transition in members]
+    valid = [not transition.masked for transition in members]
     lengths = [len(t.response_ids) for t in members]
     worth = advantages(rl.algorithm, [t.reward for t in members], number, valid)
     emphasis = duration_emphasis([t.seconds for t in members], valid) if rl.duration_weight else np.ones(len(members))

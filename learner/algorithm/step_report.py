@@ -62,14 +62,14 @@ class StepReport:
     equal_groups: int
     """Groups in which no reward varies."""
     masked: int
-    """Infrastructure failures, which are left out."""
+    """Infrastructure failures, and what `audit.mask` leaves out as well."""
     learning_rate: float
     train_tokens: int
     train_seconds: float
     train_tokens_per_s: float
     """Of what was computed: prompts once, in every pass."""
     advantages: dict[str, float]
-    """By transition id, where V(s) is learned less that; none for infrastructure failures."""
+    """By transition id, where V(s) is learned less that; none for masked ones."""
     ratios: dict[str, float]
     """By transition id, of those that were computed: mean ratio over the response's tokens, in the last pass."""
     losses: dict[str, float]

@@ -126,6 +126,13 @@ class RewardConfig:
 
 
 @dataclass
+class AuditConfig:
+    mask: bool = key(
+        False, "Leave suspicious actions out of training, as infrastructure failures; they are reported all the same."
+    )
+
+
+@dataclass
 class ExpertConfig:
     kind: str = key(
         "builtin", "Who explores: a library of operators on scripts, or a language model.", ["builtin", "llm"]
@@ -322,6 +329,7 @@ class Config:
     sandbox: SandboxConfig = section(SandboxConfig, "Where experiments run.")
     editor: EditorConfig = section(EditorConfig, "The model that carries out MLAgentBench's `(AI)` actions.")
     reward: RewardConfig = section(RewardConfig, "What an outcome is worth.")
+    audit: AuditConfig = section(AuditConfig, "What is done about suspicious actions (docs/sandboxes.md).")
     experts: ExpertConfig = section(ExpertConfig, "The expert whose trajectories are the warm start.")
     sft: SftConfig = section(SftConfig, "Exploration-enriched fine-tuning.")
     rl: RlConfig = section(RlConfig, "Step-wise reinforcement learning.")

@@ -66,11 +66,11 @@ def pack(value: Any) -> str:
 def build(run: RunData, steps: Iterable[int]) -> tuple[str, dict[int, str]]:
     """The packed index of the transitions of these steps, and a packed block by step.
 
-    The index is `{"prompts": whether there are any, column of INDEX: values}`, in order of steps. A block is
-    `{"prompts": texts, "rows": [details of a transition, in the order of the index]}`.
+    The index is `{"prompts": whether there are any, column of INDEX: values, "finding": what is suspicious in each}`,
+    in order of steps. A block is `{"prompts": texts, "rows": [details of a transition, in the order of the index]}`.
     """
     reader, chosen = tokenizer(run), set(steps)
-    index: dict[str, Any] = {"prompts": reader is not None} | {name: [] for name in INDEX}
+    index: dict[str, Any] = {"prompts": reader is not None} | {name: [] for name in (*INDEX, "finding")}
     blocks = {}
     read = transitions.read(run.dir, COLUMNS, counted=("prompt_ids",))
     for step, rows in itertools.groupby(read, lambda row: row["step"]):
@@ -79,6 +79,7 @@ def build(run: RunData, steps: Iterable[int]) -> tuple[str, dict[int, str]]:
         rows = list(rows)
         for name, column in INDEX.items():
             index[name] += [_plain(row.get(column)) for row in rows]
+        index["finding"] += [sorted(row.get("findings") or ()) for row in rows]
         blocks[step] = pack(_block(rows, transitions.prompts(run.dir, step) if reader else {}, reader))
     return pack(index), blocks
 
@@ -102,6 +103,7 @@ def _details(row: Mapping[str, Any], reader: Tokenizer | None) -> dict[str, Any]
         "spans": _spans(row, reader),
         "tokens": [row["prompt_ids"], len(row["response_ids"])],
         "test": row.get("test_score"),
+        "findings": {visible(name): visible(why) for name, why in (row.get("findings") or {}).items()},
         "milestones": row["milestones"],
         "peak_mb": row["peak_mb"],
         "origin": row["origin"],

@@ -46,15 +46,15 @@ def step_metrics(
     groups: what the step trained on; version: the weight version that it trained; report: the learner's, whose figures
     are taken over; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the learner
     waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
-    `reward_mean` and `valid_rate` are over transitions without an infrastructure failure (null if there is none), as
-    are the different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` and `findings` count all,
+    `reward_mean` and `valid_rate` are over transitions that are not masked (null if there is none), as are the
+    different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` and `findings` count all,
     `suspicious` those with any finding (`envs.records.Finding`). Staleness of a
     transition is `version` minus the version of its oldest token, its age the seconds since it was complete. The
     `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]
-    counted = [t for t in members if t.outcome is not Outcome.INFRA_FAILURE]
+    counted = [t for t in members if not t.masked]
     staleness = [version - min(span[0] for span in t.version_spans) for t in counted if t.version_spans]
     ages = [now - t.info.finished for t in counted]
     tokens = sum(len(t.response_ids) for t in members)

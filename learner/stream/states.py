@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from envs.errors import UserError
-from envs.records import Outcome, State, Transition
+from envs.records import State, Transition
 
 FLOOR = 0.1
 """Weight of a state whose rewards no longer vary, against 1 of the state where they vary most: none is given up."""
@@ -146,6 +146,6 @@ class StatePool:
 
 def what_was_seen(groups: Sequence[Sequence[Transition]]) -> tuple[dict[str, float], list[State]]:
     """For `StatePool.learn`: the deviation of rewards by state id, and the good states that a learner step reached."""
-    counted = [[t for t in group if t.outcome is not Outcome.INFRA_FAILURE] for group in groups]
+    counted = [[t for t in group if not t.masked] for group in groups]
     spreads = {group[0].state_id: float(np.std([t.reward for t in group])) for group in counted if group}
     return spreads, [t.successor for group in counted for t in group if t.successor]

@@ -17,7 +17,7 @@ from envs.records import MILESTONES, Direction, Durations, Limits, Origin, Outco
 from learner.algorithm.step_report import StepReport, Update
 from learner.config.load import load
 from learner.evaluation.evaluation import Evaluation
-from learner.run import transitions
+from learner.run import task_figures, transitions
 from learner.run.journal import Journal, step_metrics
 from learner.run.progress import Progress
 
@@ -106,6 +106,7 @@ def prompt(task_id: str) -> str:
     return PROMPT.format(task=task_id, metric=task.metric, start=task.m_init)
 
 
+FOUND = (("copied", "'target' is the column 'proline' of test.csv"), ("perfect", "accuracy 0.867 → 1"))
 INFO = {field.name for field in dataclasses.fields(StepInfo)}
 UPDATE = [field.name for field in dataclasses.fields(Update)]
 
@@ -133,6 +134,7 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
         durations=Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),
         peak_mb=90 + 40 * rng.random(),
         milestones=MILESTONES[:4] if edited else MILESTONES[:1] if outcome is Outcome.SCRIPT_ERROR else (),
+        findings=FOUND if edited and name.endswith("/3") else (),
         origin=Origin.CACHE if rng.random() < 0.1 else Origin.RUN,
         reward_parts={"gain": reward - 0.5, "score": float(reward)},
         generate_seconds=2 + rng.random(),
@@ -175,6 +177,7 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, setti
     rng = random.Random(seed)
     run_dir.mkdir(parents=True)
     OmegaConf.save(load(settings), run_dir / "config.yaml")
+    task_figures.write(run_dir, TASKS.values())
     held_in = [task_id for task_id, task in TASKS.items() if task.split == "held_in"]
 
     def attempts(skill: float) -> list[Transition]:

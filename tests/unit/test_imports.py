@@ -58,11 +58,14 @@ MAY_IMPORT = {
         "actors", "actors.policy", "envs.records", "learner.config", "learner.figures", "learner.recipe",
         "learner.run",
     ),
-    "learner.reporting": ("envs.records", "learner.config", "learner.evaluation", "learner.figures", "learner.run"),
+    "learner.reporting": (
+        "envs.records", "learner.algorithm", "learner.config", "learner.evaluation", "learner.figures", "learner.run",
+        "reward",
+    ),
     "learner": (
         "actors", "actors.policy", "envs", "envs.records", "envs.sandbox", "learner.algorithm",
         "learner.config", "learner.evaluation", "learner.ranks", "learner.recipe", "learner.reporting", "learner.run",
-        "learner.stream",
+        "learner.stream", "reward",
     ),
     "cluster.checks": (
         "actors", "actors.policy", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner.config",

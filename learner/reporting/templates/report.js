@@ -39,7 +39,8 @@ function row(i) {
   const pill = el("span", "pill", words(index.outcome[i]));
   pill.style.background = colours[index.outcome[i]];
   const summary = el("summary", "",
-    el("span", "", `step ${index.step[i]}`), el("span", "", index.task[i]), el("span", "wide", words(index.action[i])), pill,
+    el("span", "", `step ${index.step[i]}`), el("span", "", index.task[i]), el("span", "wide", words(index.action[i])),
+    el("span", "", pill, index.finding[i].length ? el("b", "suspicious", " !") : null),
     el("span", "", `reward ${number(index.reward[i])}`),
     el("span", `wide ${tone(index.advantage[i])}`, index.advantage[i] === null ? "" : `adv. ${signed(index.advantage[i])}`),
     el("span", "wide", `${number(index.before[i])} → ${number(index.after[i])}`),
@@ -57,6 +58,7 @@ async function open(made, i) {
   made.append(el("div", "body",
     el("div", "", el("h4", "", "Action"), diff),
     el("div", "", el("h4", "", "Log (end)"), el("pre", "log", found.log || "(empty)")),
+    findingsText(found),
     el("div", "boxes", rewardBox(i, found), learnerBox(i), timeBox(found), versionBox(found), identityBox(i, found)),
     versionText(found),
     promptBox(found, prompts)));
@@ -72,6 +74,13 @@ function rewardBox(i, found) {
   return table("Reward", [["reward", number(index.reward[i])], ...parts,
     ["metric", `${number(index.before[i])} → ${number(index.after[i])}`], ["on test", number(found.test)],
     ["script got to", words(found.milestones.at(-1) ?? "–")]]);
+}
+
+function findingsText(found) {
+  const findings = Object.entries(found.findings);
+  if (!findings.length) return null;
+  return el("div", "whole", el("h4", "", "Suspicious"),
+    el("dl", "", ...findings.flatMap(([name, why]) => [el("dt", "suspicious", words(name)), el("dd", "", why)])));
 }
 
 function learnerBox(i) {
@@ -134,9 +143,15 @@ function promptBox(found, prompts) {
   return el("details", "whole prompt", el("summary", "", `Prompt (${found.tokens[0]} tokens)`), el("pre", "log", text));
 }
 
+// What a filter takes transition i for: a suspicious one for each of its findings, and for any.
+function valuesOf(filter, i) {
+  const value = index[filter.dataset.key][i];
+  return Array.isArray(value) ? (value.length ? ["any", ...value] : ["none"]) : [String(value)];
+}
+
 function choose() {
   const wanted = filters.filter((filter) => filter.value);
-  chosen = all.filter(({ i }) => wanted.every((filter) => String(index[filter.dataset.key][i]) === filter.value));
+  chosen = all.filter(({ i }) => wanted.every((filter) => valuesOf(filter, i).includes(filter.value)));
   const [key, sign] = get("#order").value.split(":");
   if (key) {
     const rank = ({ i }) => (index[key][i] === null ? Infinity : sign * index[key][i]);
@@ -159,7 +174,7 @@ function show(number) {
 
 function offer(filter) {
   const counts = new Map();
-  for (const value of index[filter.dataset.key]) counts.set(value, (counts.get(value) || 0) + 1);
+  for (const { i } of all) for (const value of valuesOf(filter, i)) counts.set(value, (counts.get(value) || 0) + 1);
   const newestFirst = filter.dataset.key === "step" ? (a, b) => b - a : undefined;
   for (const value of Array.from(counts.keys()).sort(newestFirst)) {
     filter.add(new Option(`${words(String(value))} (${counts.get(value)})`, value));

@@ -26,6 +26,7 @@ RUN = (
     r"\S+ .*--help",
     r"\.venv/bin/mlagent tasks (list|check|best|new|step)\b.*",
     r"\.venv/bin/python learner/report\.py .*",
+    r"\.venv/bin/mlagent rescore .*",
     r"cat > .*",
 )
 READ = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from learner import rescore
 from learner.ranks.handle import Learner
 from tests import apart, whole_run
 from tests.main_job import require_trained
@@ -33,6 +34,21 @@ def test_every_delivered_transition_is_trained(model: Path, tmp_path: Path) -> N
     assert seen["error"] == [] and len(seen["steps"]) == 3
     assert all(row["loss"] is not None for row in seen["steps"])
     require_trained(tmp_path / "seen")
+    assert rescore.compared(tmp_path / "seen", [])["unlike"] == 0
+
+
+OTHER_REWARD = (
+    "rl.episode_steps=2", "audit.mask=true", "reward.version=v2", "reward.time=0.5", "reward.memory=0.25",
+    "reward.milestones=0.5",
+)  # fmt: skip
+
+
+def test_the_rewards_of_episodes_come_out_of_what_a_run_stored(model: Path, tmp_path: Path) -> None:
+    seen = run(list(OTHER_REWARD), tmp_path, model)
+    assert seen["error"] == [] and sum(row["suspicious"] for row in seen["steps"]) > 0
+    told = rescore.compared(tmp_path / "seen", [])
+    assert (told["unlike"], told["largest"]) == (0, []) and told["all"]["changed"] == 0
+    assert rescore.compared(tmp_path / "seen", ["reward.version=v1"])["all"]["changed"] > 0
 
 
 def half_trained(folder: Path, model: Path) -> None:
@@ -82,7 +98,7 @@ def test_states_that_improved_a_script_join_the_pool_and_stay_in_a_resumed_run(m
     assert len(more["steps"]) == 4
 
 
-TESTED = {"m_init_test", "mean_test_score", "best_test_score", "optimism", "optimism_ci"}
+TESTED = {"suspicious", "findings", "m_init_test", "mean_test_score", "best_test_score", "optimism", "optimism_ci"}
 
 
 def without(names: set[str], tree: Any) -> Any:

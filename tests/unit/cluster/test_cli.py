@@ -20,6 +20,7 @@ SAID = {
     "solve": "--approve",
     "doctor": "--json",
     "report": "RUN [RUN ...]",
+    "rescore": "without running anything",
     "tasks": "write a task to start from",
     "scale": "as many as are needed",
 }

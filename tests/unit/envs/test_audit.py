@@ -172,6 +172,11 @@ def test_an_edit_has_the_findings_of_its_predictions_scores_and_files(task: Task
     assert names(audit.of_edit(task, files, {}, failed)) == [Finding.READS_OUTSIDE]
 
 
+def test_what_the_withheld_score_alone_shows_masks_nothing() -> None:
+    assert not audit.masks(()) and not audit.masks(((Finding.OVERFITTED, ""),))
+    assert audit.masks(((Finding.OVERFITTED, ""), (Finding.COPIED, "")))
+
+
 TEST_TABLE = "id,age,town,flag\n" + "".join(f"{i},{20 + i}.5,town {i % 4},{i % 2}\n" for i in range(40))
 HONEST = "id,y\n" + "".join(f"{i},{i * i}\n" for i in range(40))
 

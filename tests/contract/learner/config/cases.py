@@ -121,6 +121,7 @@ CASES = [
     case("reward.time=0.5", "rewards", by="evaluate"),
     case("reward.memory=0.5", "steps", "evaluation"),
     case("reward.memory=0.5", "rewards", by="evaluate"),
+    case("audit.mask=true", "steps"),
     case("experts.kind=llm", "asked", given=LLM[1:]),
     case(f"experts.endpoint={ENDPOINT}", "spawned", "asked", given=SERVED),
     case("experts.model=other", "asked", given=LLM),

@@ -34,6 +34,28 @@ def test_failures_and_equal_groups_are_left_out_but_accounted_for():
     assert batch.advantages == pytest.approx({"a.0": -1, "a.2": 1, "b.0": 0, "b.1": 0, "c.0": 1, "c.1": -1}, abs=1e-5)
 
 
+def test_an_excluded_transition_is_left_out_as_a_failure_is():
+    def excluded(one: Transition) -> Transition:
+        suspicious = one.outcome is Outcome.INFRA_FAILURE
+        return dataclasses.replace(one, outcome=Outcome.EDITED, excluded=suspicious)
+
+    for name in ("grpo", "rloo", "ppo"):
+        rl = RlConfig(algorithm=name)
+        failed = policy_batch.build(GROUPS, VERSION, 100, rl)
+        left_out = policy_batch.build([[excluded(t) for t in group] for group in GROUPS], VERSION, 100, rl)
+        assert (left_out.advantages, left_out.masked, left_out.tokens) == (failed.advantages, 1, 10)
+        assert left_out.equal_groups == failed.equal_groups and left_out.groups == failed.groups
+        for one, other in zip(left_out.rows, failed.rows, strict=True):
+            np.testing.assert_array_equal(one.weights, other.weights)
+            np.testing.assert_array_equal(one.row.target_ids, other.row.target_ids)
+
+
+def test_where_all_is_excluded_nothing_is_trained():
+    groups = [[dataclasses.replace(t, excluded=True) for t in group] for group in GROUPS]
+    batch = policy_batch.build(groups, VERSION, 100, RlConfig())
+    assert (batch.rows, batch.tokens, batch.equal_groups, batch.masked, batch.advantages) == ([], 0, 3, 7, {})
+
+
 def test_a_group_of_whole_episodes_has_a_place_for_each_of_its_prompts():
     later = [
         dataclasses.replace(t, id=f"{t.id}/1", prompt_ids=np.array(PROMPTS["b"], np.int32)) for t in GROUPS[0][::2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,8 @@ def test_what_a_step_saw_is_what_the_pool_learns_but_for_failures_of_the_infrast
         [member("a2", 0.3)],
     ]
     assert what_was_seen(groups) == ({"a0": 0.5, "b1": 0.0, "a2": 0.0}, [good])
+    excluded = [[replace(t, excluded=True) for t in group] for group in groups]
+    assert what_was_seen(excluded) == ({}, []), "nor is anything learned of what is left out"
     grown = StatePool(pool().states, 5)
     grown.learn(*what_was_seen(groups))
     assert [state for state in grown.states if state not in pool().states] == [good]
