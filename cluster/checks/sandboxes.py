@@ -26,6 +26,51 @@ METADATA_SERVICE = ("the metadata service", "169.254.169.254", 80)
 SCRIPT = "train.py"
 
 TOO_MUCH_MEMORY = "kept = []\nwhile True: kept.append(bytearray(16 << 20))"
+HOARDED_MB = 1536
+"""What the others ask for; gVisor's own kernel has room of some hundred MiB beside the experiment."""
+HOARD = "hoarded it all"
+HOARDERS = {
+    "several processes": """
+import os, time
+for _ in range(6):
+    if os.fork() == 0:
+        kept = [bytearray(16 << 20) for _ in range({mb} // 6 // 16)]
+        time.sleep(2); os._exit(0)
+if not any([os.wait()[1] for _ in range(6)]): print({hoard!r})
+""",
+    "files in memory": """
+import os
+kept = [os.memfd_create("x") for _ in range({mb} // 16)]
+for file in kept: os.write(file, bytes(16 << 20))
+print({hoard!r})
+""",
+    "shared memory": """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype, number = ctypes.c_void_p, ctypes.c_size_t
+libc.mmap.argtypes, libc.munmap.argtypes = [number, number, *[ctypes.c_int] * 3, ctypes.c_long], [number, number]
+for _ in range({mb} // 16):
+    at = libc.mmap(0, 16 << 20, 3, 0x21, -1, 0)
+    if at == 2**64 - 1: break
+    ctypes.memset(at, 1, 16 << 20)
+    libc.munmap(at + 4096, (16 << 20) - 4096)  # the pages stay
+else: print({hoard!r})
+""",
+}
+"""By what takes it, in scripts that keep each process below the limit."""
+BUSY = """
+import os, time
+end = (began := time.time()) + 1
+for _ in range(3):
+    if os.fork() == 0:
+        while time.time() < end: pass
+        os._exit(0)
+for _ in range(3): os.wait()
+used = os.times()
+print((used.children_user + used.children_system) / (time.time() - began))
+"""
+FREE_CORES = 1.4
+"""So many cores used, where one is allowed, are more than a limit lets by."""
 TOO_LONG = "while True: pass"
 TOO_LARGE = "open('big', 'wb').write(bytes(64 << 20))"
 TOO_MANY = """
@@ -62,6 +107,8 @@ class Trial:
     """Promises that it does not keep."""
     missing: tuple[str, ...]
     """Packages that tasks import and that it lacks."""
+    unbounded: tuple[str, ...] = ()
+    """What it does not promise to bound, and was seen not to."""
 
 
 def imports(task: Task) -> set[str]:
@@ -96,7 +143,8 @@ def examine(
             seconds = time.monotonic() - began
             reached = _run(pool, task, CONNECTIONS.format(targets=[*here, METADATA_SERVICE, *targets]), LIMITS)
             missing = _run(pool, task, MISSING.format(names=list(needed)), LIMITS)
-            return Trial(seconds, (*_limits(pool, task), *_reached(reached)), tuple(missing.output.split()))
+            broken = (*_limits(pool, task), *_reached(reached))
+            return Trial(seconds, broken, tuple(missing.output.split()), _unbounded(pool, task))
         finally:
             pool.close()
 
@@ -106,6 +154,9 @@ def _limits(pool: SandboxPool, task: Task) -> list[str]:
     broken = []
     if _run(pool, task, TOO_MUCH_MEMORY, LIMITS).status != "out_of_memory":
         broken.append(f"memory: a script took more than {LIMITS.memory_mb} MiB")
+    for what, script in HOARDERS.items():
+        if HOARD in _run(pool, task, script.format(mb=HOARDED_MB, hoard=HOARD), LIMITS).output:
+            broken.append(f"memory: {what} took {HOARDED_MB} MiB where {LIMITS.memory_mb} MiB are allowed")
     if _run(pool, task, TOO_LONG, Limits(seconds=1, memory_mb=300)).status != "timeout":
         broken.append("time: a script ran for more than a second")
     large = _run(pool, task, TOO_LARGE, LIMITS)
@@ -114,6 +165,12 @@ def _limits(pool: SandboxPool, task: Task) -> list[str]:
     if "200 processes" in _run(pool, task, TOO_MANY, LIMITS).output:
         broken.append(f"processes: a script started more than {LIMITS.processes}")
     return broken
+
+
+def _unbounded(pool: SandboxPool, task: Task) -> tuple[str, ...]:
+    run = _run(pool, task, BUSY, LIMITS)
+    cores = float(run.output) if run.status == "ok" else 0.0
+    return (f"CPU time: {cores:.1f} cores were used where {LIMITS.cpus:.0f} is allowed",) if cores > FREE_CORES else ()
 
 
 def _reached(run: RunResult) -> list[str]:
@@ -168,7 +225,8 @@ def judge(trials: Mapping[str, Trial | str], chosen: str, tasks: Mapping[str, se
             findings.append(Finding(check, Verdict.FAILED, "; ".join(trial.broken), fix))
         else:
             held = "limits of memory, time, disk and processes hold, no network, no port of the host or of Ray"
-            findings.append(Finding(check, Verdict.OK, f"a new one takes {trial.seconds:.1f} s; {held}"))
+            free = f"; not bounded without a control group: {'; '.join(trial.unbounded)}" if trial.unbounded else ""
+            findings.append(Finding(check, Verdict.OK, f"a new one takes {trial.seconds:.1f} s; {held}{free}"))
     used = next(((name, trial) for name, trial in trials.items() if isinstance(trial, Trial)), None)
     return [*findings, _imports(*used, tasks)] if used else findings
 

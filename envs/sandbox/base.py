@@ -17,7 +17,7 @@ from typing import Protocol
 
 from envs.errors import UserError
 from envs.records import Limits, Task
-from envs.sandbox import disk, milestones, output, preload, seccomp
+from envs.sandbox import disk, memory, milestones, output, preload, seccomp
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import HeldFolder
 
@@ -30,7 +30,9 @@ UIDS_PER_PROCESS = 256
 """On a host that runs as root, each slot of each host process has its own user id from FIRST_UID on, which owns nothing
 else: limits on processes are counted per user."""
 
-MODULES = {"disk": disk, "milestones": milestones, "output": output, "preload": preload, "seccomp": seccomp}
+MODULES = {
+    "disk": disk, "memory": memory, "milestones": milestones, "output": output, "preload": preload, "seccomp": seccomp,
+}  # fmt: skip
 """What the runner gets of this package."""
 
 
@@ -84,7 +86,8 @@ class Channel(abc.ABC):
     """A connection to the runner in a sandbox: lines, and bytes whose number a line has told."""
 
     contained: bool
-    """Memory and processes of an experiment are limited as a whole; otherwise the runner limits each process."""
+    """Memory and processes of an experiment are limited as a whole; otherwise the runner limits each process, and
+    counts."""
     name: str
     """For messages."""
 
@@ -192,7 +195,8 @@ class Sandbox:
             self._channel = backend.open(folders, kind.limits, uid, kind.gpus)
             setup = {
                 "uid": 0 if backend.maps_root else uid, "contained": self._channel.contained,
-                "guarded": backend.guarded, "task": MOUNTED_TASK,
+                "guarded": backend.guarded, "counted": not self._channel.contained and not backend.guarded,
+                "task": MOUNTED_TASK,
                 "modules": {name: Path(module.__file__).read_text() for name, module in MODULES.items()},
             }  # fmt: skip
             self._channel.send(json.dumps(setup))

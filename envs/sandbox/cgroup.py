@@ -128,4 +128,4 @@ def make(name: str, memory_mb: int, cpus: float, processes: int | None) -> Cgrou
 
 @functools.cache
 def _tell(reason: str) -> None:
-    log.warning("no control groups here (%s): memory and processes are limited for each process only", reason)
+    log.warning("no control groups here (%s): memory is looked at instead, and CPU time is not limited", reason)

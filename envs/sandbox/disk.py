@@ -1,14 +1,17 @@
 """Runs inside a sandbox, beside the runner: how much an experiment has written, and how that is deleted.
 
 Where the kernel sets no quota, the runner looks. Invariants: a file counts as long as it takes up room, also when it
-has no name any more but is open or mapped; no link is followed. Standard library only; the host imports it as well.
+has no name any more but is open or mapped, or lies where its owner has closed the way; no link is followed. Standard
+library only; the host imports it as well.
 """
 
 import contextlib
+import itertools
 import os
+import stat
 import time
 
-MAX_FILES = 20_000
+MAX_FILES, LONG_PATH = 20_000, 3_000
 NUM_THREADS = 16
 """Its place in /proc/PID/stat, after the state."""
 HIDING_SECONDS = 0.7
@@ -18,19 +21,47 @@ hidden: "dict[str, float]" = {}
 
 
 def over(folder: str, room: int) -> bool:
-    """Whether what was written in `folder` takes more than `room` bytes, or is too many files."""
+    """Whether what was written in `folder` takes more than `room` bytes, is too many files, or cannot be counted."""
     files, folders = MAX_FILES, [folder]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    room -= entry.stat(follow_symlinks=False).st_blocks * 512
-                    files -= 1
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                if room < 0 or files < 0:
-                    return True
+    with contextlib.ExitStack() as held:
+        while folders:
+            at = folders.pop()
+            try:
+                found = entries_of(at, files + 1, held)
+            except (FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
+                continue
+            except OSError:  # it is closed again as soon as it is opened, or lies deeper than descriptors reach
+                return True
+            for path, status in found:
+                room -= status.st_blocks * 512
+                files -= 1
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(path)
+            if room < 0 or files < 0:
+                return True
     return nameless(folder) > room
+
+
+def entries_of(folder: str, most: int, held: contextlib.ExitStack) -> "list[tuple[str, os.stat_result]]":
+    """Path and status of at most so many entries of a folder; long paths begin at a descriptor that is `held`."""
+    if len(os.fsencode(folder)) > LONG_PATH:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        held.callback(os.close, descriptor)
+        folder = f"/proc/self/fd/{descriptor}"
+    try:
+        return statuses(folder, most)
+    except PermissionError:  # the script has closed it to its own user, who is the runner's as well
+        os.chmod(folder, 0o700)
+        return statuses(folder, most)
+
+
+def statuses(folder: str, most: int) -> "list[tuple[str, os.stat_result]]":
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, most):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((entry.path, entry.stat(follow_symlinks=False)))
+    return found
 
 
 def hiding() -> bool:

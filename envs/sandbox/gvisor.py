@@ -5,6 +5,7 @@ pods. `runsc` gets an OCI bundle with the view of `host_view`. (`ray.experimenta
 mounts its root as EROFS, which Debian's `runsc` lacks, and experiments must start without Ray.) It knows neither a
 limit on processes nor one for the experiment's memory as a whole: the runner counts processes, each process has its own
 memory limit, and a control group limits `runsc` itself where the host allows (root). CPU is limited there as well.
+Elsewhere the host looks at the memory of `runsc` (`weighed`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from envs.records import Limits
 from envs.sandbox import cgroup, host_view, packages
 from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
 from envs.sandbox.pipe import PipeChannel
+from envs.sandbox.weighed import Weighed
 
 INSTALL = "install gVisor (`apt-get install runsc`, or https://gvisor.dev/docs/user_guide/install)"
 KERNEL_MB = 256
@@ -61,9 +63,11 @@ class GvisorBackend:
         (bundle / "root").mkdir(parents=True)
         (bundle / "config.json").write_text(json.dumps(_config(folders, limits, self._packages)))
         name, runsc = f"mlagent-{uid}-{folders.name}", _runsc(bundle)
-        group, own_mb = None, packages.RUNNER_MB[self._packages] + KERNEL_MB
+        own_mb = packages.RUNNER_MB[self._packages] + KERNEL_MB
+        group: cgroup.Cgroup | Weighed | None = None
         if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
             group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, processes=None)
+        group = group or Weighed(limits.memory_mb + own_mb)
 
         def ended() -> None:
             subprocess.run([*runsc, "delete", "--force", name], capture_output=True, timeout=START_SECONDS)

@@ -30,6 +30,15 @@ def mark(name: str) -> None:
     page[NAMES.index(name)] = 1
 
 
+def refuse_memory() -> None:
+    """Behind the milestones stands whether the script ended for want of memory, by what it says itself."""
+    page[len(NAMES)] = 1
+
+
+def refused_memory() -> bool:
+    return bool(page[len(NAMES)])
+
+
 def watch_fits() -> None:
     """In the runner, once: notice every `fit` of scikit-learn, and every optimizer step of PyTorch, that succeeds.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from envs.sandbox.base import Channel, SandboxFailure
 from envs.sandbox.cgroup import Cgroup
+from envs.sandbox.weighed import Weighed
 
 ROOM_SECONDS = 1.0
 """So long the memory of what has ended may take to be free: gVisor needs some 0.2 s."""
@@ -20,7 +21,7 @@ class PipeChannel(Channel):
     """Starts the command (in the control group, if there is one) and talks to it."""
 
     def __init__(
-        self, name: str, command: list[str], group: Cgroup | None, own_mb: int, contained: bool,
+        self, name: str, command: list[str], group: Cgroup | Weighed | None, own_mb: int, contained: bool,
         ended: Callable[[], None] = lambda: None, env: Mapping[str, str] | None = None,
     ):  # fmt: skip
         """name: of the sandbox, for messages; own_mb: memory in the group that is not the experiment's.
@@ -40,6 +41,8 @@ class PipeChannel(Channel):
             if group:
                 group.close()
             raise SandboxFailure(f"{name} does not start: {error}") from error
+        if isinstance(group, Weighed):
+            group.follow(self._process.pid)
 
     def limit(self, memory_mb: int, cpus: float) -> None:
         if self._group:
@@ -58,12 +61,18 @@ class PipeChannel(Channel):
 
     def _more(self, deadline: float) -> bytes:
         stream = self._process.stdout
-        if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise TimeoutError
+        while not select.select([stream], [], [], self._patience(deadline))[0]:
+            if time.monotonic() > deadline:
+                raise TimeoutError
         data = os.read(stream.fileno(), 65536)
         if not data:
             raise self._ended()
         return data
+
+    def _patience(self, deadline: float) -> float:
+        """Seconds to wait before there is something to do here."""
+        left = max(0.0, deadline - time.monotonic())
+        return min(left, self._group.look()) if isinstance(self._group, Weighed) else left
 
     def ran_out_of_memory(self) -> bool:
         return self._group is not None and self._group.out_of_memory_kills() > self._kills

@@ -2,13 +2,16 @@
 
 An experiment has no network, no other process in sight, and the view of `host_view`. Where the host allows a control
 group (root), memory, processes and CPU are limited for the experiment as a whole; elsewhere memory is limited for each
-process (RLIMIT_DATA and RLIMIT_AS), and CPU time is not limited. It shares the host's kernel, as a container does.
+process (RLIMIT_DATA and RLIMIT_AS) and counted for all together (`memory`), and CPU time is not limited. It shares the
+host's kernel, as a container does.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from envs.records import Limits
@@ -39,17 +42,26 @@ class ProcessBackend:
         if group:  # the runner reads the kernel's count of out-of-memory kills there
             folder = "/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup"
             mounts.append(host_view.Mount(folder, str(group.memory)))
-        command = [*_bwrap(mounts, host_view.variables(limits)), *host_view.command()]
+        command = [*_bwrap(mounts, host_view.variables(limits), group is None), *host_view.command()]
         return PipeChannel(f"the process sandbox ({INSTALL})", command, group, own_mb, contained=group is not None)
 
 
-def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str]) -> list[str]:
+@functools.cache
+def _no_more_users() -> list[str]:
+    """The option that has the kernel refuse further user namespaces, which bubblewrap has since 0.8."""
+    known = subprocess.run(["bwrap", "--help"], capture_output=True, text=True)
+    return ["--disable-userns"] if "--disable-userns" in known.stdout + known.stderr else []
+
+
+def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str], counted: bool) -> list[str]:
     arguments = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     # As root the runner drops to the slot's own user, since root is exempt from the limit on processes.
     capabilities = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    arguments += capabilities if os.getuid() == 0 else ["--unshare-user"]
+    arguments += capabilities if os.getuid() == 0 else ["--unshare-user", *_no_more_users()]
     arguments += ["--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
+    if counted:  # what is mapped of it is memory that `memory` does not see
+        arguments += ["--dev-bind", "/dev/null", "/dev/zero"]
     for mount in mounts:
         for parent in list(Path(mount.target).parents)[-2::-1]:
             arguments += ["--perms", "0755", "--dir", str(parent)]

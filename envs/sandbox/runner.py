@@ -40,8 +40,8 @@ LOOK_SHARE = 0.04
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
 CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
-disk, milestones, output, preload, seccomp = modules = tuple(
-    map(types.ModuleType, ("disk", "milestones", "output", "preload", "seccomp"))
+disk, memory, milestones, output, preload, seccomp = modules = tuple(
+    map(types.ModuleType, ("disk", "memory", "milestones", "output", "preload", "seccomp"))
 )
 """The modules of these names; their sources come with the first line from the host."""
 devices: "set[str]" = set()
@@ -59,7 +59,7 @@ def main() -> None:
         stand_guard()
     else:
         become(setup["uid"])
-    seccomp.install(without_ipc=setup["guarded"])
+    seccomp.install(setup["guarded"], setup["counted"])
     milestones.watch_fits()
     ended = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -71,7 +71,7 @@ def main() -> None:
     reply({"ready": True})
     for line in sys.stdin:
         printed = output.Output()
-        reply(run(json.loads(line), spare, ended[0], printed))
+        reply(run(json.loads(line), setup, spare, ended[0], printed))
         printed.send(sys.stdout.fileno())
         printed.close()
         spare = Spare(setup)
@@ -137,7 +137,7 @@ class Spare:
             json.dump(request, order)
 
 
-def run(request: dict, spare: Spare, ended: int, printed: "output.Output") -> dict:
+def run(request: dict, setup: dict, spare: Spare, ended: int, printed: "output.Output") -> dict:
     """Run one experiment in the spare process; `ended` can be read when a child has ended, `printed` gets its output.
 
     Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, peak memory (MiB
@@ -146,11 +146,11 @@ def run(request: dict, spare: Spare, ended: int, printed: "output.Output") -> di
     """
     child, reader = spare.pid, spare.output
     kills = out_of_memory_kills()
-    size, resident = memory(child)
+    resident = resident_kb(child)
     started = time.monotonic()
     spare.start(request)
-    refused: list[int] = []
-    stopped = watch(child, reader, ended, started + request["seconds"], request, printed, refused)
+    weighed = memory.Watch(request["memory_mb"] << 20, request["processes"], SCRATCH) if setup["counted"] else None
+    stopped = watch(child, reader, ended, started + request["seconds"], request, printed, weighed)
     exit_status, peak_kb = end_all(child)
     printed.drain(reader)
     os.close(reader)
@@ -162,12 +162,13 @@ def run(request: dict, spare: Spare, ended: int, printed: "output.Output") -> di
     disk.clear("/dev", devices)
     disk.remove_special(WORKSPACE)
     remove_ipc()
-    peak_mb = max(0, peak_kb - (resident >> 10)) / 1024
+    peak_mb = max(0, peak_kb - resident) / 1024
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
-    # What a script says of itself counts for nothing: memory was out if the kernel says so, or much of it was in use.
-    near = max([peak_mb, *((most - size) / 2**20 for most in refused)]) > NEAR_LIMIT * request["memory_mb"]
+    # What a script says of itself counts for nothing, nor what it reserves: memory was out if the kernel says so, or
+    # much of it was in use.
+    near = peak_mb > NEAR_LIMIT * request["memory_mb"]
     killed = code == -signal.SIGKILL and near if kills is None else out_of_memory_kills() > kills
-    ran_out = killed or (code == 1 and near and refused)
+    ran_out = killed or (code == 1 and near and milestones.refused_memory())
     by_itself = "ok" if code == 0 else "out_of_memory" if ran_out else "error"
     return {
         "status": stopped or by_itself, "exit_code": code, "seconds": seconds, "peak_mb": peak_mb,
@@ -175,19 +176,22 @@ def run(request: dict, spare: Spare, ended: int, printed: "output.Output") -> di
     }  # fmt: skip
 
 
-def memory(process: int) -> "tuple[int, int]":
-    """Bytes of address space, and of memory, that it has now."""
+def resident_kb(process: int) -> int:
+    """KiB of memory that it has now."""
     with open(f"/proc/{process}/statm") as statm:
-        size, resident, *_ = (int(field) * resource.getpagesize() for field in statm.read().split())
-        return size, resident
+        return int(statm.read().split()[1]) * resource.getpagesize() >> 10
 
 
 def watch(
-    child: int, reader: int, ended: int, deadline: float, request: dict, printed: "output.Output", refused: "list[int]"
+    child: int,
+    reader: int,
+    ended: int,
+    deadline: float,
+    request: dict,
+    printed: "output.Output",
+    weighed: "memory.Watch | None",
 ) -> str:
     """Collect output until the child ends; why it has to be stopped before (`timeout`, …), else an empty string.
-
-    refused: gets the bytes of address space that the child had whenever it halted to show that it was refused more.
 
     At the deadline all is killed at once, in the middle of a look too: with many busy processes one takes seconds.
     """
@@ -200,25 +204,30 @@ def watch(
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline - time.monotonic()))
     try:
-        return watch_until(deadline, child, reader, ended, request, printed, refused) or ("timeout" if rang else "")
+        return watch_until(deadline, child, reader, ended, request, printed, weighed) or ("timeout" if rang else "")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the next experiment is forked from here
 
 
 def watch_until(
-    deadline: float, child: int, reader: int, ended: int, request: dict, printed: "output.Output", refused: "list[int]"
+    deadline: float,
+    child: int,
+    reader: int,
+    ended: int,
+    request: dict,
+    printed: "output.Output",
+    weighed: "memory.Watch | None",
 ) -> str:
     """As `watch`, but for the alarm."""
     sources = [reader, ended, sys.stdin.fileno()]
     next_look = time.monotonic() + LOOK_SECONDS[0]
     while (now := time.monotonic()) < deadline:
-        with contextlib.suppress(ChildProcessError):  # it has ended
-            if os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG):
-                refused[:] = [max([*refused, memory(child)[0]])]
-                os.kill(child, signal.SIGCONT)
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return ""
+        if weighed and now >= weighed.due and weighed.over():
+            printed.add(f"\nstopped: it has more than {request['memory_mb']} MiB of memory\n".encode())
+            return "out_of_memory"
         if now >= next_look:
             if disk.over(WORKSPACE, request["disk_mb"] << 20):
                 return "disk_full"
@@ -229,7 +238,8 @@ def watch_until(
                 return "error"
             least, most = LOOK_SECONDS
             next_look = time.monotonic() + min(most, max(least, (time.monotonic() - now) / LOOK_SHARE))
-        ready = select.select(sources, [], [], min(deadline, next_look) - now)[0]
+        until = min(deadline, next_look, weighed.due if weighed else deadline)
+        ready = select.select(sources, [], [], max(0.0, until - time.monotonic()))[0]
         if sys.stdin.fileno() in ready:  # the host sends nothing during an experiment: it has gone away
             os._exit(0)
         if reader in ready and not printed.read(reader):
@@ -300,6 +310,8 @@ def experiment(order: int, setup: dict, writer: int) -> None:
     code = 1
     try:
         os.setsid()
+        if setup["counted"]:
+            seccomp.keep_countable()
         for source, target in ((order, 0), (writer, 1), (writer, 2)):
             os.dup2(source, target)
         os.closerange(3, 1024)
@@ -334,10 +346,7 @@ def experiment(order: int, setup: dict, writer: int) -> None:
 
 
 def run_script(script: str) -> int:
-    """Run it as `python script` would; the exit code.
-
-    Where memory is refused it halts, with all that it holds, for the runner to see how much that is.
-    """
+    """Run it as `python script` would; the exit code."""
     code = 0
     try:
         runpy.run_path(script, run_name="__main__")
@@ -353,7 +362,7 @@ def run_script(script: str) -> int:
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            milestones.refuse_memory()
         code = 1
     threading._shutdown()  # waits for the script's threads, as the interpreter does before it ends
     atexit._run_exitfuncs()

@@ -23,32 +23,40 @@ ALLOWED = {
 NUMBERS = {
     "x86_64": {
         "clone": 56, "personality": 135, "prlimit64": 302, "socket": 41, "shmget": 29, "semget": 64, "msgget": 68,
+        "mmap": 9, "setsockopt": 54, "memfd_create": 319, "vmsplice": 278, "kcmp": 312,
     },
     "aarch64": {
         "clone": 220, "personality": 92, "prlimit64": 261, "socket": 198, "shmget": 194, "semget": 190, "msgget": 186,
+        "mmap": 222, "setsockopt": 208, "memfd_create": 279, "vmsplice": 75, "kcmp": 272,
     },
 }  # fmt: skip
-CLONE3, LAST = 435, 456
+CLONE3, MEMFD_SECRET, LAST = 435, 447, 456
 """The same everywhere; above the last one the C library has to do without."""
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEW_NAMESPACES = 0x7E020000
 FAMILIES, NETLINK, ROUTE = (1, 2, 10), 16, 0
 """Unix, IPv4, IPv6; routing netlink lists interfaces."""
+SHARED, ANONYMOUS = 0x1, 0x20
+"""Flags of `mmap`."""
+SOCKET_LEVEL, SEND_BUFFER, RECEIVE_BUFFER, ZERO_COPY = 1, 7, 8, 60
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
 LOAD, EQUAL, GREATER, ATLEAST, ANY_OF, RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 """Offsets in `struct seccomp_data`; of an argument, 8 bytes each, the lower half is looked at."""
 ALLOW, REFUSE, UNKNOWN, KILL = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
+IGNORE = 0x50000
+"""Says that it is done, and does nothing."""
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, FILTER = 22, 38, 2
 
 Instruction = "tuple[int, int, int, int]"
 
 
-def install(without_ipc: bool) -> None:
+def install(guarded: bool, counted: bool) -> None:
     """From now on, here and in all forks.
 
-    without_ipc: System V objects are refused as well, where nobody could find and remove them.
+    guarded: nobody could find and remove System V objects, so they are refused as well; counted: `memory` counts what
+    experiments have.
 
     Raises:
         OSError: the kernel does not take the filter.
@@ -56,7 +64,16 @@ def install(without_ipc: bool) -> None:
     machine = os.uname().machine
     if machine not in ALLOWED:
         raise OSError(f"no filter of system calls is known for {machine}: use a machine of {', '.join(ALLOWED)}")
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program(machine, without_ipc))
+    load(program(machine, guarded, counted))
+
+
+def keep_countable() -> None:
+    """For an experiment whose memory is counted, after `install`."""
+    load(countable(os.uname().machine))
+
+
+def load(instructions: "list[Instruction]") -> None:
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))
     told = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -64,10 +81,10 @@ def install(without_ipc: bool) -> None:
         raise OSError(ctypes.get_errno(), "the kernel takes no filter of system calls (seccomp)")
 
 
-def program(machine: str, without_ipc: bool) -> "list[Instruction]":
+def program(machine: str, guarded: bool, counted: bool) -> "list[Instruction]":
     """(code, jump if true, jump if false, operand) of each instruction of classic BPF."""
     named = NUMBERS[machine]
-    refused = [CLONE3] + [named[name] for name in ("shmget", "semget", "msgget") if without_ipc]
+    refused = [named[name] for name in ("shmget", "semget", "msgget") if guarded or counted]
     return [
         (LOAD, 0, 0, ARCHITECTURE),
         (EQUAL, 1, 0, ARCHITECTURES[machine]),
@@ -76,7 +93,8 @@ def program(machine: str, without_ipc: bool) -> "list[Instruction]":
         (ATLEAST, 0, 1, LAST + 1),
         (RETURN, 0, 0, UNKNOWN),
         *case(CLONE3, [(RETURN, 0, 0, UNKNOWN)]),
-        *(step for number in refused[1:] for step in case(number, [(RETURN, 0, 0, REFUSE)])),
+        *(step for number in refused for step in case(number, [(RETURN, 0, 0, REFUSE)])),
+        *(case(named["kcmp"], [(RETURN, 0, 0, ALLOW)]) if counted else ()),
         *case(named["clone"], [argument(0), (ANY_OF, 0, 1, NEW_NAMESPACES), *ends(REFUSE, ALLOW)]),
         *case(named["personality"], [argument(0), *one_of(PERSONALITIES), (RETURN, 0, 0, REFUSE)]),
         *case(named["prlimit64"], [argument(0), *one_of((0,)), (RETURN, 0, 0, REFUSE)]),
@@ -88,6 +106,25 @@ def program(machine: str, without_ipc: bool) -> "list[Instruction]":
             (ATLEAST, 1, 0, lowest), (RETURN, 0, 0, REFUSE), (GREATER, 1, 0, highest), (RETURN, 0, 0, ALLOW),
         )),
         (RETURN, 0, 0, REFUSE),
+    ]  # fmt: skip
+
+
+def countable(machine: str) -> "list[Instruction]":
+    """Refuses memory that shows in no process and no folder, or that outlives its process: files in memory, pages given
+    to pipes and sockets, and what is shared without a file, of which there stays what nobody has mapped any more.
+    Buffers of sockets keep their size."""
+    named = NUMBERS[machine]
+    return [
+        (LOAD, 0, 0, NUMBER),
+        *(step for number in (named["memfd_create"], MEMFD_SECRET, named["vmsplice"], named["kcmp"])
+          for step in case(number, [(RETURN, 0, 0, REFUSE)])),
+        *case(named["mmap"], [argument(3), (ANY_OF, 0, 2, ANONYMOUS), (ANY_OF, 0, 1, SHARED), *ends(REFUSE, ALLOW)]),
+        *case(named["setsockopt"], [
+            argument(1), (EQUAL, 0, 7, SOCKET_LEVEL), argument(2),
+            (EQUAL, 0, 1, SEND_BUFFER), (RETURN, 0, 0, IGNORE), (EQUAL, 0, 1, RECEIVE_BUFFER), (RETURN, 0, 0, IGNORE),
+            (EQUAL, 0, 1, ZERO_COPY), (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW),
+        ]),
+        (RETURN, 0, 0, ALLOW),
     ]  # fmt: skip
 
 

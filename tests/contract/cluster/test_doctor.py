@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from cluster.checks import sandboxes
 from envs.benchmarks.loader import BUILTIN
-from envs.sandbox import SandboxFailure, SandboxPool
+from envs.sandbox import SandboxFailure, SandboxPool, base, cgroup
 from tests.main_job import PRECISION
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,6 +54,24 @@ def test_a_set_up_that_works_passes_every_check_and_keeps_nothing(tiny_model, tm
     ]  # fmt: skip
     assert "token authentication on" in next(one["found"] for one in checks if one["check"] == "ray")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_sandbox_that_lets_memory_by_is_found_out(monkeypatch, tmp_path):
+    """The process sandbox without a control group, and without what bounds the sum of its processes there."""
+    monkeypatch.setattr(cgroup, "make", lambda *_, **__: None)
+    look = "shown = {process: read("
+    changes = {"memory": (look, f"self.due += 1; return False; {look}"), "seccomp": ("load(countable(", "str((")}
+    for name, (bound, free) in changes.items():
+        source = Path(base.MODULES[name].__file__).read_text()
+        assert bound in source
+        (tmp_path / f"{name}.py").write_text(source.replace(bound, free))
+        weakened = types.SimpleNamespace(__file__=str(tmp_path / f"{name}.py"))
+        monkeypatch.setitem(base.MODULES, name, weakened)
+    trial = sandboxes.examine("process", "", "base", ["numpy"], [])
+    assert [promise.partition(" took")[0] for promise in trial.broken] == [
+        "memory: several processes", "memory: files in memory", "memory: shared memory"
+    ]  # fmt: skip
 
 
 @pytest.mark.long

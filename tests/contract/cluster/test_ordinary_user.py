@@ -17,7 +17,8 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[3]
 NOBODY = 65534
 SUITES = [
-    f"tests/contract/envs/{name}.py" for name in ("sandbox/test_sandbox", "sandbox/test_sandbox_limits", "test_attacks")
+    f"tests/contract/envs/{name}.py"
+    for name in ("sandbox/test_sandbox", "sandbox/test_sandbox_limits", "sandbox/test_memory", "test_attacks")
 ]
 MINUTES = 10
 OPENED = """

@@ -184,8 +184,9 @@ def test_answers_and_grader_are_neither_seen_nor_changed(environment: Environmen
         ("import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nos._exit(3)", Outcome.SCRIPT_ERROR),
         ("import os\nos._exit(87)", Outcome.SCRIPT_ERROR),
         ("raise MemoryError", Outcome.SCRIPT_ERROR),
+        ("import numpy\nkept = numpy.empty(380 << 20, 'u1')\nraise MemoryError", Outcome.SCRIPT_ERROR),  # reserved only
         ("raise OSError(12, 'Cannot allocate memory')", Outcome.SCRIPT_ERROR),
-        ("import os\nos.kill(os.getpid(), 19)\nraise MemoryError", Outcome.SCRIPT_ERROR),
+        ("import os\nos.kill(os.getpid(), 19)\nraise MemoryError", Outcome.TIMEOUT),  # it stops before it says so
         ("kept = b'x' * (330 << 20)\n1 / 0", Outcome.SCRIPT_ERROR),  # near the limit, and not for want of more
         ("import ctypes\nctypes.string_at(0)", Outcome.SCRIPT_ERROR),
         ("import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()", None),

@@ -170,6 +170,12 @@ def test_a_broken_promise_fails_and_a_missing_package_names_who_imports_it():
     assert "sandbox.packages=torch" in found[1].fix
 
 
+def test_what_a_sandbox_cannot_bound_is_said():
+    trials = {"process": Trial(1.0, (), (), ("CPU time: 2.0 cores were used where 1 is allowed",))}
+    [found, _] = sandboxes.judge(trials, "process", {})
+    assert found.verdict is Verdict.OK and "not bounded without a control group: CPU time" in found.found
+
+
 def test_a_gap_between_engine_and_learner_fails_where_a_run_would_stop():
     cfg = configure([])
     assert rehearsal.log_probs(cfg, 0.4, [], 1.0, 1.0).verdict is Verdict.OK

@@ -18,7 +18,7 @@ import pytest
 
 from envs.grading import GradeError, grade
 from envs.records import Limits, Task
-from envs.sandbox import RunResult, SandboxFailure, SandboxPool
+from envs.sandbox import RunResult, SandboxFailure, SandboxPool, host_view, process
 from envs.workspace import restore
 from tests.sandbox_task import execute, runner_of
 
@@ -262,6 +262,20 @@ def test_what_experiments_do_not_need_of_the_kernel_is_refused(pool: SandboxPool
         a, b = socket.socketpair(); a.send(b"sockets of Unix"); print(b.recv(20).decode())
     """
     assert execute(pool, task, script).output == "sockets of Unix\n"
+
+
+def test_without_root_bubblewrap_refuses_further_user_namespaces(pool: SandboxPool) -> None:
+    """A second barrier, behind the filter of system calls, which this program does not have."""
+    if os.getuid() == 0 or pool.name != "process" or not process._no_more_users():
+        pytest.skip("as root there is no user namespace; and bubblewrap has the option since 0.8")
+    mounts = [host_view.Mount(folder, folder) for folder in host_view.SYSTEM[:4]]
+    bwrap = process._bwrap(mounts, {"PATH": "/usr/bin"}, counted=False)
+    inside = [arg for arg in bwrap if arg != "--as-pid-1"]
+    inside[inside.index("--chdir") + 1] = "/"
+    ran = subprocess.run([*inside, "unshare", "--user", "true"], capture_output=True, text=True)
+    assert ran.returncode and "unshare failed" in ran.stderr, ran
+    inside.remove("--disable-userns")
+    assert subprocess.run([*inside, "unshare", "--user", "true"]).returncode == 0
 
 
 def test_the_runner_cannot_be_reached(pool: SandboxPool, task: Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import textwrap
 import threading
 from dataclasses import replace
@@ -43,7 +44,8 @@ def test_a_script_that_does_not_end_is_stopped(pool: SandboxPool, task: Task, sc
 def test_a_memory_bomb_is_out_of_memory(pool: SandboxPool, task: Task, script: str) -> None:
     limits = Limits(seconds=60, memory_mb=300)  # a kernel that looks for memory to reclaim may take its time
     result = execute(pool, task, script, limits)
-    assert result.status == "out_of_memory", result
+    refused = "mmap.mmap" in script and "Operation not permitted" in result.output  # where memory is counted by looks
+    assert result.status == "out_of_memory" or refused, result
     assert execute(pool, task, "print('fine')").output == "fine\n"
 
 
@@ -103,6 +105,12 @@ WRITERS = {
     "folders": """
         os.makedirs(f"{n}/{n}"); open(f"{n}/{n}/file", "wb").write(bytes(1 << 20))
     """,
+    "closed": """
+        os.mkdir(f"{n}"); open(f"{n}/file", "wb").write(bytes(1 << 20)); os.chmod(f"{n}", 0)
+    """,
+    "deep": """
+        os.mkdir("x" * 255); os.chdir("x" * 255); open("file", "wb").write(bytes(1 << 20))
+    """,
     "unlinked": """
         kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(8 << 20))
     """,
@@ -142,7 +150,8 @@ def test_many_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, name: st
     with pool.acquire(task) as sandbox:
         restore(task, {task.script: script}, sandbox.workspace)
         result = sandbox.run([task.script], Limits(seconds=60, memory_mb=300, disk_mb=32))
-        left = sum(file.lstat().st_blocks * 512 for file in sandbox.workspace.rglob("*"))
+        du = subprocess.run(["du", "-s", "--block-size=1", sandbox.workspace], capture_output=True, text=True)
+        left = int(du.stdout.split()[0])  # paths may be longer than the host takes
     assert result.status == "disk_full" or "does not show what files" in result.output, result
     assert left < 2 << 30, left
     assert execute(pool, task, "print('fine')").output == "fine\n"

@@ -11,12 +11,12 @@ KNOWN = {
 }
 
 
-def decide(machine: str, number: int, arguments: tuple[int, ...] = (0,) * 6) -> int:
+def decide(machine: str, number: int, arguments: tuple[int, ...] = (0,) * 6, program: list | None = None) -> int:
     """Runs the program as the kernel does; a wrong jump raises."""
     data = {seccomp.NUMBER: number, seccomp.ARCHITECTURE: seccomp.ARCHITECTURES[machine]}
     data |= {seccomp.ARGUMENTS + 8 * index: value for index, value in enumerate(arguments)}
     at, loaded = 0, 0
-    program = seccomp.program(machine, without_ipc=False)
+    program = program or seccomp.program(machine, guarded=False, counted=False)
     while True:
         code, if_true, if_false, operand = program[at]
         at += 1
@@ -38,7 +38,8 @@ def test_what_a_script_needs_is_allowed_and_what_it_could_abuse_is_not(machine: 
     assert {decide(machine, number) for number in allowed} == {seccomp.ALLOW}
     assert {decide(machine, number) for number in refused} == {seccomp.REFUSE}
     listed = {number for low, high in seccomp.spans(seccomp.ALLOWED[machine]) for number in range(low, high + 1)}
-    by_arguments = set(seccomp.NUMBERS[machine].values())
+    names = ("clone", "personality", "prlimit64", "socket", "shmget", "semget", "msgget")
+    by_arguments = {seccomp.NUMBERS[machine][name] for name in names}
     for number in range(seccomp.LAST + 1):
         if number not in by_arguments | {seccomp.CLONE3}:
             assert decide(machine, number) == (seccomp.ALLOW if number in listed else seccomp.REFUSE), number
@@ -55,3 +56,26 @@ def test_arguments_decide_where_a_call_is_both(machine: str) -> None:
     assert decide(machine, number["socket"], (16, 3, 9)) == seccomp.REFUSE
     assert decide(machine, number["prlimit64"], (0,)) == seccomp.ALLOW
     assert decide(machine, number["prlimit64"], (1,)) == seccomp.REFUSE
+
+
+@pytest.mark.parametrize("machine", seccomp.ALLOWED)
+def test_where_memory_is_counted_there_is_none_that_shows_nowhere(machine: str) -> None:
+    number, countable = seccomp.NUMBERS[machine], seccomp.countable(machine)
+
+    def refused(name: str, *arguments: int) -> bool:
+        return decide(machine, number[name], arguments, countable) == seccomp.REFUSE
+
+    assert refused("memfd_create") and refused("vmsplice") and refused("kcmp")
+    assert decide(machine, seccomp.MEMFD_SECRET, program=countable) == seccomp.REFUSE
+    assert refused("mmap", 0, 0, 3, 0x21) and refused("mmap", 0, 0, 3, 0x23)
+    assert not refused("mmap", 0, 0, 3, 0x22) and not refused("mmap", 0, 0, 3, 0x01)
+    assert decide(machine, number["setsockopt"], (3, 1, 7), countable) == seccomp.IGNORE
+    assert decide(machine, number["setsockopt"], (3, 1, 8), countable) == seccomp.IGNORE
+    assert refused("setsockopt", 3, 1, 60)
+    assert {decide(machine, number["setsockopt"], (3, *option), countable) for option in ((1, 2), (6, 7))} == {
+        seccomp.ALLOW
+    }
+    assert decide(machine, number["clone"], program=countable) == seccomp.ALLOW, "the other filter decides"
+    ordinary, own = (seccomp.program(machine, guarded=False, counted=counted) for counted in (False, True))
+    assert decide(machine, number["shmget"], program=own) == decide(machine, number["kcmp"], program=ordinary)
+    assert decide(machine, number["kcmp"], program=own) == seccomp.ALLOW, "the runner tells borrowed memory apart"
