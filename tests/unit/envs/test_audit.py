@@ -10,7 +10,7 @@ import pytest
 
 from actors.expert import ideas, operators
 from actors.expert.script import Script
-from envs import audit
+from envs import audit, audit_submission
 from envs.audit_submission import of_submission
 from envs.benchmarks.loader import builtin_tasks, load
 from envs.records import Direction, Durations, Finding, Limits, Outcome, State, StepResult, Task
@@ -177,7 +177,9 @@ def test_what_the_withheld_score_alone_shows_masks_nothing() -> None:
     assert audit.masks(((Finding.OVERFITTED, ""), (Finding.COPIED, "")))
 
 
-TEST_TABLE = "id,age,town,flag\n" + "".join(f"{i},{20 + i}.5,town {i % 4},{i % 2}\n" for i in range(40))
+TEST_TABLE = "id,age,town,flag,ticket\n" + "".join(
+    f"{i},{20 + i}.5,town {i % 4},{i % 2},{i or 'none'}\n" for i in range(40)
+)
 HONEST = "id,y\n" + "".join(f"{i},{i * i}\n" for i in range(40))
 
 
@@ -206,6 +208,9 @@ def rows_of(value: str) -> str:
         (rows_of("{seven}.0"), [Finding.SAMPLE]),
         (rows_of("{age}.50"), [Finding.COPIED]),
         (rows_of("town {kind}"), [Finding.COPIED]),
+        ("id,y\n" + "".join(f"{i},{i or 'none'}\n" for i in range(39, -1, -1)), [Finding.COPIED]),
+        ("id,y\n" + "".join(f"{i},{20 + i}.{5 if i else 4}\n" for i in range(39, -1, -1)), []),
+        ("id,y\n" + "".join(f"{i},{i < 20}\n" for i in range(40)), []),
         (rows_of("{flag}"), []),  # what a tree of one split says
         ("id,y,z\n" + "".join(f"{i},1,{i}\n" for i in range(40)), []),
         ("id,y\n1,2\n", []),
@@ -215,7 +220,11 @@ def rows_of(value: str) -> str:
         ("id,y\n77,2\n78,3\n", []),
     ],
 )
-def test_predictions_that_no_model_made(env: Path, tmp_path: Path, text: str, expected: list[str]) -> None:
+@pytest.mark.parametrize("first", [6, 500])
+def test_predictions_that_no_model_made(
+    env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, text: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(audit_submission, "FIRST_ROWS", first)
     (tmp_path / "submission.csv").write_text(text)
     assert names(of_submission(tmp_path / "submission.csv", env)) == expected
 
