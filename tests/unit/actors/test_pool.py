@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,17 @@ def test_one_that_ended_in_its_rest_is_replaced_when_the_others_wake(started):
     assert not made["actor-0"].resting and made["actor-1"].closed
     pool.rest()
     assert made["actor-2"].resting and made["actor-2"].caught_up == (M_INIT, 3, ["whole"])
+
+
+def test_a_rest_is_not_idleness(started, monkeypatch):
+    """Whoever waits for a batch gives up by what actors did since they woke, however long the learner had the card."""
+    pool, clock = started(1), time.monotonic
+    until_there_are(1, pool)
+    pool.rest()
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
+    assert pool.idle_seconds > 3599
+    pool.wake()
+    assert pool.idle_seconds < 600 and set(made) == {"actor-0"}
 
 
 def test_those_that_are_wanted_in_a_rest_start_after_it(started):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from envs import research_actions
+from envs import actions, research_actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write, apply, inspect, parse
 from envs.records import Direction, Limits, Task
 
@@ -132,6 +132,14 @@ def test_a_state_has_a_bounded_number_of_files():
     with pytest.raises(InvalidAction, match="20 files already"):
         apply(Write("one_more", "1"), files, TASK)
     assert apply(Write("f0", "1"), files, TASK) == {"f0": "1"}
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "€", "😀"])
+def test_a_file_has_a_bounded_number_of_bytes_whatever_its_letters(letter):
+    most = letter * (actions.MAX_FILE_BYTES // len(letter.encode()))
+    assert apply(Write("train.py", most), FILES, TASK) == {"train.py": most}
+    with pytest.raises(InvalidAction, match=f"at most {actions.MAX_FILE_BYTES} are allowed"):
+        apply(Write("train.py", most + letter), FILES, TASK)
 
 
 def test_inspect_shows_numbered_lines_of_scripts_and_data(tmp_path):

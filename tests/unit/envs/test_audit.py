@@ -142,6 +142,7 @@ def test_errors_are_the_better_the_fewer(task: Task) -> None:
     assert names(audit.of_scores(errors, 70.0, 35.0, 36.0)) == [Finding.ABOVE_BEST]
     assert names(audit.of_scores(errors, 70.0, 5.0, 5.0)) == [Finding.PERFECT, Finding.ABOVE_BEST]
     assert names(audit.of_scores(errors, 70.0, 50.0, 65.0)) == [Finding.OVERFITTED]
+    assert names(audit.of_scores(errors, 70.0, 50.0, 60.0)) == []
 
 
 def test_what_chance_explains_on_few_answers_is_none(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

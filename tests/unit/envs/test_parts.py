@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from envs import parts
+from envs import grader_process, parts
 from envs.grading import GradeError, GraderFailed, grade
 from envs.parts import FEWEST, IDS, TEST, VALIDATION, Division, Unknown, divide, opened, read, undivided
 from envs.records import Direction, Limits, Task, Withheld
@@ -128,6 +128,22 @@ def test_graders_of_both_parts_find_in_the_table_what_each_would_find_in_its_own
         assert scored(task, wrong(task, six)) == (1.0, Withheld(pytest.approx(0.8)))
 
 
+def test_a_class_called_as_no_value_may_be_in_one_part_alone(tmp_path: Path) -> None:
+    """The graders of the parts take different words for no value, and find them in one table."""
+    rare = ["N/A", "NULL", "NaN", "None", "nan", "null"]
+    answers = "id,y\n" + "".join(f"{i},{label}\n" for i, label in enumerate([*rare, *["cat", "dog"] * 25]))
+    task = make(tmp_path, answers)
+    apart = [{answers.splitlines()[int(name) + 1].split(",")[1] for name in of} for of in ids(task).values()]
+    assert all(one & set(rare) for one in apart) and not apart[0] & apart[1] & set(rare)
+    assert scored(task, answers) == (1.0, Withheld(1.0))
+
+
+def test_the_grader_of_either_part_has_the_whole_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grader_process, "SECONDS", 4)
+    slow = GRADER.replace("    return", "    import time\n    time.sleep(2.5)\n    return")
+    assert scored(make(tmp_path, grader=slow), ANSWERS) == (1.0, Withheld(1.0))
+
+
 def test_a_grader_that_needs_all_answers_is_named_and_can_say_so(tmp_path: Path) -> None:
     needs_all = GRADER.replace("    return", f"    assert len(answers) == {ROWS}, 'all are needed'\n    return")
     task = make(tmp_path, grader=needs_all)
@@ -224,11 +240,12 @@ def test_what_one_table_was_divided_by_is_right_for_the_next(tmp_path: Path, mon
     task = make(tmp_path)
     division, of = Division(task.parts), ids(task)
     header, *lines = ANSWERS.splitlines()
-    unknown = [*lines[:20], "1000,cat", *lines[21:]]
-    for table in (lines, lines, lines[::-1], lines[:7], lines[3:], [*lines[:5], "", *lines[5:]], unknown, lines):
+    unknown, nameless = [*lines[:20], "1000,cat", *lines[21:]], [*lines[:5], ",cat", *lines[5:]]
+    blank = [*lines[:5], "", *lines[5:]]
+    for table in (lines, lines, lines[::-1], lines[:7], lines[3:], blank, nameless, blank, unknown, lines):
         (tmp_path / "table.csv").write_text("\n".join([header, *table]) + "\n")
         with opened(tmp_path / "table.csv") as file:
-            if table is unknown:
+            if table in (unknown, nameless):
                 with pytest.raises(Unknown):
                     division.cut(read(file), tmp_path, "submission.csv")
                 continue

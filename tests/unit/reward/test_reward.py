@@ -1,13 +1,14 @@
 """The reward's properties, over all inputs, and its table of cases."""
 
 import math
+import zlib
 from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from envs.records import MILESTONES, Direction, Durations, Outcome
+from envs.records import MILESTONES, Direction, Durations, Outcome, Withheld
 from envs.sockets import SocketError
 from learner.config.load import ConfigError, load
 from reward import SAMPLE, SAMPLE_TASK, VERSIONS, Terms, check, reward
@@ -185,6 +186,17 @@ def test_a_reward_from_outside_is_used_and_limits_still_cost(outside):
     worth = of(Outcome.EDITED, 0.4, 0.6, 0.5, 0.9, terms=Terms.of(cfg.reward), time=0.5)
     assert worth.parts == {"better": 1.0, "tokens": -0.01, "time": -0.25}
     assert worth.value == pytest.approx(0.74)
+
+
+@given(SCORE, SCORE, SCORE)
+def test_no_score_on_test_reaches_a_reward_whatever_it_makes_of_what_it_is_given(start, after, whole):
+    def everything(result, task, terms):
+        return {"gain": zlib.crc32(repr((result, task)).encode())}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VERSIONS, "everything", everything)
+        tested = replace(SAMPLE, withheld=Withheld(after, whole)), replace(SAMPLE_TASK, m_init_test=start)
+        assert reward(*tested, Terms("everything")) == reward(SAMPLE, SAMPLE_TASK, Terms("everything"))
 
 
 @pytest.mark.parametrize(

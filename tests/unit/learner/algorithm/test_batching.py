@@ -98,6 +98,9 @@ def test_every_response_token_is_trained_exactly_once_within_the_budget(shapes, 
     assert sorted(index) == list(range(len(responses)))
     assert (targets == responses[index]).all()
     assert max(len(row.input_ids) for row in rows) <= row_tokens
+    named = Counter(number for row in rows for number in row.groups)
+    whole = [len(g.prompt_ids) + sum(len(response) - 1 for response in g.responses) <= row_tokens for g in groups]
+    assert all(named[number] == 1 for number, fits in enumerate(whole) if fits), "no prompt is there twice needlessly"
     assert sum(map(sequences, rows), Counter()) == Counter(
         (*g.prompt_ids.tolist(), *response.tolist()) for g in groups for response in g.responses
     )

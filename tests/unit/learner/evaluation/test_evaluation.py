@@ -124,6 +124,17 @@ def test_stages_outlive_a_restart_and_a_stage_done_again_is_replaced(tmp_path):
     assert set(written["tasks"][0]) >= {"task", "split", "metric", "direction", "m_init", "stages"}
 
 
+def test_whichever_stage_is_evaluated_last_each_is_by_its_gain_above_the_one_before(tmp_path):
+    rewards = {"base": [0.1, 0.3], "sft": [0.5, 0.5], "rl": [0.6, 0.9]}
+    evaluation = Evaluation(tmp_path, tasks())
+    for stage in ("base", "sft", "rl", "sft", "base"):
+        evaluation.add(stage, [attempt(name, reward) for name in tasks() for reward in rewards[stage]])
+    for split in json.loads((tmp_path / "evaluation.json").read_text())["splits"].values():
+        assert "gain" not in split["base"]
+        for before, after in (("base", "sft"), ("sft", "rl")):
+            assert split[after]["gain"] == pytest.approx(np.mean(rewards[after]) - np.mean(rewards[before]))
+
+
 def test_a_stage_says_what_it_gained_over_the_one_before(tmp_path):
     evaluation, rng = Evaluation(tmp_path, tasks()), np.random.default_rng(0)
 

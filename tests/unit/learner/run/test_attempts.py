@@ -33,6 +33,7 @@ def test_attempts_are_read_as_they_were_kept(tmp_path: Path) -> None:
     [
         ("rl", 1, []), ("sft", 2, []), ("sft", 1, ["evaluation.seed=7"]), ("sft", 1, ["evaluation.attempts=7"]),
         ("sft", 1, ["reward.steepness=7"]), ("sft", 1, ["rl.temperature=0.7"]), ("sft", 1, ["model.response=70"]),
+        ("sft", 1, ["editor.endpoint=http://localhost:1/v1", "editor.model=writer"]),
     ],
 )  # fmt: skip
 def test_those_of_other_weights_or_settings_are_not_read(

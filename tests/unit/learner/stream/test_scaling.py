@@ -8,6 +8,7 @@ import itertools
 import pytest
 from omegaconf import read_write
 
+from actors.actor import loops
 from learner.config.load import load
 from learner.stream import scaling
 from learner.stream.scaling import ACTORS_BUSY, ACTORS_WAIT, GROW_STEPS, SHRINK_STEPS, Control, Demand, Scaler
@@ -110,6 +111,20 @@ def test_nothing_is_judged_while_an_actor_is_still_to_come():
     pool.serving = 1
     scaled(pool, 5 * GROW_STEPS, 0.8, 0.0)
     assert pool.wanted == 2
+
+
+def test_a_step_is_judged_by_what_actors_stood_in_it_and_not_in_those_before_that_were_not_judged():
+    cfg = load(["actors.max=8", "rl.steps=100"])
+    with read_write(cfg):
+        cfg.run.mode = "serial"
+    pool, stood = Pool(2), 0.0
+    scaler = Scaler(cfg, pool, lambda text: None)
+    for step in range(20 + GROW_STEPS):
+        pool.serving = 1 if 0 < step < 20 else 2  # one is away for a while
+        scaler.step(8.0, 10.0, Account(8, 0, 0, 0, 0, stood))
+        stood += 10 * 0.1 * 2 * loops(cfg)
+    scaler.close()
+    assert pool.wanted == 3
 
 
 class Slow:

@@ -199,6 +199,21 @@ def test_so_it_is_when_the_run_is_resumed(plan, data):
 
 
 @settings(max_examples=100, deadline=None)
+@given(plans, st.data())
+def test_a_run_that_is_resumed_as_it_was_samples_nothing_again_that_was_finished(plan, data):
+    after = data.draw(st.integers(1, plan.steps))
+
+    async def taken_up() -> tuple[list[bool], tuple[int, int]]:
+        cursor = await World(plan, Cursor(), {}).run(after)
+        account = await World(plan, cursor, {}).stream.account()
+        return [of.packed is not None for of in cursor.untrained.values()], (account.ready, account.again)
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        finished, there = runner.run(taken_up())
+    assert there == (finished.count(True), finished.count(False))
+
+
+@settings(max_examples=100, deadline=None)
 @given(plans, plans, st.integers(1, 14))
 @example(
     Plan(0, staleness=1, states=3, steps=2, actors=1, slots=1, train=10.0), Plan(0, staleness=3, states=1, steps=1), 1
