@@ -63,7 +63,9 @@ class Admission:
 
     def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic):
         self.capacity, self._clock = capacity, clock
-        self._cpus, self._memory_mb, self._gpus = 0.0, 0.0, list(capacity.gpus)
+        self._cpus, self._memory_mb = 0.0, 0.0
+        self._gpus: set[int] = set()
+        """That experiments have, also those that this share has lost meanwhile."""
         self._line: list[_Waiting] = []
         self._changed = threading.Condition()
         self._estimates: dict[str, float] = {}
@@ -89,7 +91,8 @@ class Admission:
             finally:
                 self._line.remove(me)
                 self._changed.notify_all()
-            gpus = tuple(self._gpus.pop() for _ in range(need.gpus))
+            gpus = tuple(self._free_gpus()[: need.gpus])
+            self._gpus |= set(gpus)
             self._use(need, +1)
         started = self._clock()
         try:
@@ -99,15 +102,14 @@ class Admission:
             with self._changed:
                 known = self._estimates.get(key, seconds)
                 self._estimates[key] = (1 - RECENT) * known + RECENT * seconds
-                self._gpus += [gpu for gpu in gpus if gpu in self.capacity.gpus]
+                self._gpus -= set(gpus)
                 self._use(need, -1)
                 self._changed.notify_all()
 
     def resize(self, capacity: Capacity) -> None:
         """Change what there is; experiments that run keep what they have."""
         with self._changed:
-            in_use = set(self.capacity.gpus) - set(self._gpus)
-            self.capacity, self._gpus = capacity, [gpu for gpu in capacity.gpus if gpu not in in_use]
+            self.capacity = capacity
             self._changed.notify_all()
 
     def at_most(self, number: int | None) -> None:
@@ -137,8 +139,11 @@ class Admission:
             (self._most is None or self.running < self._most)
             and self._cpus + need.cpus <= self.capacity.cpus
             and self._memory_mb + need.memory_mb <= self.capacity.memory_mb
-            and need.gpus <= len(self._gpus)
+            and need.gpus <= len(self._free_gpus())
         )
+
+    def _free_gpus(self) -> list[int]:
+        return [gpu for gpu in self.capacity.gpus if gpu not in self._gpus]
 
     def _use(self, need: Limits, sign: int) -> None:
         self._cpus += sign * need.cpus

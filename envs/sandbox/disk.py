@@ -1,23 +1,26 @@
 """Runs inside a sandbox, beside the runner: how much an experiment has written, and how that is deleted.
 
 Where the kernel sets no quota, the runner looks. Invariants: a file counts as long as it takes up room, also when it
-has no name any more but is open or mapped, or lies where its owner has closed the way; no link is followed. Standard
-library only; the host imports it as well.
+has no name any more but is open or mapped, or lies where its owner has closed the way; no link is followed. (Of a file
+that is mapped only, what is mapped counts.) Standard library only; the host imports it as well.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
 import time
 
 MAX_FILES, LONG_PATH = 20_000, 3_000
+TOO_LONG, IN_FLIGHT = "a name that is too long", "scm_fds:"
 NUM_THREADS = 16
 """Its place in /proc/PID/stat, after the state."""
 HIDING_SECONDS = 0.7
-"""So long a process may show nothing of its files: one that ends does so for a while, longer on a busy machine."""
+"""So long a process may show nothing of its files: one that ends does so for a while, longer on a busy machine. So long
+they may be on their way to another process, too."""
 hidden: "dict[str, float]" = {}
-"""Processes whose open files could not be seen at the last look → since when."""
+"""Processes of which not all open files could be seen at the last look → since when."""
 
 
 def over(folder: str, room: int) -> bool:
@@ -80,39 +83,43 @@ def nameless(folder: str) -> int:
     for process in os.listdir("/proc"):
         if process.isdigit() and int(process) != os.getpid():
             try:
-                sizes |= held(process, folder)
+                all_seen = held(process, folder, sizes)
             except PermissionError:
+                all_seen = False
+            if not all_seen:
                 hidden[process] = before.get(process, time.monotonic())
     return sum(sizes.values())
 
 
-def held(process: str, folder: str) -> "dict[int, int]":
-    """Inode → bytes of the unlinked files from `folder` that it has open or mapped.
+def held(process: str, folder: str, sizes: "dict[int, int]") -> bool:
+    """Add inode → bytes of the unlinked files from `folder` that it has open or mapped; whether these are all: not
+    those that it has sent to somebody who has not taken them yet.
 
     Raises:
         PermissionError: it lives and does not show them.
     """
-    sizes: dict[int, int] = {}
+    all_seen = True
     try:
         threads = os.listdir(f"/proc/{process}/task")
     except OSError:
         if survived_by_threads(process):
             raise PermissionError(f"gVisor shows no thread of process {process}, whose first has ended") from None
-        return sizes
+        return all_seen
     mappings_seen = False
     for thread in threads:  # each may have descriptors of its own, and the first may have ended before the others
         own = f"/proc/{process}/task/{thread}"
         try:
-            sizes |= opened(f"{own}/fd", folder)
+            all_seen &= opened(own, folder, sizes)
             if not mappings_seen:
-                sizes |= mapped(f"{own}/maps", folder)
+                for inode, size in mapped(f"{own}/maps", folder).items():
+                    sizes[inode] = max(size, sizes.get(inode, 0))
                 mappings_seen = True
         except PermissionError:
             if has_memory(own):  # one without is ending, and has closed its files or is about to
                 raise
         except OSError:  # it has ended
             continue
-    return sizes
+    return all_seen
 
 
 def survived_by_threads(process: str) -> bool:
@@ -128,16 +135,34 @@ def has_memory(thread: str) -> bool:
     return False
 
 
-def opened(descriptors: str, folder: str) -> "dict[int, int]":
-    """Inode → bytes, of unlinked files."""
-    sizes: dict[int, int] = {}
-    for number in os.listdir(descriptors):
+def opened(thread: str, folder: str, sizes: "dict[int, int]") -> bool:
+    """Add inode → bytes of unlinked files; whether none waits in a socket."""
+    waiting = False
+    for number in os.listdir(f"{thread}/fd"):
         with contextlib.suppress(FileNotFoundError):  # closed by now
-            name = os.readlink(f"{descriptors}/{number}")
-            if name.startswith(f"{folder}/") and name.endswith(" (deleted)"):
-                status = os.stat(f"{descriptors}/{number}")
-                sizes[status.st_ino] = status.st_blocks * 512
-    return sizes
+            name = name_of(f"{thread}/fd/{number}")
+            if name.startswith("socket:"):
+                waiting |= carries(f"{thread}/fdinfo/{number}")
+            elif name == TOO_LONG or (name.startswith(f"{folder}/") and name.endswith(" (deleted)")):
+                status = os.stat(f"{thread}/fd/{number}")
+                if name != TOO_LONG or not status.st_nlink:
+                    sizes[status.st_ino] = max(status.st_blocks * 512, sizes.get(status.st_ino, 0))
+    return not waiting
+
+
+def name_of(descriptor: str) -> str:
+    try:
+        return os.readlink(descriptor)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return TOO_LONG
+
+
+def carries(about: str) -> bool:
+    """Whether descriptors wait in a socket for who takes them."""
+    with open(about) as lines:
+        return any(line.startswith(IN_FLIGHT) and int(line[len(IN_FLIGHT) :]) > 0 for line in lines)
 
 
 def mapped(maps: str, folder: str) -> "dict[int, int]":

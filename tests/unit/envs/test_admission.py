@@ -38,7 +38,7 @@ class Crowd:
                 self.started.append((name, gpus) if need.get("gpus") else name)
                 hold.wait(10)
 
-        self._threads[name] = threading.Thread(target=run)
+        self._threads[name] = threading.Thread(target=run, daemon=True)
         self._threads[name].start()
         self._settle()
 
@@ -214,6 +214,20 @@ def test_each_gpu_goes_to_one_experiment(crowd):
     assert sorted(gpus for _, gpus in here.started) == [(3,), (5,)]
     here.go("a")
     assert len(here.started) == 3
+
+
+def test_a_card_that_is_lost_and_comes_back_stays_with_who_has_it(crowd):
+    here = crowd(Capacity(cpus=8, memory_mb=1e6, gpus=(0, 1)))
+    here.come("a", gpus=1)
+    ((_, (taken,)),) = here.started
+    here.admission.resize(Capacity(cpus=8, memory_mb=1e6, gpus=(1 - taken,)))
+    here.admission.resize(Capacity(cpus=8, memory_mb=1e6, gpus=(0, 1)))
+    here.come("b", gpus=1)
+    here.come("both", gpus=2)
+    assert [gpus for _, gpus in here.started] == [(taken,), (1 - taken,)]
+    here.go("a")
+    here.go("b")
+    assert sorted(here.started[-1][1]) == [0, 1]
 
 
 def test_cards_that_come_and_go_are_each_given_once(crowd):

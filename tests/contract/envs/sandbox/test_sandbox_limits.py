@@ -120,6 +120,17 @@ WRITERS = {
             kept.append(mmap.mmap(file.fileno(), 8 << 20))
         os.unlink("file"); kept[-1].write(bytes(8 << 20))
     """,
+    "mapped in part": """
+        kept.append(open("file", "w+b")); os.unlink("file"); kept[-1].write(bytes(8 << 20)); kept[-1].flush()
+        kept.append(mmap.mmap(kept[-1].fileno(), mmap.PAGESIZE))
+    """,
+    "sent": """
+        if not n: here, there = socket.socketpair()
+        with open("file", "wb") as file:
+            os.unlink("file"); file.write(bytes(8 << 20)); file.flush()
+            socket.send_fds(here, [b"x"], [file.fileno()])
+        time.sleep(0.05 if n < 40 else 60)  # a socket takes hundreds
+    """,
     "hidden": """
         ctypes.CDLL(None).prctl(4, 0)  # not dumpable: its /proc entry is closed to others
         kept.append(open("file", "wb")); os.unlink("file"); kept[-1].write(bytes(8 << 20))
@@ -145,8 +156,10 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_many_files_do_not_fill_the_disk(pool: SandboxPool, task: Task, name: str) -> None:
     """Whether or not they have a name: a second's worth of writing gets by, at most."""
+    if (pool.name, name) == ("gvisor", "sent"):
+        pytest.skip("NOT TESTED: gVisor does not tell of files on their way (docs/sandboxes.md)")
     body = textwrap.indent(textwrap.dedent(WRITERS[name]), "    ")
-    script = f"import ctypes, mmap, os, threading, time\nkept, n = [], 0\nwhile True:{body}    n += 1\n"
+    script = f"import ctypes, mmap, os, socket, threading, time\nkept, n = [], 0\nwhile True:{body}    n += 1\n"
     with pool.acquire(task) as sandbox:
         restore(task, {task.script: script}, sandbox.workspace)
         result = sandbox.run([task.script], Limits(seconds=60, memory_mb=300, disk_mb=32))
