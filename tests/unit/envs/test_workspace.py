@@ -64,9 +64,10 @@ def test_a_snapshot_that_a_step_comes_to_again_is_young_again(tmp_path: Path) ->
     assert store.collect([], older_than=60) == 0 and store.get(name) == {"train.py": "x"}
 
 
-def test_any_fsspec_path_holds_snapshots() -> None:
-    name = SnapshotStore("memory://snapshots").put({"train.py": "x"})
-    other = SnapshotStore("memory://snapshots")
+def test_any_fsspec_path_holds_snapshots(tmp_path: Path) -> None:
+    here = f"memory://{tmp_path}"  # other tests of this process may have some elsewhere
+    name = SnapshotStore(here).put({"train.py": "x"})
+    other = SnapshotStore(here)
     assert other.get(name) == {"train.py": "x"} and other.collect([], older_than=60) == 0
     assert other.collect([], older_than=-1) == 1
 
