@@ -42,6 +42,8 @@ MAX_CELL = 1 << 20
 MAX_WRITTEN = 256 << 20
 """Bytes of a file that a grader may write in its working folder."""
 MAX_REASON = 2000
+LEAVING_SECONDS = 10.0
+"""A host that ends deletes the folder of this process first, and closes its socket last."""
 MESSAGE_BYTES = 65536
 
 Grader = Callable[[str], float]
@@ -52,7 +54,7 @@ def main() -> None:
     try:
         preload()
     except OSError:
-        if gone(control):  # and our folder with it
+        if gone(control, LEAVING_SECONDS):  # and our folder before it
             return
         raise
     control.send(b"{}")
@@ -130,15 +132,15 @@ def deadline(seconds: int) -> None:
 
 def end_with_host(control: socket.socket) -> None:
     """End this process when the host lets it go or has ended, whatever its grader does and made of the alarm."""
-    gone(control, wait=True)
+    gone(control, None)
     os._exit(1)
 
 
-def gone(control: socket.socket, wait: bool = False) -> bool:
-    """Whether the host has let this process go or has ended; wait: until it has."""
+def gone(control: socket.socket, seconds: float | None) -> bool:
+    """Whether the host lets this process go, or ends, within so many seconds; None: whenever that is."""
     watched = select.poll()
     watched.register(control, 0)  # of the other side's end a poll always tells
-    return bool(watched.poll(None if wait else 0))
+    return bool(watched.poll(None if seconds is None else 1000 * seconds))
 
 
 def load(file: Path) -> Grader:

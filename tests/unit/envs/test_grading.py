@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -411,3 +413,29 @@ def test_without_bubblewrap_graders_run_all_the_same(
     monkeypatch.setattr(grading, "process", grader_process.GraderProcess())
     assert graded(task, "id,y\n7,71\n8,82\n9,93\n") == 1.0
     assert "with the rights of this process" in caplog.text and not grading.process.confined
+
+
+@pytest.mark.parametrize("host_ends", [True, False])
+def test_a_grader_whose_folder_is_gone_says_so_unless_its_host_ends(host_ends: bool) -> None:
+    """A host that ends deletes the folder first, and closes its socket last."""
+    code = """
+from envs import grader
+def preload():
+    print(flush=True)
+    raise OSError("no folder")
+grader.preload, grader.LEAVING_SECONDS = preload, 60 if %s else 0
+grader.main()
+"""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        started = subprocess.Popen(
+            [sys.executable, "-c", code % host_ends], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        theirs.close()
+        assert started.stdout.readline() == "\n"
+        time.sleep(0.2)
+        if host_ends:
+            ours.close()
+        _, said = started.communicate(timeout=60)
+    assert (started.returncode, "no folder" in said) == ((0, False) if host_ends else (1, True)), said
