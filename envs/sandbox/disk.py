@@ -11,9 +11,12 @@ import itertools
 import os
 import stat
 import time
+import typing
 
 MAX_FILES, LONG_PATH = 20_000, 3_000
 TOO_LONG, IN_FLIGHT = "a name that is too long", "scm_fds:"
+MOST_SOCKETS = 100
+"""Of a process that are asked for what waits in them, a tenth of a millisecond each; with more it is not seen whole."""
 NUM_THREADS = 16
 """Its place in /proc/PID/stat, after the state."""
 HIDING_SECONDS = 0.7
@@ -23,11 +26,15 @@ hidden: "dict[str, float]" = {}
 """Processes of which not all open files could be seen at the last look → since when."""
 
 
-def over(folder: str, room: int) -> bool:
-    """Whether what was written in `folder` takes more than `room` bytes, is too many files, or cannot be counted."""
+def over(folder: str, room: int, between: "typing.Callable[[], None]" = lambda: None) -> bool:
+    """Whether what was written in `folder` takes more than `room` bytes, is too many files, or cannot be counted.
+
+    between: is called again and again meanwhile; many files or descriptors take seconds on a busy machine.
+    """
     files, folders = MAX_FILES, [folder]
     with contextlib.ExitStack() as held:
         while folders:
+            between()
             at = folders.pop()
             try:
                 found = entries_of(at, files + 1, held)
@@ -42,7 +49,7 @@ def over(folder: str, room: int) -> bool:
                     folders.append(path)
             if room < 0 or files < 0:
                 return True
-    return nameless(folder) > room
+    return nameless(folder, between) > room
 
 
 def entries_of(folder: str, most: int, held: contextlib.ExitStack) -> "list[tuple[str, os.stat_result]]":
@@ -72,7 +79,7 @@ def hiding() -> bool:
     return any(time.monotonic() - since > HIDING_SECONDS for since in hidden.values())
 
 
-def nameless(folder: str) -> int:
+def nameless(folder: str, between: "typing.Callable[[], None]" = lambda: None) -> int:
     """Bytes of the files from `folder` that were unlinked and that a process still has open or mapped.
 
     Leaves in `hidden` the processes that do not show theirs.
@@ -82,6 +89,7 @@ def nameless(folder: str) -> int:
     sizes: dict[int, int] = {}
     for process in os.listdir("/proc"):
         if process.isdigit() and int(process) != os.getpid():
+            between()
             try:
                 all_seen = held(process, folder, sizes)
             except PermissionError:
@@ -137,17 +145,17 @@ def has_memory(thread: str) -> bool:
 
 def opened(thread: str, folder: str, sizes: "dict[int, int]") -> bool:
     """Add inode → bytes of unlinked files; whether none waits in a socket."""
-    waiting = False
+    sockets = []
     for number in os.listdir(f"{thread}/fd"):
         with contextlib.suppress(FileNotFoundError):  # closed by now
             name = name_of(f"{thread}/fd/{number}")
             if name.startswith("socket:"):
-                waiting |= carries(f"{thread}/fdinfo/{number}")
+                sockets.append(number)
             elif name == TOO_LONG or (name.startswith(f"{folder}/") and name.endswith(" (deleted)")):
                 status = os.stat(f"{thread}/fd/{number}")
                 if name != TOO_LONG or not status.st_nlink:
                     sizes[status.st_ino] = max(status.st_blocks * 512, sizes.get(status.st_ino, 0))
-    return not waiting
+    return len(sockets) <= MOST_SOCKETS and not any(carries(f"{thread}/fdinfo/{number}") for number in sockets)
 
 
 def name_of(descriptor: str) -> str:
@@ -161,8 +169,9 @@ def name_of(descriptor: str) -> str:
 
 def carries(about: str) -> bool:
     """Whether descriptors wait in a socket for who takes them."""
-    with open(about) as lines:
+    with contextlib.suppress(FileNotFoundError), open(about) as lines:  # closed by now
         return any(line.startswith(IN_FLIGHT) and int(line[len(IN_FLIGHT) :]) > 0 for line in lines)
+    return False
 
 
 def mapped(maps: str, folder: str) -> "dict[int, int]":

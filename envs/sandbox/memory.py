@@ -33,8 +33,12 @@ NEW_HUGE = re.compile(rb"^thp_(?:fault|collapse)_alloc (\d+)", re.MULTILINE)
 LIBC = ctypes.CDLL(None)
 
 
+class Over(Exception):
+    """It has more than the limit."""
+
+
 class Watch:
-    """Of one experiment; `over` is to be called whenever `due` has come, by the monotonic clock."""
+    """Of one experiment; `look` is to be called whenever `due` has come, by the monotonic clock, or more often."""
 
     def __init__(self, limit: int, processes: int, folders: "tuple[str, ...]"):
         """limit: bytes; folders: those in memory, empty now."""
@@ -43,6 +47,11 @@ class Watch:
         self._measured, self._again, self._faults, self._huge = 0, 0.0, {}, 0
         self._tcp, self._tcp_due = 0, 0.0
         self._pause(0, 0.0)
+
+    def look(self) -> None:
+        """Raises Over."""
+        if time.monotonic() >= self.due and self.over():
+            raise Over
 
     def over(self) -> bool:
         """Whether it has more than the limit."""

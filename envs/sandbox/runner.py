@@ -222,15 +222,19 @@ def watch_until(
     """As `watch`, but for the alarm."""
     sources = [reader, ended, sys.stdin.fileno()]
     next_look = time.monotonic() + LOOK_SECONDS[0]
+    weigh = weighed.look if weighed else lambda: None
     while (now := time.monotonic()) < deadline:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return ""
-        if weighed and now >= weighed.due and weighed.over():
+        try:
+            weigh()
+            full = now >= next_look and disk.over(WORKSPACE, request["disk_mb"] << 20, weigh)
+        except memory.Over:
             printed.add(f"\nstopped: it has more than {request['memory_mb']} MiB of memory\n".encode())
             return "out_of_memory"
+        if full:
+            return "disk_full"
         if now >= next_look:
-            if disk.over(WORKSPACE, request["disk_mb"] << 20):
-                return "disk_full"
             if disk.hiding():
                 printed.add(b"\nstopped: a process does not show what files it has open\n")
                 return "error"
