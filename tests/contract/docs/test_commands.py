@@ -45,8 +45,8 @@ LISTED = {
 """What is neither run nor read, and why; the files that it names are there all the same."""
 ON_THE_CLUSTER = {"config=/etc/mlagent/run.yaml": f"config={ROOT}/cluster/kuberay/overlays/multi-node/run.yaml"}
 """What pods have at a place of their own; the standing cluster is of the machines of `multi-node`."""
-OF_A_MAKE_AROUND = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-"""What `make test` hands to what it runs; a make that a user types has none of it, and speaks of no directories."""
+OF_A_MAKE_AROUND = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS")
+"""What `make test ARGS=…` hands to what it runs; a make that a user types has none of it: no ARGS, no directories."""
 SECONDS = 240
 
 BLOCKS = [block for page in documents.documents() for block in documents.blocks(page) if block.language == "bash"]
