@@ -262,7 +262,6 @@ class Actor(Explorer):
             version_spans=sample.version_spans,
             outcome=result.outcome,
             reward=worth.value,
-            seconds=sample.seconds + result.durations.execute,
             excluded=self._cfg.audit.mask and audit.masks(result.findings),
             successor=result.state if self._cfg.rl.grow_pool and _improved(task, result) else None,
             info=StepInfo(

@@ -290,8 +290,6 @@ class Transition:
     """(weight version, start, end) over response positions, end exclusive."""
     outcome: Outcome
     reward: float
-    seconds: float = 0.0
-    """What the action took: sampling and experiment."""
     successor: State | None = None
     """The state it led to, where that is to join the state pool."""
     info: StepInfo = field(default_factory=StepInfo)

@@ -3,7 +3,7 @@
 It shares nothing with the learner but its configuration and transitions: no packing, no batches of tensors, double
 precision. Advantages: DeepSeekMath (2402.03300), RLOO (2402.14740), PPO's R − V(s). Clipping: PPO (1707.06347) in the
 form of OpenAI's Spinning Up; dual clip (1912.09729). Stale tokens: decoupled PPO (2110.00641), its weight truncated as
-in IMPALA (1802.01561). KL: Schulman's k3. Aggregation: DAPO's (2503.14476) and GRPO's. Durations: 2509.01684.
+in IMPALA (1802.01561). KL: Schulman's k3. Aggregation: DAPO's (2503.14476) and GRPO's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ def plain_loss(
 ) -> tuple[Tensor, Tensor, list[Token]]:
     """(loss of the policy, loss of V, figures of the tokens); rl: the configuration; said: by transition id."""
     valid = [one for group in groups for one in group if one.outcome is not Outcome.INFRA_FAILURE]
-    mean_seconds = statistics.fmean(one.seconds for one in valid) if valid else 0.0
     total_tokens = sum(len(one.response_ids) for one in valid)
     policy, of_value, figures = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
     advantages = plain_advantages(groups, rl, said)
@@ -65,8 +64,6 @@ def plain_loss(
         for one in members:
             its = Said(*(getattr(said[one.id], field).double() for field in Said.__dataclass_fields__))
             advantage = advantages[one.id]
-            if rl.duration_weight and mean_seconds:
-                advantage *= one.seconds / mean_seconds
             length = len(one.response_ids)
             share = 1 / total_tokens if rl.aggregation == "token" else 1 / (len(valid) * length)
             for place in range(length):
@@ -79,7 +76,7 @@ def plain_loss(
 
 
 def plain_advantages(groups: Sequence[Sequence[Transition]], rl: Any, said: Mapping[str, Said]) -> dict[str, float]:
-    """By transition id, durations left out; none of failures."""
+    """By transition id; none of failures."""
     advantages = {}
     for group in groups:
         members = [one for one in group if one.outcome is not Outcome.INFRA_FAILURE]

@@ -17,12 +17,11 @@ def transition(
     behaviour: Sequence[float] = (),
     spans: Sequence[tuple[int, int, int]] = (),
     outcome: Outcome = Outcome.EDITED,
-    seconds: float = 0.0,
 ) -> Transition:
     """name: its id, which begins with that of its group and a dot; behaviour: zeros where it does not matter."""
     return Transition(
         id=name, group_id=name.partition(".")[0], state_id="s", task_id="t", prompt_ids=np.array(prompt, np.int32),
         response_ids=np.array(response, np.int32),
         behaviour_logprobs=np.array(behaviour if len(behaviour) else np.zeros(len(response)), np.float32),
-        version_spans=tuple(spans), outcome=outcome, reward=reward, seconds=seconds,
+        version_spans=tuple(spans), outcome=outcome, reward=reward,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What each response of a batch is worth to the policy gradient: advantages, emphasis and weights, as pure functions.
+"""What each response of a batch is worth to the policy gradient: advantages and weights, as pure functions.
 
 Invariants: masked members (`Transition.masked`) enter no mean, deviation, weight or count; the weights of all tokens of
 a batch add up to one, so that losses and gradients of any split of the batch add up to those of the whole.
@@ -43,17 +43,6 @@ def advantages(algorithm: str, rewards: Sequence[float], groups: Sequence[int], 
             values[members] = advantages_of(algorithm, reward[members])
             informative[members] = learns_values or values[members].any()
     return Advantages(values, informative, equal_groups)
-
-
-def duration_emphasis(seconds: Sequence[float], valid: Sequence[bool]) -> np.ndarray:
-    """Δt of each action over its mean in the batch, float64 [B]; 1 where masked, or where no action took time.
-
-    Actors that go on to the next action as soon as one ends deliver fast actions more often than slow ones; weighting
-    by Δt undoes it. arXiv 2509.01684: ∇J = E[Σ Δt_k ∇log π(a_k|s_k) Â_k].
-    """
-    taken, mask = np.asarray(seconds, np.float64), np.asarray(valid, bool)
-    mean = taken[mask].mean() if mask.any() else 0.0
-    return np.where(mask, taken / mean, 1.0) if mean > 0 else np.ones_like(taken)
 
 
 def token_weights(aggregation: str, lengths: Sequence[int], valid: Sequence[bool]) -> np.ndarray:

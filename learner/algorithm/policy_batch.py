@@ -14,7 +14,7 @@ import numpy as np
 
 from envs.records import Transition
 from learner.algorithm import batching
-from learner.algorithm.advantages import advantages, duration_emphasis, token_weights
+from learner.algorithm.advantages import advantages, token_weights
 from learner.algorithm.batching import Group, Row
 
 
@@ -27,8 +27,6 @@ class PolicyRow:
     """Log-probs under the policy that sampled."""
     advantages: np.ndarray
     """Where V(s) is learned, the rank takes it off."""
-    emphasis: np.ndarray
-    """Factor on the advantage: the action's duration over the batch's mean, or 1."""
     weights: np.ndarray
     """Of each token in the loss."""
     current: np.ndarray
@@ -48,7 +46,7 @@ class PolicyBatch:
     """Response tokens of all that are not masked: those whose weights add up to one. Those in no row count,
     since their gradient is zero, not absent."""
     advantages: dict[str, float]
-    """By transition id, the emphasis left out; none for masked ones."""
+    """By transition id; none for masked ones."""
     equal_groups: int
     masked: int
 
@@ -68,7 +66,6 @@ def build(
     valid = [not transition.masked for transition in members]
     lengths = [len(t.response_ids) for t in members]
     worth = advantages(rl.algorithm, [t.reward for t in members], number, valid)
-    emphasis = duration_emphasis([t.seconds for t in members], valid) if rl.duration_weight else np.ones(len(members))
     weights = token_weights(rl.aggregation, lengths, valid)
     by_prompt: dict[tuple[int, bytes], list[int]] = {}
     has_gradient = valid if rl.kl or rl.entropy else worth.informative
@@ -85,7 +82,7 @@ def build(
 
     behaviour = end_to_end((t.behaviour_logprobs for t in chosen), np.float32)
     current = end_to_end((_sampled_under(t, version) for t in chosen), bool)
-    advantage, factor, weight = per_token(worth.values), per_token(emphasis), per_token(weights)
+    advantage, weight = per_token(worth.values), per_token(weights)
     prompts = [[members[index] for index in same] for same in by_prompt.values()]
     packed = [Group(same[0].prompt_ids, tuple(t.response_ids for t in same)) for same in prompts]
     rows = batching.pack_for(packed, row_tokens, ranks)
@@ -95,7 +92,6 @@ def build(
                 row=row,
                 behaviour=behaviour[row.token_index],
                 advantages=advantage[row.token_index],
-                emphasis=factor[row.token_index],
                 weights=weight[row.token_index],
                 current=current[row.token_index],
             )

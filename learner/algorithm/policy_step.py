@@ -103,7 +103,7 @@ def row_loss(
         behaviour=behaviour,
         proximal=proximal,
         reference=reference,
-        advantages=advantages * tensor(row.emphasis),
+        advantages=advantages,
         weights=weights,
         current=current,
     )

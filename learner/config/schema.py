@@ -201,7 +201,6 @@ class RlConfig:
     aggregation: str = key(
         "token", "Whether every token of a batch weighs the same, or every response.", ["token", "sequence"]
     )
-    duration_weight: bool = key(False, "Weight each action by its duration over the batch's mean (arXiv 2509.01684).")
     sampling: str = key(
         "balanced",
         "Draw states uniformly, every task equally often, or by how much their rewards still vary.",

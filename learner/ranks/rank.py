@@ -50,7 +50,7 @@ BETAS = (0.9, 0.95)
 FILLER = batching.pack([batching.Group(np.zeros(1, np.int32), (np.zeros(1, np.int32),))], row_tokens=2)[0]
 """Run, with its loss times zero, by a rank that has fewer rows than another: the loss of the others' rows, since ZeRO-3
 waits for ever where a rank's backward pass goes through other outputs than that of another."""
-POLICY_FILLER = PolicyRow(FILLER, *np.zeros((4, 1), np.float32), current=np.zeros(1, bool))
+POLICY_FILLER = PolicyRow(FILLER, *np.zeros((3, 1), np.float32), current=np.zeros(1, bool))
 
 
 @dataclass

@@ -49,7 +49,6 @@ ABLATIONS = (
         "rl.episode_steps=4", "rl.actions=4",
     ),
     _run("prove-ppo", "step-wise PPO with a value baseline", *SMALL, *FROM_FINE_TUNED, "rl.algorithm=ppo"),
-    _run("prove-durations", "weighted by duration", *SMALL, *FROM_FINE_TUNED, "rl.duration_weight=true"),
     _run("prove-ten-ideas", "own expert with the ten most different ideas", *SMALL),
     _run("prove-one-idea", "own expert with one idea per task", *SMALL, "experts.ideas=1"),
 )  # fmt: skip

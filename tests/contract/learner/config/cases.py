@@ -167,7 +167,6 @@ CASES = [
     case("rl.entropy=0.5", "steps"),
     case("rl.entropy=0.5", "steps", given=("reward.version=tests.stand_ins:all_alike",)),
     case("rl.aggregation=sequence", "steps"),
-    case("rl.duration_weight=true", "steps"),
     case("rl.sampling=uniform", "requests"),
     case("rl.curriculum=0.5", "steps", given=(*SHORT, "rl.steps=4")),
     case("rl.grow_pool=true", "added"),

@@ -1,5 +1,5 @@
 """The learner, sharded and packed, against a plain loop over single sequences: Hugging Face's forward pass, autograd
-and AdamW. Everything that can differ does: temperature, reference, entropy, epochs, staleness, durations, failures.
+and AdamW. Everything that can differ does: temperature, reference, entropy, epochs, staleness, failures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LORA = {"learner.lora.rank": 4, "learner.lora.alpha": 6.0}
 GPUS = 0.25 if torch.cuda.is_available() else 0.0
 """Of a learner of one rank; several live at a time."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "grpo": {"clip": 0.2, "kl": 0.3, "entropy": 0.05, "aggregation": "token", "duration_weight": True},
+    "grpo": {"clip": 0.2, "kl": 0.3, "entropy": 0.05, "aggregation": "token"},
     "rloo": {
         "clip": 0.1, "correction": "decoupled", "dual_clip": 1.3, "kl": 0.1, "entropy": 0.1, "aggregation": "sequence",
     },
@@ -197,7 +197,6 @@ def batch(plain: Plain, seed: int) -> list[list[Transition]]:
                 f"{group}.{member}", prompt, rng.integers(0, VOCABULARY, length), float("nan") if failed else reward,
                 spans=((VERSION - 1, 0, 2), (VERSION, 2, length)),
                 outcome=Outcome.INFRA_FAILURE if failed else Outcome.EDITED,
-                seconds=rng.uniform(0, 4),
             )  # fmt: skip
             with torch.no_grad():
                 logprobs = plain._said(plain.model, one)[0].numpy()

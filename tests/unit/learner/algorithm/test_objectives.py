@@ -34,7 +34,6 @@ configurations = st.builds(
     kl=st.sampled_from([0.0, 0.3]),
     entropy=st.sampled_from([0.0, 0.05]),
     aggregation=st.sampled_from(["token", "sequence"]),
-    duration_weight=st.booleans(),
 )
 
 
@@ -59,7 +58,6 @@ def batches(draw) -> list[list[Transition]]:
                     behaviour=-numbers.uniform(0.1, 4, length),
                     spans=[(VERSION - 1, 0, length - fresh), (VERSION, length - fresh, length)],
                     outcome=Outcome.INFRA_FAILURE if failed else Outcome.EDITED,
-                    seconds=draw(st.sampled_from([0.0, 0.5, 4.0])),
                 )
             )
         groups.append(members)

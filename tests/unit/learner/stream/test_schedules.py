@@ -11,6 +11,8 @@ import random
 from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -224,3 +226,42 @@ def test_a_run_may_be_resumed_with_another_bound_and_other_batches(plan, other, 
     other = replace(other, steps=plan.steps + other.steps)
     trained = run(plan, (after, other))
     assert len(trained) == after * plan.states + (other.steps - after) * other.states
+
+
+def trained_on(seconds: tuple[float, float], rewards: tuple[float, float]) -> np.ndarray:
+    """Probabilities of two arms, of those seconds and rewards, after REINFORCE without a baseline or any weight for
+    durations: eight slots each draw an arm from the policy of the time and deliver it when its seconds have passed."""
+    rng, logits, steps, states = np.random.default_rng(0), np.zeros(2), 200, 8
+
+    def policy() -> np.ndarray:
+        return np.exp(logits) / np.exp(logits).sum()
+
+    async def whole() -> None:
+        stream = Stream(StatePool([State("s", "t", "s")], 0), 0, steps, states, 1, 3, Cursor())
+
+        async def slot() -> None:
+            ticket = await stream.admit("actor")
+            while ticket:
+                arm = int(rng.random() < policy()[1])
+                await asyncio.sleep(seconds[arm] * rng.uniform(0.9, 1.1))
+                ticket = await stream.exchange("actor", ticket.group_id, pickle.dumps(arm))
+
+        slots = [asyncio.create_task(slot()) for _ in range(8)]
+        for _ in range(steps):
+            arms, probabilities = [pickle.loads(group) for group in await stream.batch()], policy()
+            for arm in arms:
+                logits[:] += 0.3 / states * rewards[arm] * (np.eye(2)[arm] - probabilities)
+            await stream.advance()
+        await stream.close()
+        await asyncio.gather(*slots)
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(whole())
+    return policy()
+
+
+@pytest.mark.parametrize("rewards", [(0.6, 1.0), (1.0, 0.6)])
+def test_as_nothing_is_dropped_the_better_arm_is_learned_whether_it_is_fast_or_slow(rewards):
+    """So a gradient needs no weight for durations (arXiv 2509.01684 has streams in which fast actions come more
+    often): weighted by them, the slow arm would win in both cases."""
+    assert trained_on((1.0, 8.0), rewards)[np.argmax(rewards)] > 0.9
