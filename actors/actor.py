@@ -20,7 +20,7 @@ import ray
 
 from actors.explorer import Explorer
 from actors.policy.card import CardWeights
-from actors.policy.endpoint import Ask
+from actors.policy.endpoint import Ask, Reply
 from actors.policy.policy import Policy, PolicyDead
 from actors.policy.weights import Bucket, restore
 from envs import audit, relief
@@ -65,7 +65,7 @@ class Actor(Explorer):
         """What carries out the actions that need another model: an endpoint, or the policy itself."""
 
         def ask(prompt: str) -> str:
-            return self._wait(self._answer(self._chat.question(prompt), 0, 0.0, self._cfg.model.response))
+            return self._wait(self._answer(self._chat.question(prompt), 0, 0.0, self._cfg.model.response)).text
 
         return super()._editor() or ask
 
@@ -75,7 +75,7 @@ class Actor(Explorer):
         if experts.endpoint:
             return super()._ask()
 
-        def ask(messages: Sequence[Mapping[str, str]], seed: int) -> str:
+        def ask(messages: Sequence[Mapping[str, str]], seed: int) -> Reply:
             ids, most = self._chat.conversation(messages), experts.context - experts.response
             if len(ids) > most:
                 raise PromptError(f"a question has {len(ids)} tokens, over the {most} of experts.context less response")
@@ -83,14 +83,15 @@ class Actor(Explorer):
 
         return ask
 
-    def _wait(self, answer: Coroutine[Any, Any, str]) -> str:
+    def _wait(self, answer: Coroutine[Any, Any, Reply]) -> Reply:
         """What the event loop computes, for a thread."""
         return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
 
-    async def _answer(self, ids: np.ndarray, seed: int, temperature: float, longest: int) -> str:
+    async def _answer(self, ids: np.ndarray, seed: int, temperature: float, longest: int) -> Reply:
         async with asyncio.timeout(self._cfg.actors.deadline):
             await self._serves.wait()
-        return (await self._policy.sample(ids, seed, temperature, longest, self._chat.end_token)).text
+        sample = await self._policy.sample(ids, seed, temperature, longest, self._chat.end_token)
+        return Reply(sample.text, len(ids), len(sample.response_ids), sample.truncated)
 
     async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
         """One transition per seed from `state`.
@@ -248,7 +249,8 @@ class Actor(Explorer):
         """One action from `state`, and the state that it led to."""
         temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
         sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
-        result = await self._step(state, sample.text)
+        used = len(sample.response_ids) / longest
+        result = await self._step(state, sample.text, sample.truncated, used)
         task = self._tasks[state.task_id]
         worth = self._reward(task, result)
         transition = Transition(
@@ -262,7 +264,7 @@ class Actor(Explorer):
             version_spans=sample.version_spans,
             outcome=result.outcome,
             reward=worth.value,
-            excluded=self._cfg.audit.mask and audit.masks(result.findings),
+            excluded=self._excluded(result),
             successor=result.state if self._cfg.rl.grow_pool and _improved(task, result) else None,
             info=StepInfo(
                 actor_id=self._id,
@@ -283,6 +285,12 @@ class Actor(Explorer):
             ),
         )
         return transition, result.state
+
+    def _excluded(self, result: StepResult) -> bool:
+        """Whether it is left out of training, though it has a reward."""
+        if result.outcome is Outcome.TRUNCATED:
+            return self._cfg.reward.truncated == "mask"
+        return self._cfg.audit.mask and audit.masks(result.findings)
 
     def _reward(self, task: Task, result: StepResult) -> Reward:
         if result.outcome is Outcome.INFRA_FAILURE:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from actors.expert import edits, operators
 from actors.expert.llm import LanguageModelExpert
 from actors.expert.script import Script, Unreadable
 from actors.explorer import Explorer
-from actors.policy.endpoint import Endpoint, Reply
+from actors.policy.endpoint import Endpoint
 from envs.records import State, StepResult, Task
 from envs.sandbox import SandboxFailure
 from reward import Terms, reward
@@ -55,14 +55,17 @@ class Agents(Explorer):
         task = self._tasks[trial.task_id]
         start = trial.state or self._environment.initial_state(trial.task_id)
         if agent.search:
-            path, failure = await attempts.greedy(self._proposer(agent), self._step, trial, start, task.direction)
+            path, failure = await attempts.greedy(self._proposer(agent), self._apply, trial, start, task.direction)
         else:
-            path, failure = await attempts.straight(self._proposer(agent), self._step, trial, start)
+            path, failure = await attempts.straight(self._proposer(agent), self._apply, trial, start)
         tried = tuple(self._tried(task, answer, result) for answer, result in path)
         tested = await self._run(self._tested, start)
         return Attempt(
             agent.name, trial.setting, task.id, start.id, trial.seed, start.reference, tried, failure, tested
         )  # fmt: skip
+
+    async def _apply(self, state: State, answer: Answer) -> StepResult:
+        return await self._step(state, answer.text, answer.truncated, answer.used)
 
     def _proposer(self, agent: Agent) -> Propose:
         async def propose(state: State, seed: int) -> Answer:
@@ -100,17 +103,14 @@ class Agents(Explorer):
     def _asked(self, agent: Agent, task: Task, state: State, files: dict[str, str], rng: random.Random) -> Answer:
         """The answer of a model behind an endpoint, asked as the experts that are language models are."""
         experts, temperature = self._cfg.experts, self._cfg.rl.temperature
-        endpoint = Endpoint(agent.url, agent.model, experts.key_variable, temperature, experts.response)
-        replies: list[Reply] = []
-
-        def ask(messages: Sequence[Mapping[str, str]], seed: int) -> str:
-            replies.append(endpoint.reply(messages, seed))
-            return replies[-1].text
-
+        ask = Endpoint(agent.url, agent.model, experts.key_variable, temperature, experts.response)
         model = LanguageModelExpert(ask, agent.model, experts.context - experts.response)
         started = time.monotonic()
-        text = model.propose(task, state, files, None, (), rng)
-        return Answer(text, replies[-1].prompt_tokens, replies[-1].response_tokens, time.monotonic() - started)
+        reply = model.propose(task, state, files, None, (), rng)
+        return Answer(
+            reply.text, reply.prompt_tokens, reply.response_tokens, time.monotonic() - started, reply.truncated,
+            reply.response_tokens / experts.response,
+        )  # fmt: skip
 
     def _tried(self, task: Task, answer: Answer, result: StepResult) -> Tried:
         worth = reward(result, task, Terms.of(self._cfg.reward))
@@ -128,7 +128,8 @@ class PolicyAgents(Agents, Actor):
         async def propose(state: State, seed: int) -> Answer:
             ids, longest = self._prompt(state), self._cfg.model.response
             sample = await self._policy.sample(ids, seed, self._cfg.rl.temperature, longest, self._chat.end_token)
-            return Answer(sample.text, len(ids), len(sample.response_ids), sample.seconds)
+            tokens = len(sample.response_ids)
+            return Answer(sample.text, len(ids), tokens, sample.seconds, sample.truncated, tokens / longest)
 
         return propose
 

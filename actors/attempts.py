@@ -36,6 +36,10 @@ class Answer:
     prompt_tokens: int = 0
     response_tokens: int = 0
     seconds: float = 0.0
+    truncated: bool = False
+    """It ended at its limit of tokens."""
+    used: float = 0.0
+    """Share of that limit that it took."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Attempt:
 
 Propose = Callable[[State, int], Awaitable[Answer]]
 """(state, seed) → the next action."""
-Apply = Callable[[State, str], Awaitable[StepResult]]
+Apply = Callable[[State, Answer], Awaitable[StepResult]]
 Path = list[tuple[Answer, StepResult]]
 
 
@@ -173,7 +177,7 @@ async def _act(propose: Propose, apply: Apply, state: State, seed: int, path: Pa
         return "", True
     except EndpointError as error:
         return str(error), True
-    result = await apply(state, answer.text)
+    result = await apply(state, answer)
     if result.outcome is Outcome.INFRA_FAILURE:
         return result.log_tail, True
     path.append((answer, result))

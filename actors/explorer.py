@@ -144,15 +144,15 @@ class Explorer:
             ran = last_that_ran(state)
             working = self._environment.files(dataclasses.replace(state, snapshot=ran))[task.script] if ran else None
             try:
-                text = expert.propose(task, state, files, working, given, rng)
+                reply = expert.propose(task, state, files, working, given, rng)
             except (EndpointError, PromptError) as error:
                 failure = str(error)
                 break
-            result = self._environment.step(state, text)
+            result = self._environment.step(state, reply.text, reply.truncated)
             if result.outcome is Outcome.INFRA_FAILURE:
                 failure = result.log_tail
                 break
-            moves.append(Move(state, text, result))
+            moves.append(Move(state, reply.text, result))
             state = result.state
             if result.action == FinalAnswer.kind:
                 break
@@ -202,15 +202,18 @@ class Explorer:
     def _prompt(self, state: State) -> np.ndarray:
         return self._chat.prompt(self._tasks[state.task_id], state, self._environment.files(state))
 
-    async def _step(self, state: State, text: str) -> StepResult:
-        """Apply an action; its time in the queue counts from now."""
+    async def _step(self, state: State, text: str, truncated: bool, used: float) -> StepResult:
+        """Apply an action; its time in the queue counts from now.
+
+        truncated: it was cut by its limit of tokens; used: share of that limit that it took.
+        """
         arrived = time.monotonic()
 
         def step() -> StepResult:
             waited = time.monotonic() - arrived
-            result = self._environment.step(state, text)
+            result = self._environment.step(state, text, truncated)
             durations = dataclasses.replace(result.durations, queue=result.durations.queue + waited)
-            return dataclasses.replace(result, durations=durations)
+            return dataclasses.replace(result, durations=durations, response_used=used)
 
         return await self._run(step)
 

@@ -21,6 +21,7 @@ from envs.workspace import SnapshotStore
 
 LOG_CHARACTERS = 600
 """Of a run's output, what the history keeps: its end, where Python writes the error."""
+TOO_LONG = "the answer was cut off at its limit of tokens, nothing was done: write a shorter one"
 ANSWER_CHARACTERS = 4000
 """Of what the editor or a listing answers: its start."""
 
@@ -53,8 +54,14 @@ class Environment:
         except SandboxFailure as failure:
             return _failed(state, "execute", failure)
 
-    def step(self, state: State, text: str) -> StepResult:
-        """Apply the action in `text` (what the policy wrote) to `state`."""
+    def step(self, state: State, text: str, truncated: bool = False) -> StepResult:
+        """Apply the action in `text` (what the policy wrote) to `state`.
+
+        truncated: the text was cut by its limit of tokens. Nothing is carried out then, though an action may stand
+        there whole: nobody knows what was to follow.
+        """
+        if truncated:
+            return _unapplied(state, "truncated", Outcome.TRUNCATED, text, TOO_LONG, TOO_LONG)
         task, files, kind = self.tasks[state.task_id], self.files(state), "invalid"
         try:
             kind, action = self._read(text, files, task)
@@ -76,11 +83,7 @@ class Environment:
                 case FinalAnswer():
                     return _neutral(state, kind, text, "the episode is over")
         except InvalidAction as reason:
-            observation = f"invalid action: {reason}"
-            after = _after(state, text, observation)
-            return StepResult(
-                "invalid", Outcome.INVALID, state.reference, None, observation, str(reason), Durations(), after
-            )
+            return _unapplied(state, "invalid", Outcome.INVALID, text, f"invalid action: {reason}", str(reason))
         except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
             return _failed(state, kind, failure)
 
@@ -139,8 +142,13 @@ def _failed(state: State, kind: str, failure: SandboxFailure) -> StepResult:
 
 
 def _neutral(state: State, kind: str, text: str, observation: str) -> StepResult:
+    return _unapplied(state, kind, Outcome.NEUTRAL, text, observation, "")
+
+
+def _unapplied(state: State, kind: str, outcome: Outcome, text: str, observation: str, tail: str) -> StepResult:
+    """Of an action that ran nothing."""
     after = _after(state, text, observation)
-    return StepResult(kind, Outcome.NEUTRAL, state.reference, None, observation, "", Durations(), after)
+    return StepResult(kind, outcome, state.reference, None, observation, tail, Durations(), after)
 
 
 def _after(state: State, text: str, observation: str) -> State:

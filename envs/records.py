@@ -42,6 +42,8 @@ class Outcome(Word):
     """A valid action that changed no file (execute, inspect, undo, final answer)."""
     INVALID = "invalid"
     """The text was no action, or its arguments were refused (unknown file, no match, read-only)."""
+    TRUNCATED = "truncated"
+    """The response was cut by its limit of tokens: whatever stands there was not carried out."""
     SCRIPT_ERROR = "script_error"
     """The script crashed, or left no submission that the grader accepts."""
     TIMEOUT = "timeout"
@@ -243,6 +245,8 @@ class StepResult:
     """Beside score_after."""
     findings: Findings = ()
     """What is suspicious in the action, where it is an edit."""
+    response_used: float = 0.0
+    """In [0, 1]: tokens of the response over the most that it may have."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +298,7 @@ class Transition:
     """The state it led to, where that is to join the state pool."""
     info: StepInfo = field(default_factory=StepInfo)
     excluded: bool = False
-    """It is suspicious, and `audit.mask` leaves such ones out of training."""
+    """It is suspicious or truncated, and `audit.mask` or `reward.truncated` leaves such ones out of training."""
 
     @property
     def masked(self) -> bool:

@@ -75,9 +75,9 @@ def compared(run_dir: Path, settings: Sequence[str]) -> dict[str, Any]:
 
     own = [f"reward.{name}={of_run(f'reward.{name}')}" for name in unset.reward]
     before, after = load(own), load([*own, *settings])
-    algorithm, steps = of_run("rl.algorithm"), of_run("rl.episode_steps")
-    others = rescored(run_dir, Terms.of(after.reward), steps)
-    unlike = sum(one.before != one.after for one in rescored(run_dir, Terms.of(before.reward), steps))
+    algorithm, about = of_run("rl.algorithm"), (of_run("rl.episode_steps"), of_run("model.response"))
+    others = rescored(run_dir, Terms.of(after.reward), *about)
+    unlike = sum(one.before != one.after for one in rescored(run_dir, Terms.of(before.reward), *about))
     tasks = sorted({one.task for one in others})
     largest = sorted(others, key=lambda one: -abs(one.after - one.before))[:MOST]
     return {

@@ -22,7 +22,7 @@ from learner.parts import Parts, started
 from learner.ranks import logprob_gap
 from learner.recipe import enrichment, finetuning
 from learner.reporting.report import write_report
-from learner.run import transitions
+from learner.run import transitions, truncation
 from learner.run.attempts import Attempts
 from learner.run.journal import step_metrics
 from learner.run.session import Session
@@ -159,6 +159,8 @@ class Training:
         parts.journal.append(row)
         parts.watch.step(row)
         parts.progress.advance(**row)
+        if said := truncation.warning(step, row["truncated_rate"], parts.cfg):
+            parts.progress.say(said)
         parts.checkpointing.earned(row["reward_mean"])
         if due:
             self.checkpoint()

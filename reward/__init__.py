@@ -1,9 +1,10 @@
 """What an outcome is worth: the published rewards (reward/published.py), and the socket for others. Pure.
 
 `reward.version` is `v1`, `v2`, or the import path of a `RewardFunction` (docs/extend.md); all are taken by one door.
-Two more terms, off by default, so that the published reward is what a run gets unless it says otherwise: `time` and
-`memory` take off a share for what an experiment used of its limits, whatever the version. Invariant: a reward is the
-sum of its named parts, which are finite; no score that is withheld for reports reaches it.
+More terms, off by default, so that the published reward is what a run gets unless it says otherwise: `time` and
+`memory` take off a share for what an experiment used of its limits, and `truncated=soft` for what a response used of
+its own, whatever the version. Invariant: a reward is the sum of its named parts, which are finite; no score that is
+withheld for reports reaches it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class RewardFunction(Protocol):
 
 VERSIONS: dict[str, RewardFunction] = {"v1": v1, "v2": v2}
 PUBLISHED = Terms()
+OVERLONG = 0.2
+"""Share of its limit at whose start a response begins to be too long."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,17 @@ def reward(result: StepResult, task: Task, terms: Terms = PUBLISHED) -> Reward:
         parts["time"] = -terms.time * min(1.0, result.durations.execute / task.limits.seconds)
     if terms.memory:
         parts["memory"] = -terms.memory * min(1.0, result.peak_mb / task.limits.memory_mb)
+    if terms.truncated == "soft":
+        parts["overlong"] = overlong(result.response_used)
     return Reward(sum(parts.values()), parts)
+
+
+def overlong(used: float) -> float:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, equation 13), in [−1, 0].
+
+    used: share of its limit of tokens that a response took; of the paper's 20,480 the last 4,096 are punished.
+    """
+    return -min(1.0, max(0.0, (used - 1 + OVERLONG) / OVERLONG))
 
 
 def _parts(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:

@@ -4,7 +4,7 @@ With scores oriented so that larger is better, gain = m_after − m_before and r
 
 | case | v1 (2025) | v2 (2026) |
 |---|---|---|
-| invalid action, or the script fails | 0 | −1 |
+| invalid action, truncated response, or the script fails | 0 | −1 |
 | valid action that edits nothing, out of memory, time-out | 0.5 | 0 |
 | successful edit | sigmoid(steepness · gain / range) | gain / range |
 
@@ -25,7 +25,6 @@ from typing import Any
 
 from envs.records import MILESTONES, Outcome, StepResult, Task
 
-FAILED = frozenset({Outcome.INVALID, Outcome.SCRIPT_ERROR})
 NEUTRAL = frozenset({Outcome.NEUTRAL, Outcome.OUT_OF_MEMORY, Outcome.TIMEOUT})
 PAPER_STEEPNESS = 100.0
 
@@ -44,6 +43,8 @@ class Terms:
     """Taken off for an experiment that takes its whole time limit, in proportion for one that takes less."""
     memory: float = 0.0
     """The same for its memory limit."""
+    truncated: str = "mask"
+    """What becomes of truncated responses: `mask`, `failure` or `soft`; a mask is the business of who trains."""
 
     @classmethod
     def of(cls, section: Any) -> Terms:

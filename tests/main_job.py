@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 
@@ -61,17 +62,18 @@ def require_once(run: Path, states: int, actions: int) -> None:
     assert [row["stream_trained"] for row in told] == [row["step"] * states for row in told]
 
 
-def require_trained(run: Path) -> None:
+def require_trained(run: Path, masked: Collection[str] = ("infra_failure",)) -> None:
     """What was delivered is what the learner trained on: each transition of each step, and nothing else.
 
-    An advantage is the learner's word that it got a transition, a loss that it was in the loss of the step.
+    An advantage is the learner's word that it got a transition, a loss that it was in the loss of the step. masked:
+    outcomes that are left out.
     """
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     columns = ["step", "id", "group_id", "outcome", "reward", "response_ids", "advantage", "loss"]
     delivered = list(transitions.read(run, columns=columns, counted=["response_ids"]))
     assert [row["step"] for row in told] == list(range(1, len(told) + 1)) == sorted({row["step"] for row in delivered})
     for row, (_, of_step) in zip(told, groupby(delivered, key=lambda one: one["step"]), strict=True):
-        counted = [one for one in of_step if one["outcome"] != "infra_failure"]
+        counted = [one for one in of_step if one["outcome"] not in masked]
         assert row["train_tokens"] == sum(one["response_ids"] for one in counted)
         assert [one["id"] for one in counted if one["advantage"] is None] == []
         rewards: dict[str, set[float]] = {}

@@ -17,6 +17,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.answers: list[str | int] = []
+        self.finish_reason = "stop"
         self.asked: list[dict] = []
         self.keys: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
@@ -39,10 +40,10 @@ class Handler(BaseHTTPRequestHandler):
         answer = self.server.answers.pop(0)
         if isinstance(answer, int):
             return self._reply(answer, {"error": {"message": f"refused {self.headers['Authorization']}"}})
-        message = {"role": "assistant", "content": answer}
+        choice = {"index": 0, "finish_reason": self.server.finish_reason}
+        choice["message"] = {"role": "assistant", "content": answer}
         return self._reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
-                                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                                 "usage": USAGE})  # fmt: skip
+                                 "choices": [choice], "usage": USAGE})  # fmt: skip
 
     def _reply(self, status: int, content: dict) -> None:
         self.send_response(status)

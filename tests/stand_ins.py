@@ -123,21 +123,22 @@ class Engine:
             raise EngineDeadError
         asked = (settings.temperature, settings.seed, settings.max_tokens, len(ids), prompt["cache_salt"])
         self._seen.tell("requests", *asked)
-        response = self._tokenizer.encode(self._answer(ids, settings.seed))[: settings.max_tokens - 1]
-        response.append(settings.stop_token_ids[0])
+        whole = [*self._tokenizer.encode(self._answer(ids, settings.seed)), settings.stop_token_ids[0]]
+        response, ends = whole[: settings.max_tokens], len(whole) <= settings.max_tokens
         even = SimpleNamespace(logprob=-float(np.log(len(self._tokenizer))))
         version, middle = int(self._version), len(response) // 2
         spans = [SimpleNamespace(version=max(0, version - 1), start=0, end=middle),
                  SimpleNamespace(version=version, start=middle, end=len(response))]  # fmt: skip
         yield SimpleNamespace(outputs=[SimpleNamespace(
             token_ids=response, logprobs=[{token: even} for token in response], weight_versions=spans,
-            text=self._tokenizer.decode(response[:-1]),
+            text=self._tokenizer.decode(response[:-1] if ends else response),
+            finish_reason="stop" if ends else "length",
         )])  # fmt: skip
 
     def _answer(self, ids: list[int], seed: int) -> str:
         kind = seed % 4
         if kind == 0:
-            return "no action at all"
+            return "no action at all" if seed % 8 else f"{EDIT.format(script='', seed=seed)} and so on" * 9
         if kind == 1:
             return "Thought: look\nAction: Execute\n"
         return EDIT.format(script="", seed=seed)
@@ -270,7 +271,9 @@ class Endpoint:
             answer = "\n".join(f"- idea number {number} of seed {settings['seed']}" for number in range(20))
         else:
             answer = EDIT.format(script="", seed=settings.get("seed"))
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=answer))], usage=None)
+        return SimpleNamespace(
+            choices=[SimpleNamespace(message=SimpleNamespace(content=answer), finish_reason="stop")], usage=None
+        )
 
     def _embed(self, model: str, input: Sequence[str]) -> SimpleNamespace:
         self._seen.tell("embedded", self._url, self._key, model, len(input))

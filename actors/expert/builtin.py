@@ -17,6 +17,7 @@ from actors.expert import edits, estimators, operators
 from actors.expert import ideas as idea_pool
 from actors.expert.operators import Change, Idea
 from actors.expert.script import Script, Unreadable
+from actors.policy.endpoint import Reply
 from envs.records import State, Task
 
 MAX_CHARACTERS = 380
@@ -37,8 +38,8 @@ class Expert(Protocol):
     def propose(
         self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
         rng: random.Random,
-    ) -> str:  # fmt: skip
-        """Text of the next action; arguments as for the function `propose`."""
+    ) -> Reply:  # fmt: skip
+        """The next action; arguments as for the function `propose`."""
 
 
 class BuiltinExpert:
@@ -55,8 +56,8 @@ class BuiltinExpert:
     def propose(
         self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
         rng: random.Random,
-    ) -> str:  # fmt: skip
-        return propose(task, state, files, rng, self._mistakes, ideas, working, self._fits)
+    ) -> Reply:  # fmt: skip
+        return Reply(propose(task, state, files, rng, self._mistakes, ideas, working, self._fits))
 
 
 def propose(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from actors.expert import ideas as idea_pool
 from actors.expert.operators import Idea
-from actors.policy.endpoint import Ask, EndpointError
+from actors.policy.endpoint import Ask, EndpointError, Reply
 from envs import prompt
 from envs.records import State, Task
 
@@ -56,7 +57,7 @@ class LanguageModelExpert:
         )
         found: dict[str, Idea] = {}
         for seed in range(2 * -(-least // AT_ONCE)):
-            for line in self._ask([{"role": "user", "content": question}], seed).splitlines():
+            for line in self._ask([{"role": "user", "content": question}], seed).text.splitlines():
                 text = BULLET.sub("", line, count=1).strip()[:MAX_IDEA]
                 if len(text.split()) > 1:
                     found.setdefault(text.casefold(), Idea("llm", "", text))
@@ -69,14 +70,15 @@ class LanguageModelExpert:
     def propose(
         self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
         rng: random.Random,
-    ) -> str:  # fmt: skip
-        """Text of the next action; arguments as for the built-in expert. Raises EndpointError, PromptError."""
+    ) -> Reply:  # fmt: skip
+        """The next action; arguments as for the built-in expert. Raises EndpointError, PromptError."""
         hint = "".join(f"\n- {idea.text}" for idea in ideas)
         hint = f"\nIdeas worth trying, one at a time:{hint}" if ideas else ""
         budget = self._budget - _tokens(SYSTEM + hint)
         _, question = prompt.messages(task, state, files, _tokens, budget)
         asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question["content"] + hint}]
-        return tidy(self._ask(asked, rng.randrange(1 << 31)))
+        reply = self._ask(asked, rng.randrange(1 << 31))
+        return replace(reply, text=tidy(reply.text))
 
 
 def tidy(answer: str) -> str:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from envs.errors import UserError
 
-Ask = Callable[[Sequence[Mapping[str, str]], int], str]
-"""(chat messages, seed) → the answer's text."""
 TRIES = 6
 """Of one question; the pauses between them grow to eight seconds."""
 SECONDS = 120.0
@@ -31,6 +29,12 @@ class Reply:
     text: str
     prompt_tokens: int = 0
     response_tokens: int = 0
+    truncated: bool = False
+    """It ended at its limit of tokens."""
+
+
+Ask = Callable[[Sequence[Mapping[str, str]], int], Reply]
+"""(chat messages, seed) → the answer."""
 
 
 class Endpoint:
@@ -47,11 +51,7 @@ class Endpoint:
         self._url, self._model, self._key_variable = url, model, key_variable
         self._temperature, self._tokens = temperature, tokens
 
-    def __call__(self, messages: Sequence[Mapping[str, str]], seed: int) -> str:
-        """Raises EndpointError."""
-        return self.reply(messages, seed).text
-
-    def reply(self, messages: Sequence[Mapping[str, str]], seed: int) -> Reply:
+    def __call__(self, messages: Sequence[Mapping[str, str]], seed: int) -> Reply:
         """Raises EndpointError."""
         from openai import OpenAIError
 
@@ -62,7 +62,9 @@ class Endpoint:
             )  # fmt: skip
             used = answer.usage
             counted = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
-            return Reply(answer.choices[0].message.content or "", *counted)
+            choice = answer.choices[0]
+            truncated = getattr(choice, "finish_reason", None) == "length"
+            return Reply(choice.message.content or "", *counted, truncated)
         except OpenAIError as error:
             raise EndpointError(self._message(error)) from None  # the cause may quote the key
         except (AttributeError, IndexError, TypeError, ValueError) as error:

@@ -53,6 +53,8 @@ class Sample:
     text: str
     """The response without its end token."""
     seconds: float
+    truncated: bool = False
+    """It ended at its limit of tokens, not by its end token."""
 
 
 class Policy:
@@ -134,7 +136,8 @@ class Policy:
         logprobs = [of[token].logprob for token, of in zip(completion.token_ids, completion.logprobs, strict=True)]
         spans = tuple((int(span.version), span.start, span.end) for span in completion.weight_versions)
         seconds = time.monotonic() - started
-        return Sample(ids, np.array(logprobs, dtype=np.float32), spans, completion.text, seconds)
+        truncated = completion.finish_reason == "length"
+        return Sample(ids, np.array(logprobs, dtype=np.float32), spans, completion.text, seconds, truncated)
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:

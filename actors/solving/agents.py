@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.expert.llm import LanguageModelExpert
-from actors.policy.endpoint import Endpoint
+from actors.policy.endpoint import Endpoint, Reply
 from envs.environment import Environment
 from envs.records import State, Task
 
@@ -26,7 +26,7 @@ class EndpointAgent:
     async def start(self) -> None:
         pass
 
-    async def propose(self, task: Task, state: State, seed: int) -> str:
+    async def propose(self, task: Task, state: State, seed: int) -> Reply:
         """Raises EndpointError, PromptError."""
         files, rng = self._environment.files(state), random.Random(seed)
         return await asyncio.to_thread(self._expert.propose, task, state, files, None, (), rng)
@@ -53,11 +53,11 @@ class PolicyAgent:
         """Raises PolicyError."""
         await self._policy.start()
 
-    async def propose(self, task: Task, state: State, seed: int) -> str:
+    async def propose(self, task: Task, state: State, seed: int) -> Reply:
         """Raises PolicyDead, PromptError."""
         ids, model = self._chat.prompt(task, state, self._environment.files(state)), self._model
         sample = await self._policy.sample(ids, seed, model.temperature, model.response, self._chat.end_token)
-        return sample.text
+        return Reply(sample.text, len(ids), len(sample.response_ids), sample.truncated)
 
     def close(self) -> None:
         self._policy.close()

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from actors.policy.endpoint import Reply
 from envs import actions, research_actions
 from envs.environment import Environment
 from envs.records import Outcome, State, StepResult, Task, Withheld
@@ -19,8 +20,9 @@ PATIENCE = 2
 STRIDE = 1_000
 """Between the seeds of two steps; in between are those of what the person refused."""
 
-Propose = Callable[[Task, State, int], Awaitable[str]]
-"""(task, state, seed) → text of an action."""
+Propose = Callable[[Task, State, int], Awaitable[Reply]]
+"""(task, state, seed) → an action."""
+FAULTS = frozenset({Outcome.INVALID, Outcome.TRUNCATED})
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,17 @@ async def solve(
     solution = Solution(environment.files(state)[task.script], task.m_init, task.m_init)
     for step in range(steps):
         for refused in range(STRIDE):
-            text = await propose(task, state, seed + step * STRIDE + refused)
-            files = environment.files(state)
-            answer = ask(text, files[task.script], preview(text, files, task))
+            reply = await propose(task, state, seed + step * STRIDE + refused)
+            text, files = reply.text, environment.files(state)
+            then = None if reply.truncated else preview(text, files, task)
+            answer = ask(text, files[task.script], then)
             if answer.hint:
                 task = dataclasses.replace(task, problem=f"{task.problem}\nHint: {answer.hint}")
             if answer.run or answer.stop:
                 break
         if answer.stop:
             break
-        result = await asyncio.to_thread(environment.step, state, text)
+        result = await asyncio.to_thread(environment.step, state, text, reply.truncated)
         solution.tried.append((text, result))
         state = result.state
         if result.action == actions.FinalAnswer.kind:
@@ -81,7 +84,7 @@ async def solve(
         if state.score is not None and task.direction.sign * (state.score - solution.score) > 0:
             best, solution.score, solution.script = state, state.score, environment.files(state)[task.script]
             solution.withheld = result.withheld
-        failed = failed + 1 if state.score is None or result.outcome is Outcome.INVALID else 0
+        failed = failed + 1 if state.score is None or result.outcome in FAULTS else 0
         if failed >= PATIENCE:
             state, failed = dataclasses.replace(best, history=state.history), 0
         tell(result, solution)

@@ -93,7 +93,9 @@ def rehearse(cfg: Config, task: Task, model_dir: Path, name: str) -> Iterator[Fi
 
 def varied(group: list[Transition]) -> list[Transition]:
     """The responses with rewards that differ, so that the learner computes their log-probs whatever came of them."""
-    return [dataclasses.replace(t, reward=float(n % 2), outcome=Outcome.EDITED) for n, t in enumerate(group)]
+    return [
+        dataclasses.replace(t, reward=float(n % 2), outcome=Outcome.EDITED, excluded=False) for n, t in enumerate(group)
+    ]
 
 
 def log_probs(cfg: Config, gap: float, group: list[Transition], sampled: float, trained: float) -> Finding:

@@ -1,7 +1,8 @@
 """Turns groups of transitions into the rows of one policy step.
 
-Invariants: masked transitions (infrastructure failures, and suspicious actions under `audit.mask`), and groups without
-a gradient, appear in no row; every array of a row lines up with its loss positions.
+Invariants: masked transitions (`Transition.masked`: infrastructure failures, and what `audit.mask` and
+`reward.truncated` leave out), and groups without a gradient, appear in no row; every array of a row lines up with its
+loss positions.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class StepReport:
     equal_groups: int
     """Groups in which no reward varies."""
     masked: int
-    """Infrastructure failures, and what `audit.mask` leaves out as well."""
+    """Infrastructure failures, and what `audit.mask` and `reward.truncated` leave out as well."""
     learning_rate: float
     train_tokens: int
     train_seconds: float

@@ -123,6 +123,12 @@ class RewardConfig:
     )
     time: float = key(0.0, "Taken off for an experiment that takes its whole time limit (a share for less).")
     memory: float = key(0.0, "Taken off for an experiment that takes its whole memory limit (a share for less).")
+    truncated: str = key(
+        "mask",
+        "Responses that model.response cuts: left out of training (mask, DAPO's overlong filtering, arXiv 2503.14476), "
+        "worth a failed action (failure), or that less DAPO's soft punishment of length (soft).",
+        ["mask", "failure", "soft"],
+    )
 
 
 @dataclass

@@ -99,7 +99,8 @@ def figures(attempts: Sequence[Attempt], tasks: Mapping[str, Task]) -> dict[str,
 
     `{n, cut, improvement, improvement_ci, best_improvement, test_improvement, test_improvement_ci,
     best_test_improvement, optimism, optimism_ci, gap, gap_ci, best_gap, valid_rate, reward, reward_ci, medals: {name:
-    attempts}, official_medals, actions, experiments, cached, experiment_seconds, generate_seconds, prompt_tokens,
+    attempts}, official_medals, actions, truncated, experiments, cached, experiment_seconds, generate_seconds,
+    prompt_tokens,
     response_tokens}`: improvement, optimism, gap and reward are means over attempts, `best_*` the best attempt's, the
     valid rate that of actions, each of them averaged over tasks; intervals are 95 % bootstrap intervals over the
     attempts of each task, that of optimism over tasks, where there are several; `best_test_improvement` is that of the
@@ -191,6 +192,7 @@ def _used(actions: Sequence[Tried]) -> dict[str, Any]:
     experiments = [action for action in actions if action.durations.execute]
     return {
         "actions": len(actions),
+        "truncated": sum(action.outcome is Outcome.TRUNCATED for action in actions),
         "experiments": len(experiments),
         "cached": sum(action.origin is Origin.CACHE for action in experiments),
         "experiment_seconds": sum(action.durations.execute for action in experiments),

@@ -25,6 +25,7 @@ OUTCOME_COLOURS = {
     Outcome.EDITED: "#2f9e6e",
     Outcome.NEUTRAL: "#5b8def",
     Outcome.INVALID: "#e0a500",
+    Outcome.TRUNCATED: "#8c6d31",
     Outcome.SCRIPT_ERROR: "#d9534f",
     Outcome.TIMEOUT: "#9b6dd6",
     Outcome.OUT_OF_MEMORY: "#c2569b",

@@ -25,7 +25,7 @@ from reward import Terms, reward, shared
 COLUMNS = (
     "step", "id", "group_id", "task_id", "action", "outcome", "reward", "score_before", "score_after", "advantage",
     "log_tail", "peak_mb", "milestones", "origin", "queue_seconds", "restore_seconds", "execute_seconds",
-    "grade_seconds",
+    "grade_seconds", "response_ids",
 )  # fmt: skip
 
 
@@ -78,10 +78,11 @@ class Changes:
     """Advantages of another sign; None where the advantage is not made of the group's rewards alone."""
 
 
-def rescored(run_dir: Path, terms: Terms, episode_steps: int) -> list[Rescored]:
+def rescored(run_dir: Path, terms: Terms, episode_steps: int, longest: int) -> list[Rescored]:
     """The run's transitions under the reward of `terms`, in order of learner steps, but for those that were masked.
 
-    episode_steps: of the run's configuration; above 1 the actions of an episode share their reward.
+    episode_steps: of the run's configuration; above 1 the actions of an episode share their reward; longest: its
+    `model.response`.
 
     Raises:
         RescoreError: the run stored no transitions, or not what the reward reads.
@@ -90,7 +91,7 @@ def rescored(run_dir: Path, terms: Terms, episode_steps: int) -> list[Rescored]:
     """
     tasks = {name: _task(of) for name, of in task_figures.read(run_dir).items()}
     try:
-        rows = list(transitions.read(run_dir, COLUMNS))
+        rows = list(transitions.read(run_dir, COLUMNS, counted=["response_ids"]))
     except ValueError as error:
         raise RescoreError(str(error)) from error
     if not rows:
@@ -98,7 +99,7 @@ def rescored(run_dir: Path, terms: Terms, episode_steps: int) -> list[Rescored]:
     if unknown := sorted({row["task_id"] for row in rows} - set(tasks)):
         raise RescoreError(f"{run_dir / task_figures.FILE} has no task {unknown[0]}, of which there are transitions")
     counted = [row for row in rows if row["advantage"] is not None]
-    worth = [reward(_result(row), tasks[row["task_id"]], terms).value for row in counted]
+    worth = [reward(_result(row, longest), tasks[row["task_id"]], terms).value for row in counted]
     if episode_steps > 1:
         worth = _shared([row["id"].rpartition("/")[0] for row in counted], worth)
     return [
@@ -154,7 +155,7 @@ def _task(of: TaskFigures) -> Task:
     )  # fmt: skip
 
 
-def _result(row: Mapping[str, Any]) -> StepResult:
+def _result(row: Mapping[str, Any], longest: int) -> StepResult:
     observation: Any = NotStored("result.observation")
     state: Any = NotStored("result.state")
     parts = ("queue", "restore", "execute", "grade")
@@ -162,5 +163,5 @@ def _result(row: Mapping[str, Any]) -> StepResult:
         action=row["action"], outcome=Outcome(row["outcome"]), score_before=row["score_before"],
         score_after=row["score_after"], observation=observation, log_tail=row["log_tail"],
         durations=Durations(*(row[f"{part}_seconds"] for part in parts)), state=state, peak_mb=row["peak_mb"],
-        milestones=tuple(row["milestones"]), origin=Origin(row["origin"]),
+        milestones=tuple(row["milestones"]), origin=Origin(row["origin"]), response_used=row["response_ids"] / longest,
     )  # fmt: skip

@@ -47,10 +47,10 @@ def step_metrics(
     are taken over; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the learner
     waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
     `reward_mean` and `valid_rate` are over transitions that are not masked (null if there is none), as are the
-    different actions per state (`distinct_actions`, `distinct_valid`); `outcomes` and `findings` count all,
-    `suspicious` those with any finding (`envs.records.Finding`). Staleness of a
-    transition is `version` minus the version of its oldest token, its age the seconds since it was complete. The
-    `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
+    different actions per state (`distinct_actions`, `distinct_valid`); `truncated_rate` is of all, `outcomes` and
+    `findings` count all, `suspicious` those with any finding (`envs.records.Finding`). Staleness of a transition is
+    `version` minus the version of its oldest token, its age the seconds since it was complete. The `*_seconds` of a
+    part are means per transition, `experiment_seconds` is a sum.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]
@@ -65,6 +65,7 @@ def step_metrics(
     return {
         "reward_mean": _mean([t.reward for t in counted]),
         "valid_rate": _mean([t.outcome in VALID for t in counted]),
+        "truncated_rate": outcomes[Outcome.TRUNCATED] / len(members),
         "distinct_actions": distinct(counted),
         "distinct_valid": distinct(counted, VALID),
         "staleness_max": max(staleness, default=0),

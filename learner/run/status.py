@@ -25,6 +25,7 @@ COLOURS = {
     Outcome.EDITED: "green",
     Outcome.NEUTRAL: "blue",
     Outcome.INVALID: "yellow",
+    Outcome.TRUNCATED: "bright_yellow",
     Outcome.SCRIPT_ERROR: "red",
     Outcome.TIMEOUT: "magenta",
     Outcome.OUT_OF_MEMORY: "bright_magenta",

@@ -59,11 +59,11 @@ class SameExperiment(Actor):
     def _reward(self, task: Task, result: StepResult) -> Reward:
         return Reward(random.random(), {})
 
-    async def _step(self, state: State, text: str) -> StepResult:
+    async def _step(self, state: State, text: str, truncated: bool, used: float) -> StepResult:
         task = self._tasks[state.task_id]
         SameExperiment.count += 1
         line = (task.env_dir / task.script).read_text().splitlines()[0]
-        return await super()._step(state, EDIT.format(line=line, name=SameExperiment.count))
+        return await super()._step(state, EDIT.format(line=line, name=SameExperiment.count), False, used)
 
 
 def prompts(chat: Chat, task: Any, count: int) -> list[State]:

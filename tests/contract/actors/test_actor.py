@@ -40,6 +40,7 @@ value = 0.5
 value = 0.6
 >>>>>>> REPLACE"""
 DEADLINE = 60
+CUT = "and so on"
 
 
 class ScriptedPolicy:
@@ -56,7 +57,8 @@ class ScriptedPolicy:
         await asyncio.sleep(0)
         text = await asyncio.to_thread(self.answer, seed)
         ids = np.array([seed, end_token], dtype=np.int32)
-        return Sample(ids, np.array([-0.5, -0.25], dtype=np.float32), ((self.version, 0, 2),), text, 0.1)
+        logprobs = np.array([-0.5, -0.25], dtype=np.float32)
+        return Sample(ids, logprobs, ((self.version, 0, 2),), text, 0.1, truncated=text.endswith(CUT))
 
     def close(self) -> None:
         pass
@@ -106,6 +108,16 @@ def state(runner, actor) -> State:
 
 def answers(actor: Actor, answer: Callable[[int], str]) -> None:
     actor._policy.answer = answer
+
+
+@pytest.mark.parametrize(("treated", "excluded"), [("mask", True), ("failure", False), ("soft", False)])
+def test_a_truncated_response_is_nothing_that_was_done(runner, actor, state, monkeypatch, treated, excluded):
+    monkeypatch.setattr(actor._cfg.reward, "truncated", treated)
+    edit = EDIT.replace("0.6", "0.7")
+    answers(actor, lambda seed: f"{edit}\n{CUT}" if seed == 1 else edit)
+    cut, whole = runner.run(actor.attempt(state, [1, 2], f"group-{treated}"))
+    assert (cut.outcome, cut.info.score_after, cut.reward) == (Outcome.TRUNCATED, None, 0.0)
+    assert (cut.excluded, cut.masked) == (excluded, excluded) and not whole.masked and whole.reward > 0.5
 
 
 def test_a_transition_says_what_was_sampled_and_what_came_of_it(runner, actor, state):

@@ -10,6 +10,7 @@ import pytest
 
 from learner import rescore
 from learner.ranks.handle import Learner
+from learner.run import transitions
 from tests import apart, whole_run
 from tests.main_job import require_trained
 
@@ -33,13 +34,15 @@ def test_every_delivered_transition_is_trained(model: Path, tmp_path: Path) -> N
     seen = run(["rl.steps=3"], tmp_path, model)
     assert seen["error"] == [] and len(seen["steps"]) == 3
     assert all(row["loss"] is not None for row in seen["steps"])
-    require_trained(tmp_path / "seen")
+    cut = [one for one in transitions.read(tmp_path / "seen") if one["outcome"] == "truncated"]
+    assert cut and all(len(one["response_ids"]) == 120 and one["advantage"] is None for one in cut)
+    require_trained(tmp_path / "seen", masked=("infra_failure", "truncated"))
     assert rescore.compared(tmp_path / "seen", [])["unlike"] == 0
 
 
 OTHER_REWARD = (
     "rl.episode_steps=2", "audit.mask=true", "reward.version=v2", "reward.time=0.5", "reward.memory=0.25",
-    "reward.milestones=0.5",
+    "reward.milestones=0.5", "reward.truncated=soft",
 )  # fmt: skip
 
 

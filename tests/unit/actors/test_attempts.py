@@ -33,7 +33,8 @@ class World:
             raise EndpointError("the model is away")
         return Answer(text, 10, 5, 0.1)
 
-    async def apply(self, state: State, text: str) -> StepResult:
+    async def apply(self, state: State, answer: Answer) -> StepResult:
+        text = answer.text
         outcome = self.outcomes.get(text, Outcome.EDITED)
         score = float(text) if outcome is Outcome.EDITED and text[0].isdigit() else None
         after = State(f"{state.id}>{text}", "t", "s", score=score, reference=state.reference)

@@ -44,6 +44,15 @@ def text(name: str, **arguments: str) -> str:
     return f"Action: {name}\nAction Input: {json.dumps(arguments)}"
 
 
+def test_nothing_of_a_truncated_response_is_carried_out_and_the_next_prompt_says_so(environment):
+    start = environment.initial_state("toy")
+    whole = text("Write File", file_name="train.py", content="0.9")
+    result = environment.step(start, f"{whole}\nand then", truncated=True)
+    assert (result.outcome, result.action, result.score_after) == (Outcome.TRUNCATED, "truncated", None)
+    assert result.state.snapshot == start.snapshot and result.state.score == 0.5
+    assert "cut off" in result.state.history[-1].observation == result.observation
+
+
 @pytest.mark.parametrize(
     ("content", "outcome", "score"),
     [

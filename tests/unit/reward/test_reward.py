@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from envs.records import MILESTONES, Direction, Durations, Outcome, Withheld
 from envs.sockets import SocketError
 from learner.config.load import ConfigError, load
-from reward import SAMPLE, SAMPLE_TASK, VERSIONS, Terms, check, reward
+from reward import SAMPLE, SAMPLE_TASK, VERSIONS, Terms, check, overlong, reward
 
 SCORE = st.floats(-1e3, 1e3).map(lambda score: round(score, 6))  # over the narrowest range it would be infinite
 VERSION = st.sampled_from(["v1", "v2"])
@@ -76,8 +76,20 @@ def test_cases_without_a_gain(version, failure, neutral):
     def worth(outcome):
         return of(outcome, 0.5, None, 0.5, 0.9, terms=Terms(version)).value
 
-    assert {worth(Outcome.INVALID), worth(Outcome.SCRIPT_ERROR)} == {failure}
+    assert {worth(Outcome.INVALID), worth(Outcome.TRUNCATED), worth(Outcome.SCRIPT_ERROR)} == {failure}
     assert {worth(Outcome.NEUTRAL), worth(Outcome.TIMEOUT), worth(Outcome.OUT_OF_MEMORY)} == {neutral}
+
+
+@pytest.mark.parametrize(("tokens", "off"), [(0, 0), (16384, 0), (18432, 0.5), (20275.2, 0.95), (20480, 1)])
+def test_a_length_is_punished_as_in_dapo(tokens, off):
+    """Its limit is 16,384 tokens and 4,096 more in which the punishment grows (arXiv 2503.14476, section 4.1)."""
+    assert overlong(tokens / 20480) == pytest.approx(-off)
+
+
+def test_a_response_is_punished_for_its_length_where_that_is_asked_for():
+    long = replace(SAMPLE, response_used=0.9)
+    soft, plain = reward(long, SAMPLE_TASK, Terms(truncated="soft")), reward(long, SAMPLE_TASK)
+    assert soft.parts == plain.parts | {"overlong": pytest.approx(-0.5)} and "overlong" not in plain.parts
 
 
 def test_published_figures():

@@ -121,6 +121,8 @@ CASES = [
     case("reward.time=0.5", "rewards", by="evaluate"),
     case("reward.memory=0.5", "steps", "evaluation"),
     case("reward.memory=0.5", "rewards", by="evaluate"),
+    case("reward.truncated=failure", "steps"),
+    case("reward.truncated=soft", "steps", given=("reward.truncated=failure",)),
     case("audit.mask=true", "steps"),
     case("experts.kind=llm", "asked", given=LLM[1:]),
     case(f"experts.endpoint={ENDPOINT}", "spawned", "asked", given=SERVED),

@@ -54,14 +54,22 @@ def test_it_asks_about_the_state_with_the_ideas_and_answers_an_action(server, ex
     server.answers = [503, 429, f"Sure, here it is!\n{EDIT}\n"]
     broken = State("s", task.id, "0", (Step(EDIT, "script_error: NameError: no Ridge"),), None, 0.3)
     ideas = [Idea("llm", "", "scale the features"), Idea("llm", "", "a ridge regression")]
-    text = expert.propose(task, broken, {"train.py": script}, None, ideas, random.Random(0))
-    action = parse(text, task)
+    reply = expert.propose(task, broken, {"train.py": script}, None, ideas, random.Random(0))
+    action = parse(reply.text, task)
     assert isinstance(action, Edit) and "n_neighbors=25" in apply(action, {"train.py": script}, task)["train.py"]
     assert len(server.asked) == 3, "an overloaded server is asked again"
     asked, question = server.asked[-1], server.asked[-1]["messages"][1]["content"]
     assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("a-model", 0.7, 200)
     assert all(part in question for part in (script, "NameError: no Ridge", "scale the features", "ridge regression"))
     assert server.keys[-1] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize(("reason", "truncated"), [("length", True), ("stop", False), (None, False)])
+def test_it_is_known_whether_an_answer_was_cut_at_its_limit(server, expert, task, reason, truncated):
+    server.answers, server.finish_reason = [EDIT], reason
+    state = State("s", task.id, "0", score=0.3, reference=0.3)
+    reply = expert.propose(task, state, {"train.py": "x = 1\n"}, None, [], random.Random(0))
+    assert reply.truncated is truncated
 
 
 def test_the_key_is_in_no_message_and_no_log(server, expert, task, caplog):

@@ -1,5 +1,6 @@
 """A step's figures, and a journal that a crash or a restart does not spoil."""
 
+import dataclasses
 import json
 import math
 
@@ -43,6 +44,14 @@ def test_infrastructure_failures_are_counted_but_enter_no_mean():
     assert row["staleness_max"] == 0 and row["tokens_per_s"] == 2.0 and row["loss"] == 0.1
     parts = ("queue", "restore", "execute", "grade", "generate")
     assert [row[f"{part}_seconds"] for part in parts] == [1, 2, 3, 4, 5]
+
+
+def test_truncated_responses_are_a_share_of_all_whether_or_not_they_are_masked():
+    cut = transition(Outcome.TRUNCATED, 0.0)
+    members = [cut, dataclasses.replace(cut, excluded=True), *[transition(Outcome.EDITED, 1.0)] * 2]
+    row = step_metrics([members], 5, report_of(), seconds=8.0, waited=(0.0, 0.0), now=9.0)
+    assert row["truncated_rate"] == 0.5 and row["outcomes"]["truncated"] == 2
+    assert row["valid_rate"] == row["reward_mean"] == pytest.approx(2 / 3)
 
 
 def test_findings_are_counted_by_name_and_what_has_any_once():
