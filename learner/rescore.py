@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.errors import FAILURES
+from learner.algorithm.best_of import Best
 from learner.config.load import ConfigError, load
 from learner.config.schema import Config
 from learner.reporting.rescoring import Changes, Rescored, RescoreError, changes, rescored
@@ -75,17 +76,19 @@ def compared(run_dir: Path, settings: Sequence[str]) -> dict[str, Any]:
 
     own = [f"reward.{name}={of_run(f'reward.{name}')}" for name in unset.reward]
     before, after = load(own), load([*own, *settings])
-    algorithm, about = of_run("rl.algorithm"), (of_run("rl.episode_steps"), of_run("model.response"))
-    others = rescored(run_dir, Terms.of(after.reward), *about)
-    unlike = sum(one.before != one.after for one in rescored(run_dir, Terms.of(before.reward), *about))
+    steps = of_run("rl.episode_steps")
+    how = of_run("rl.algorithm"), Best(of_run("rl.best_of")) if of_run("rl.objective") == "best_of" else None, steps
+    others = rescored(run_dir, Terms.of(after.reward), steps, of_run("model.response"))
+    before_it = rescored(run_dir, Terms.of(before.reward), steps, of_run("model.response"))
+    unlike = sum(one.before != one.after for one in before_it)
     tasks = sorted({one.task for one in others})
     largest = sorted(others, key=lambda one: -abs(one.after - one.before))[:MOST]
     return {
         "before": dict(before.reward),
         "after": dict(after.reward),
         "unlike": unlike,
-        "tasks": {task: asdict(changes([one for one in others if one.task == task], algorithm)) for task in tasks},
-        "all": asdict(changes(others, algorithm)) if others else None,
+        "tasks": {task: asdict(changes([one for one in others if one.task == task], *how)) for task in tasks},
+        "all": asdict(changes(others, *how)) if others else None,
         "largest": [asdict(one) for one in largest if one.before != one.after],
     }
 

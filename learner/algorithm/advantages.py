@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from learner.algorithm.algorithms import advantages_of, named, varied
+from learner.algorithm.best_of import Best
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,19 @@ class Advantages:
     """Groups in which the rewards of all unmasked members are equal (or none is unmasked)."""
 
 
-def advantages(algorithm: str, rewards: Sequence[float], groups: Sequence[int], valid: Sequence[bool]) -> Advantages:
+def advantages(
+    algorithm: str,
+    rewards: Sequence[float],
+    groups: Sequence[int],
+    valid: Sequence[bool],
+    best: Best | None = None,
+    samples: Sequence[str] = (),
+) -> Advantages:
     """Advantages of responses by the algorithm of that name or import path (learner.algorithm.algorithms).
 
     rewards: [B], whatever value where masked; groups: [B], group of each response, 0 … G−1; valid: [B], False for
-    infrastructure failures.
+    infrastructure failures; best: what is maximised, if not the mean, of samples, whose names are given where several
+    responses, as those of an episode, are one and have its reward.
     """
     reward, group, mask = np.asarray(rewards, np.float64), np.asarray(groups), np.asarray(valid, bool)
     values, informative, equal_groups = np.zeros_like(reward), np.zeros_like(mask), 0
@@ -40,7 +49,9 @@ def advantages(algorithm: str, rewards: Sequence[float], groups: Sequence[int], 
         if not len(members) or not varied(reward[members]):
             equal_groups += 1
         if len(members):
-            values[members] = advantages_of(algorithm, reward[members])
+            names = np.asarray(samples)[members] if best and samples else members
+            _, first, sample = np.unique(names, return_index=True, return_inverse=True)
+            values[members] = advantages_of(algorithm, reward[members[first]], best)[sample]
             informative[members] = learns_values or values[members].any()
     return Advantages(values, informative, equal_groups)
 

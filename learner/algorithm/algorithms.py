@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from envs.sockets import SocketError, imported, tried
+from learner.algorithm import best_of
+from learner.algorithm.best_of import Best
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +47,9 @@ class Algorithm:
     """Whether the learner trains V(s) and takes it off the advantages; then groups of zeros teach too."""
     loss: Loss | None = None
     """None: `policy_loss`."""
+    scaled: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    """(Unbiased advantages under another objective than the mean, rewards; both as of `advantages`) → those to train
+    with. None: it cannot go with `rl.objective=best_of`."""
 
 
 def normalised(rewards: np.ndarray) -> np.ndarray:
@@ -58,6 +63,17 @@ def left_out(rewards: np.ndarray) -> np.ndarray:
     return (rewards - rewards.mean()) * count / (count - 1) if varied(rewards) else np.zeros_like(rewards)
 
 
+def unscaled(unbiased: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """rloo: as they are."""
+    return unbiased
+
+
+def over_deviation(unbiased: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """grpo: · (n−1)/n, as a reward that counts in its own baseline has it, over the deviation of the rewards."""
+    count = len(rewards)
+    return unbiased * (count - 1) / count / (rewards.std() + EPSILON)
+
+
 def as_they_are(rewards: np.ndarray) -> np.ndarray:
     """ppo: the reward itself, less V(s). Equal rewards teach too: all better or worse than V."""
     return rewards
@@ -69,8 +85,8 @@ def varied(rewards: np.ndarray) -> bool:
 
 
 ALGORITHMS = {
-    "grpo": Algorithm(normalised),
-    "rloo": Algorithm(left_out),
+    "grpo": Algorithm(normalised, scaled=over_deviation),
+    "rloo": Algorithm(left_out, scaled=unscaled),
     "ppo": Algorithm(as_they_are, value_head=True),
 }
 
@@ -89,9 +105,10 @@ def named(algorithm: str) -> Algorithm:
     return outside
 
 
-def advantages_of(algorithm: str, rewards: np.ndarray) -> np.ndarray:
-    """Advantages of one group, float64 [n]. Raises SocketError where they are none."""
-    values = np.asarray(named(algorithm).advantages(rewards.copy()))
+def advantages_of(algorithm: str, rewards: np.ndarray, best: Best | None = None) -> np.ndarray:
+    """Advantages of one group, float64 [n], under the mean or another objective. Raises SocketError where they are
+    none."""
+    values = np.asarray(_under(best, named(algorithm), rewards.copy()))
     if values.shape != rewards.shape or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise SocketError(
             f"{KEY}={algorithm}: the advantages of rewards {rewards.tolist()} must be as many finite numbers, "
@@ -100,12 +117,23 @@ def advantages_of(algorithm: str, rewards: np.ndarray) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def check(algorithm: str) -> None:
-    """Try an algorithm on samples. Raises SocketError where it cannot be used."""
+def _under(best: Best | None, algorithm: Algorithm, rewards: np.ndarray) -> np.ndarray:
+    if best is None:
+        return algorithm.advantages(rewards)
+    assert algorithm.scaled is not None, "it is refused with the configuration"
+    return algorithm.scaled(best_of.advantages(rewards, best), rewards) if varied(rewards) else np.zeros_like(rewards)
+
+
+def check(algorithm: str, best: Best | None = None) -> None:
+    """Try an algorithm on samples, under an objective. Raises SocketError where it cannot be used."""
     chosen = named(algorithm)
+    if best and chosen.scaled is None:
+        raise SocketError(
+            f"{KEY}={algorithm} cannot go with rl.objective=best_of: it does not say how advantages are `scaled`"
+        )
     with tried(f"{KEY}={algorithm}"):
         for rewards in ([0.0, 1.0, 0.5], [0.5, 0.5], [-1.0]):
-            advantages_of(algorithm, np.array(rewards))
+            advantages_of(algorithm, np.array(rewards), best)
         if chosen.loss:
             _check_loss(algorithm, chosen.loss)
 

@@ -17,6 +17,7 @@ from envs.records import Transition
 from learner.algorithm import batching
 from learner.algorithm.advantages import advantages, token_weights
 from learner.algorithm.batching import Group, Row
+from learner.algorithm.best_of import annealed
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class PolicyBatch:
 
 
 def build(
-    groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any, ranks: int = 1
+    groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any, ranks: int = 1, step: int = 0
 ) -> PolicyBatch:
     """The batch of `groups` (what rewards are compared within), at weight version `version`.
 
-    rl: that section of the configuration; ranks: among which the rows will be dealt out. Groups of equal rewards, which
+    rl: that section of the configuration; ranks: among which the rows will be dealt out; step: learner steps done, for
+    what is annealed. Groups of equal rewards, which
     teach only where V(s) is learned, are in rows all the same where the divergence from the reference or the entropy is
     in the objective: these have a gradient on every token.
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
@@ -66,7 +68,9 @@ def build(
     number = [index for index, group in enumerate(groups) for _ in group]
     valid = [not transition.masked for transition in members]
     lengths = [len(t.response_ids) for t in members]
-    worth = advantages(rl.algorithm, [t.reward for t in members], number, valid)
+    best = annealed(rl.best_of, step, rl.best_of_steps) if rl.objective == "best_of" else None
+    samples = [t.id.rpartition("/")[0] for t in members] if rl.episode_steps > 1 else ()
+    worth = advantages(rl.algorithm, [t.reward for t in members], number, valid, best, samples)
     weights = token_weights(rl.aggregation, lengths, valid)
     by_prompt: dict[tuple[int, bytes], list[int]] = {}
     has_gradient = valid if rl.kl or rl.entropy else worth.informative

@@ -54,6 +54,10 @@ def impossible(cfg: Config) -> str | None:
         return "experts.embeddings is an endpoint and needs experts.embedding_model: the name of a model there"
     if rl.actions < 2 and rl.algorithm in ("grpo", "rloo"):
         return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
+    if rl.objective == "best_of" and rl.best_of >= rl.actions:
+        return f"rl.best_of={rl.best_of} must be below rl.actions={rl.actions}: the best of k is estimated from more"
+    if rl.objective == "best_of" and rl.algorithm == "ppo":
+        return "rl.objective=best_of compares the rewards of a group: rl.algorithm=ppo does not, take grpo or rloo"
     if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:
         return "rl.curriculum needs tasks.held_in of both kinds, such as [wine@0.1,wine]"
     if 0 < rl.dual_clip <= 1:

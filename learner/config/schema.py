@@ -186,6 +186,13 @@ class RlConfig:
         ["grpo", "rloo", "ppo"],
         socket=True,
     )
+    objective: str = key(
+        "mean",
+        "What is maximised: the expected reward of a sample, or of the best of several.",
+        ["mean", "best_of"],
+    )
+    best_of: int = key(4, "best_of: how many samples the best is of; below rl.actions.", positive=True)
+    best_of_steps: int = key(0, "best_of: learner steps over which the objective goes there from the mean; 0: at once.")
     episode_steps: int = key(
         1,
         "Actions of a sample: one from a state of the pool, or a whole episode whose actions share its reward.",

@@ -28,9 +28,10 @@ def refused(cfg: Config) -> str | None:
 
                 reward.check(reward.Terms.of(cfg.reward))
             elif key == "rl.algorithm":
-                from learner.algorithm import algorithms
+                from learner.algorithm import algorithms, best_of
 
-                algorithms.check(value)
+                rl = cfg.rl
+                algorithms.check(value, best_of.Best(rl.best_of) if rl.objective == "best_of" else None)
             else:
                 from envs.benchmarks import sources
 

@@ -52,7 +52,7 @@ def policy_step(
     """Learner step `number` (0, 1, …) on groups of transitions: `rl.epochs` optimiser steps, or none where nothing has
     a gradient; version: the weight version that is trained. Raises LearnerError, BatchingError."""
     began = time.monotonic()
-    batch = policy_batch.build(groups, version, cfg.learner.row_tokens, cfg.rl, len(ranks))
+    batch = policy_batch.build(groups, version, cfg.learner.row_tokens, cfg.rl, len(ranks), number)
     rate, passes = schedules.warmup_constant(number, cfg.rl.learning_rate), []
     if batch.rows:
         shards = _dealt(ranks, batch.rows, [policy_row.row for policy_row in batch.rows])

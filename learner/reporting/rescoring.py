@@ -17,7 +17,9 @@ import numpy as np
 
 from envs.errors import UserError
 from envs.records import Durations, Origin, Outcome, StepResult, Task
-from learner.algorithm.algorithms import advantages_of, named
+from learner.algorithm.advantages import advantages
+from learner.algorithm.algorithms import named
+from learner.algorithm.best_of import Best
 from learner.run import task_figures, transitions
 from learner.run.task_figures import TaskFigures
 from reward import Terms, reward, shared
@@ -108,8 +110,8 @@ def rescored(run_dir: Path, terms: Terms, episode_steps: int, longest: int) -> l
     ]
 
 
-def changes(those: Sequence[Rescored], algorithm: str) -> Changes:
-    """algorithm: `rl.algorithm` of the run."""
+def changes(those: Sequence[Rescored], algorithm: str, best: Best | None = None, episode_steps: int = 1) -> Changes:
+    """algorithm, episode_steps: those of the run's `rl`; best: its objective, if not the mean."""
     groups = [list(group) for _, group in itertools.groupby(those, key=lambda one: (one.step, one.group))]
     from_group = not named(algorithm).value_head
     return Changes(
@@ -118,7 +120,7 @@ def changes(those: Sequence[Rescored], algorithm: str) -> Changes:
         mean_after=float(np.mean([one.after for one in those])),
         changed=sum(one.before != one.after for one in those),
         reordered=sum(map(_reordered, groups)),
-        turned=sum(_turned(group, algorithm) for group in groups) if from_group else None,
+        turned=sum(_turned(group, algorithm, best, episode_steps) for group in groups) if from_group else None,
     )
 
 
@@ -127,8 +129,13 @@ def _reordered(group: Sequence[Rescored]) -> int:
     return int((orders[0] != orders[1]).any(axis=1).sum())
 
 
-def _turned(group: Sequence[Rescored], algorithm: str) -> int:
-    before, after = (np.sign(advantages_of(algorithm, values).round(DIGITS)) for values in _rewards(group))
+def _turned(group: Sequence[Rescored], algorithm: str, best: Best | None, episode_steps: int) -> int:
+    samples = [one.id.rpartition("/")[0] for one in group] if episode_steps > 1 else ()
+    one_group, all_valid = [0] * len(group), [True] * len(group)
+    before, after = (
+        np.sign(advantages(algorithm, values.tolist(), one_group, all_valid, best, samples).values.round(DIGITS))
+        for values in _rewards(group)
+    )
     return int((before != after).sum())
 
 

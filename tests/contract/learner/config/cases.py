@@ -31,6 +31,7 @@ EMBEDDED = (f"experts.embeddings={ENDPOINT}", "experts.embedding_model=e")
 GPUS = ("learner.gpus=1", "actors.gpus=1")
 SHORT = ("tasks.held_in=[wine@0.5,wine]",)
 SHARED = ("learner.gpus=0.5", "actors.gpus=0.5", "learner.transfer=object_store")
+BEST = ("rl.objective=best_of", "rl.best_of=2")
 ADAPTERS = ("learner.lora.rank=2",)
 HOSTS = ("sandbox.hosts=1",)
 SIMULATED = ("sandbox.backend=simulated", "sandbox.recorded={earlier}/seen/experiments")
@@ -157,6 +158,9 @@ CASES = [
     case("rl.actions=3", "steps", "stream"),
     case("rl.algorithm=rloo", "steps"),
     case("rl.algorithm=ppo", "steps"),
+    case("rl.objective=best_of", "steps", given=("rl.best_of=2",)),
+    case("rl.best_of=3", "steps", given=BEST),
+    case("rl.best_of_steps=5", "steps", given=BEST),
     case("rl.episode_steps=2", "pool", "requests"),
     case("rl.epochs=2", "steps", "rates"),
     case("rl.learning_rate=1e-3", "rates", "steps"),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from learner.algorithm import algorithms, policy_batch
+from learner.algorithm import algorithms, best_of, policy_batch
 from learner.algorithm.advantages import advantages
+from learner.algorithm.best_of import Best
 from learner.algorithm.losses import Objective, policy_loss
 from learner.algorithm.policy_step import row_loss
 from learner.config.load import ConfigError, load
@@ -42,6 +43,8 @@ def cispo(logprobs, entropy, tokens, objective):
 
 
 mine = Algorithm(centred, loss=cispo)
+doubled = Algorithm(centred, scaled=lambda unbiased, rewards: 2 * unbiased)
+cut = Algorithm(centred, scaled=lambda unbiased, rewards: unbiased[:1])
 inplace = Algorithm(centre)
 raw = Algorithm(lambda rewards: rewards, value_head=True)
 function = centred
@@ -78,6 +81,18 @@ def test_an_algorithm_from_outside_gives_advantages_and_loss():
     loss.backward()
     expected = -policy_row.weights * 1.2 * policy_row.advantages  # the ratio, e^0.5, is cut, and keeps its gradient
     assert logprobs.grad.tolist() == pytest.approx(expected.tolist())
+
+
+def test_one_from_outside_goes_with_another_objective_where_it_says_how_advantages_are_scaled():
+    given = ["rl.objective=best_of", "rl.best_of=2"]
+    with pytest.raises(ConfigError, match="cannot go with rl.objective=best_of"):
+        load([*given, "rl.algorithm=outside_algorithms.own:mine"])
+    load([*given, "rl.algorithm=outside_algorithms.own:doubled"])
+    rewards = np.array([0.0, 1.0, 3.0])
+    got = algorithms.advantages_of("outside_algorithms.own:doubled", rewards, Best(2))
+    assert got.tolist() == pytest.approx((2 * best_of.advantages(rewards, Best(2))).tolist())
+    with pytest.raises(ConfigError, match="must be as many finite numbers"):
+        load([*given, "rl.algorithm=outside_algorithms.own:cut"])
 
 
 def test_where_values_are_learned_equal_groups_teach():
