@@ -14,19 +14,18 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import ray
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.policy.weights import unpack
-from actors.runtime.remote import place
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import Example
 from learner.algorithm.step_report import StepReport
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
+from tests.forked_ranks import forked
 from tests.plain_objective import Said, Token, plain_advantages, plain_loss
 from tests.transitions import transition
 
@@ -49,15 +48,13 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
+def processes():
     """For learners of two ranks; one rank lives in this process, which is left as it was."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as ranks have: sums over several are rounded otherwise, which Adam makes much of
-    with mock.patch.dict(os.environ):
+    with mock.patch.dict(os.environ), forked():
         yield
     torch.set_num_threads(threads)
-    ray.shutdown()
 
 
 def save_model(folder: Path, seed: int) -> Path:
@@ -309,7 +306,7 @@ def assert_reported(report: StepReport, groups: Sequence[Sequence[Transition]], 
 
 def assert_moved_alike(learner: Learner, plain: Plain) -> None:
     """What actors would receive: as far from where it began, in the same direction."""
-    buckets = place(learner.cfg.run.mode).get(learner.publish(5_000, 1).buckets)
+    buckets = learner._ranks._place.get(learner.publish(5_000, 1).buckets)
     got = {name: tensor for one in buckets for name, tensor in unpack(one.meta, torch.tensor(one.data))}
     wanted = plain.weights()
     assert len(buckets) > 1 and got.keys() == wanted.keys()

@@ -1,6 +1,6 @@
 """Ranks of any number and ZeRO stage begin with a model's weights, and go on from each other's checkpoints.
 
-One rank lives in this process; two are Ray's.
+One rank lives in this process; two are forked from one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import ray
 import torch
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -23,12 +22,12 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.policy.weights import unpack
-from actors.runtime.remote import place
 from learner.config.schema import Config
 from learner.ranks import training_state
 from learner.ranks.group import LearnerError
 from learner.ranks.handle import Learner
 from tests.contract.learner.ranks.test_learner import VERSION, batch
+from tests.forked_ranks import forked
 
 PAIRS = [
     ("float32", (2, 3), (1, 0)), ("float32", (1, 1), (2, 3)), ("bfloat16", (2, 3), (2, 3)),
@@ -43,13 +42,11 @@ CLOSE = {"float32": 1e-5, "bfloat16": 1e-2}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+def processes():
     threads = torch.get_num_threads()
-    with mock.patch.dict(os.environ):
+    with mock.patch.dict(os.environ), forked():
         yield
     torch.set_num_threads(threads)
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +81,7 @@ def start(model_dir) -> Iterator[Callable[..., Learner]]:
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
     """What actors would receive."""
-    buckets = place(learner.cfg.run.mode).get(learner.publish(1 << 20, 1).buckets)
+    buckets = learner._ranks._place.get(learner.publish(1 << 20, 1).buckets)
     return {name: one for bucket in buckets for name, one in unpack(bucket.meta, torch.tensor(bucket.data))}
 
 
@@ -191,7 +188,7 @@ def test_training_goes_on_where_a_rank_cannot_write_and_where_it_dies_as_it_writ
     learner.train(batch(2), VERSION)
     next(writing)
     assert learner._recovery._restarts == 0
-    ray.kill(learner._ranks.members[0])
+    learner._ranks._place.kill(learner._ranks.members[0])
     with pytest.raises(StopIteration) as ended:
         next(writing)
     assert ended.value.value is False and learner._recovery._restarts == 1
