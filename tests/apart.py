@@ -9,14 +9,14 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 
-def process(begin: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """A new process that first calls `begin`, then does what is submitted, one after the other."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begun, (begin, arguments))
+def process(begin: Callable[..., None] | None = None, *arguments: Any, count: int = 1) -> ProcessPoolExecutor:
+    """New processes that first call `begin`, then do what is submitted, each one after the other."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begun, (begin, arguments))
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -27,13 +27,17 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def ask(its_own: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
     """What it returns, or raises, in that process; where that ends instead, how it did."""
-    coming = its_own.submit(function, *arguments)
+    return result(its_own.submit(function, *arguments))
+
+
+def result(coming: Future) -> Any:
+    """What was submitted returns, or raises; where its process ends instead, how it did."""
     children = multiprocessing.active_children()
     try:
         return coming.result()
     except BrokenProcessPool as error:
         ended = [child.exitcode for child in children if child.exitcode is not None]
-        raise RuntimeError(f"the process ended with exit code {ended} in {function.__name__}{arguments}") from error
+        raise RuntimeError(f"the process ended, with exit code {ended}") from error
 
 
 def _begun(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

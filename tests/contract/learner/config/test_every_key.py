@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,25 @@ _bench: Bench
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
-    with apart.process(_begin, tmp_path_factory.mktemp("keys")) as its_own:
-        yield its_own
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
+    """What is seen of each case that a test here asks for, by its name: all begun at once, one to a core."""
+    asked = [
+        item.callspec.params["of"] for item in request.session.items if "seen" in getattr(item, "fixturenames", ())
+    ]
+    folder = tmp_path_factory.mktemp("keys")
+    with apart.process(_begin, folder, count=len(os.sched_getaffinity(0))) as processes:
+        yield {name(of): processes.submit(_seen, of) for of in asked}
+        processes.shutdown(cancel_futures=True)
+
+
+def name(of: Case) -> str:
+    return " ".join([of.change, of.by, *of.given])
 
 
 def _begin(folder: Path) -> None:
     global _bench
     os.environ["MY_KEY"] = "secret"
-    _bench = Bench(folder)
+    _bench = Bench(Path(tempfile.mkdtemp(dir=folder)))
 
 
 def _seen(of: Case) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,12 +49,12 @@ def test_the_table_has_every_key_and_no_other() -> None:
     assert {one.key for one in CASES} == {name for name, _, _ in fields()}
 
 
-@pytest.mark.parametrize("by", ["run", "start", "evaluate"])
-def test_what_is_seen_does_not_differ_by_itself(bench: Executor, by: str) -> None:
-    without, again = apart.ask(bench, _seen, case("run.name=seen", by=by))
+@pytest.mark.parametrize("of", [case("run.name=seen", by=by) for by in ("run", "start", "evaluate")], ids=name)
+def test_what_is_seen_does_not_differ_by_itself(seen: dict[str, Future], of: Case) -> None:
+    without, again = apart.result(seen[name(of)])
     assert without == again
 
 
-@pytest.mark.parametrize("of", CASES, ids=lambda of: " ".join([of.change, of.by, *of.given]))
-def test_a_key_makes_its_difference(bench: Executor, of: Case) -> None:
-    assert unmoved(*apart.ask(bench, _seen, of), of) == []
+@pytest.mark.parametrize("of", CASES, ids=name)
+def test_a_key_makes_its_difference(seen: dict[str, Future], of: Case) -> None:
+    assert unmoved(*apart.result(seen[name(of)]), of) == []
