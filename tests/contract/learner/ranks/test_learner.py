@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,6 @@ from ray.exceptions import RayActorError
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.policy.weights import Bucket, checksum, restore, unpack
-from actors.runtime.remote import place
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import BatchingError, Example
 from learner.config.schema import Config
@@ -33,6 +32,7 @@ from learner.ranks.publisher import Publisher
 from learner.ranks.rank import Published
 from learner.ranks.turns import Turns
 from learner.recipe.finetuning import finetune
+from tests.forked_ranks import forked
 from tests.transitions import transition
 
 VERSION = 3
@@ -97,6 +97,13 @@ def start(model_dir):
         learner.close()
 
 
+@pytest.fixture
+def processes() -> Iterator[None]:
+    """Of learners of several ranks are not Ray's."""
+    with forked():
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared(model_dir):
     """One learner for the tests that do not mind what it trained on before."""
@@ -130,7 +137,7 @@ def kill(rank: Any) -> None:
 
 
 def sent(learner: Learner, published: Published) -> list[Any]:
-    return place(learner.cfg.run.mode).get(published.buckets)
+    return learner._ranks._place.get(published.buckets)
 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
@@ -242,7 +249,7 @@ def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path):
         (2, 3, {"learner__lora__rank": 4}),
     ],
 )
-def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, tmp_path, ranks, stage, keys):
+def test_a_resumed_learner_goes_on_as_the_uninterrupted_one(start, processes, tmp_path, ranks, stage, keys):
     first = start(ranks, stage, "bfloat16", **keys)
     first.train(batch(0), VERSION)
     first.save(tmp_path)
