@@ -33,7 +33,6 @@ def train(run: Training) -> None:
         run.record(groups, report)
 
     run.evaluate("rl")
-    run.report()
 
 
 def main(arguments: list[str]) -> int:

@@ -63,8 +63,8 @@ def started(cfg: Config) -> Iterator[Parts]:
     with contextlib.ExitStack() as stack:
         tasks, model_dir = load_tasks(cfg), resolve(cfg.model.path)
         run = stack.enter_context(Run(cfg))
-        stack.enter_context(ending.told(run))
         progress = stack.enter_context(Progress(run.dir))
+        stack.enter_context(ending.told(run))
         connect(cfg)
         stack.callback(ray.shutdown)
         stack.enter_context(ending.kept_logs(run.dir / ending.LOGS))
@@ -97,6 +97,7 @@ def started(cfg: Config) -> Iterator[Parts]:
         settings = OmegaConf.to_container(cfg, enum_to_str=True)
         journal = stack.enter_context(Journal(run.dir, trackers.start(cfg.run.track, run.dir, settings)))
         journal.describe(about)
+        progress.ready()
         yield Parts(
             cfg=cfg,
             model_dir=model_dir,

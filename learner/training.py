@@ -21,7 +21,7 @@ from learner.config.schema import Config
 from learner.parts import Parts, started
 from learner.ranks import logprob_gap
 from learner.recipe import enrichment, finetuning
-from learner.reporting.report import write_report
+from learner.reporting import report
 from learner.run import transitions, truncation
 from learner.run.attempts import Attempts
 from learner.run.journal import step_metrics
@@ -35,12 +35,13 @@ UNUSED_SECONDS = 6 * 3600.0
 
 @contextlib.contextmanager
 def begun(cfg: Config) -> Iterator[Training]:
-    """A run that is ready to train, from its last checkpoint where it is resumed."""
+    """A run that is ready to train, from its last checkpoint where it is resumed; its report follows it."""
     with started(cfg) as parts:
         run = Training(parts)
         if cfg.run.resume and parts.run.checkpoints:
             run.resume()
         yield run
+    print(f"report {report.write_report(parts.run.dir)}", flush=True)  # of a run that is done, and says so
 
 
 class Training:
@@ -182,9 +183,6 @@ class Training:
         finetuning.forget(run.dir)
         snapshots = SnapshotStore(cfg.sandbox.snapshots or run.dir / "snapshots")
         snapshots.collect(self._pool().states, UNUSED_SECONDS)
-
-    def report(self) -> None:
-        self.parts.progress.say(f"report {write_report(self.parts.run.dir)}")
 
     def _hold_reference(self) -> None:
         """The policy as it was before the first RL step; a resumed run finds it in the run's folder."""

@@ -64,6 +64,7 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
         with _without_policy(cfg, tasks, folder, progress) as actors:
             tasks = measure(tasks, actors)
             progress.advance()
+            progress.ready()
             states = _fixed_states(cfg, tasks, actors, progress)
             trials = plan(cfg, list(tasks), states)
             for agent in agents:

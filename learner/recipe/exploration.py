@@ -78,6 +78,7 @@ def run(cfg: Config) -> list[Trajectory]:
         progress.advance()
         tasks = measure(tasks, actors)
         progress.advance()
+        progress.ready()
         return explore(cfg, tasks, contextlib.nullcontext(actors), folder, progress)
 
 

@@ -88,7 +88,7 @@ def load(run_dir: Path) -> RunData:
             dir=run_dir,
             config=OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml")),
             about=_json(run_dir / "about.json"),
-            status=status.read(file) if file.exists() else None,
+            status=status.of(run_dir),
             results=_json(run_dir / "evaluation.json") or {"tasks": [], "splits": {}},
             agents=_json(run_dir / "evaluation/evaluation.json"),
             rows=journal.read(run_dir),

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from envs.errors import UserError
 from learner.config.schema import Config
+from learner.run.status import LOCK
 from learner.stream.stream import Cursor
 
 PARTIAL = ".partial-"
@@ -75,7 +76,7 @@ class Run:
         self._lock.close()
 
     def _own(self) -> IO[str]:
-        lock = (self.dir / ".lock").open("w")
+        lock = (self.dir / LOCK).open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

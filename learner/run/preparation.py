@@ -69,6 +69,7 @@ def connect(cfg: Config) -> None:
     Raises:
         ClusterError: that cannot be done.
     """
+    _interruptible()
     if cfg.run.mode == "ray":
         address = os.environ.get("RAY_ADDRESS", "local")
         try:
@@ -84,4 +85,11 @@ def connect(cfg: Config) -> None:
             if address == "local":
                 what = "Ray does not start on this machine (its logs are in /tmp/ray)"
             raise ClusterError(f"{what}: {reason}") from error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends a run as Ctrl-C does
+        _interruptible()  # Ray has handlers of its own
+
+
+def _interruptible() -> None:
+    """`ray job stop` and a terminal that is closed end a run as Ctrl-C does; nohup goes on keeping the latter away."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from learner.run import status as statuses
-from learner.run.status import Stage, Status
+from learner.run.status import Stage, State, Status
 
 INTERVAL = 0.5
 """Seconds between looks at whether the file has to be written."""
@@ -52,15 +52,19 @@ class Progress:
             self._live.start(refresh=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, *__: Any) -> None:
         self._end_stage()
-        result = "done" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        result, reason = statuses.end(error)
         self._closed.set()
         self._writer.join()
-        self._set(result=result)
+        self._set(result=result, reason=reason)
         self._write()
         if self._console.is_terminal:
             self._live.stop()
+
+    def ready(self) -> None:
+        """All that the run needs is there: it is running."""
+        self._set(result=State.RUNNING)
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Begin a stage of `total` steps (0: unknown), `done` of which an earlier process did; ends the one before."""

@@ -1,10 +1,14 @@
 """What a run is doing now, as one record: kept in `<run>/status.json`, shown as a panel or as a line.
 
-Rendering is pure: a status and the time of day in, rich renderables or text out.
+Rendering is pure: a status and the time of day in, rich renderables or text out. Invariant: a run is starting, then
+running, then one of the three that have ended, which is written last: after all that the run started has ended.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from envs.errors import FAILURES
 from envs.records import Outcome
 from learner.figures.text import duration
 from learner.figures.waiting import in_words
@@ -34,8 +39,28 @@ COLOURS = {
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32
 """Columns of the sparkline and of the bar of outcomes."""
+LOCK = ".lock"
+"""File of a run's folder that the process which has the run keeps locked."""
+KILLED = "its driver was killed, or its machine went away"
 SILENT_SECONDS = 30.0
 """A running driver rewrites its status far more often; after this long without, the panel says so."""
+
+
+class State(enum.StrEnum):
+    """What has become of a run."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    """All of its parts are there."""
+    INTERRUPTED = "interrupted"
+    """By Ctrl-C, SIGTERM or SIGHUP; it can go on."""
+    FAILED = "failed"
+    """`Status.reason` says why."""
+    DONE = "done"
+
+    @property
+    def ended(self) -> bool:
+        return self not in (State.STARTING, State.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -59,8 +84,9 @@ class Status:
     run: str
     started: float
     written: float = 0.0
-    result: str = "running"
-    """`running`, `done`, `failed` or `interrupted`."""
+    result: State = State.STARTING
+    reason: str = ""
+    """Why it failed, in one line."""
     stages: tuple[Stage, ...] = ()
     rewards: tuple[float, ...] = ()
     """Mean reward of each learner step so far."""
@@ -85,11 +111,46 @@ def read(file: Path) -> Status:
     return msgspec.json.decode(file.read_bytes(), type=Status)
 
 
+def of(run_dir: Path) -> Status | None:
+    """What has become of the run in that folder; one whose driver is gone without a word has failed. None where none
+    has begun. Raises msgspec.DecodeError where the file is damaged."""
+    file = Path(run_dir) / "status.json"
+    if not file.exists():
+        return None
+    status = read(file)
+    if status.result.ended or _owned(Path(run_dir)):
+        return status
+    return dataclasses.replace(status, result=State.FAILED, reason=KILLED)
+
+
+def _owned(run_dir: Path) -> bool:
+    """Whether a process has the run, on whatever machine that sees its folder."""
+    try:
+        with (run_dir / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def write(file: Path, status: Status) -> None:
     """Replace the file in one move, so that a reader never sees half of it."""
     partial = file.with_suffix(".partial")
     partial.write_bytes(msgspec.json.encode(status))
     os.replace(partial, file)
+
+
+def end(error: BaseException | None) -> tuple[State, str]:
+    """What a run has become that ended with this error (None: with none), and the reason, in one line."""
+    if error is None:
+        return State.DONE, ""
+    if isinstance(error, KeyboardInterrupt):
+        return State.INTERRUPTED, ""
+    cause = getattr(error, "cause", error)  # Ray wraps what a remote call raised
+    first = next(iter(str(cause).strip().splitlines()), "")
+    return State.FAILED, first if isinstance(cause, FAILURES) and first else f"{type(cause).__name__}: {first}"
 
 
 def line(status: Status, now: float, learner_step: bool = False) -> str:
@@ -107,13 +168,16 @@ def line(status: Status, now: float, learner_step: bool = False) -> str:
 
 def panel(status: Status, now: float, messages: int = 0) -> RenderableType:
     """The live view; with the last `messages` messages where they are not shown elsewhere."""
-    colour = {"running": "cyan", "done": "green"}.get(status.result, "red")
-    running = status.result == "running"
-    elapsed = duration((now if running else status.written) - status.started)
+    colour = "red" if status.result.ended else "cyan"
+    colour = "green" if status.result is State.DONE else colour
+    lives = not status.result.ended
+    elapsed = duration((now if lives else status.written) - status.started)
     parts: list[RenderableType] = [_stages(status, now)]
     if status.rewards or status.actors_total or status.figures:
         parts += [Text(), _numbers(status)]
-    if running and now - status.written > SILENT_SECONDS:
+    if status.reason:
+        parts.append(Text(status.reason, style="bold red"))
+    if lives and now - status.written > SILENT_SECONDS:
         parts.append(Text(f"no sign of the driver for {duration(now - status.written)}", style="bold red"))
     shown = status.messages[len(status.messages) - messages :] if messages else ()
     parts += [Text(f"› {message}", style="dim", overflow="ellipsis", no_wrap=True) for message in shown]
@@ -219,7 +283,7 @@ def _numbers(status: Status) -> Table:
         legend = [(f"■ {n} {name}  ", COLOURS[name.replace(" ", "_")]) for name, n in _present(status)]
         grid.add_row("outcomes", Text.assemble(*bar))
         grid.add_row("", Text.assemble(*legend))
-    if status.actors_total and status.result == "running":
+    if status.actors_total and not status.result.ended:
         lost = status.actors_alive < status.actors_total
         up = (f"{status.actors_alive}/{status.actors_total} up", "bold red" if lost else "")
         grid.add_row("actors", Text.assemble(up, f" · experiments in flight: {status.experiments}"))

@@ -184,6 +184,7 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, setti
         return [transition(rng, f"{task_id}/{i}", task_id, 0, skill) for task_id in TASKS for i in range(16)]
 
     with Progress(run_dir) as view, Journal(run_dir) as journal:
+        view.ready()
         journal.describe({name: {"sandbox": "docker", "host": "node-1"} for name in ("actor-0", "actor-1")})
         evaluation = Evaluation(run_dir, TASKS)
         for stage, skill in {"base": 0.02, "sft": 0.35}.items():

@@ -5,14 +5,19 @@ Everything on the driver is real: stream, session, checkpoints, journal, transit
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import signal
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ray.exceptions import ActorDiedError
 
 from actors.expert.trajectory import Ending, Move, Trajectory
 from actors.runtime.remote import place
@@ -20,13 +25,19 @@ from envs.records import Durations, Outcome, State, StepResult
 from learner import main, parts
 from learner.config.load import load
 from learner.evaluation.evaluation import STAGES
+from learner.ranks.group import LearnerError
 from learner.ranks.rank import Published
 from learner.ranks.steps import FinetuneStep, Position
-from learner.run import journal, transitions
+from learner.reporting import report_data
+from learner.run import journal, preparation, status, transitions
 from learner.run.folder import LEARNER
 from tests.unit import fake_run
 
 STEPS, STATES, ACTIONS = 4, 2, 3
+SETTINGS = (
+    "config=smoke", "run.mode=serial", "actors.count=1", f"rl.steps={STEPS}", f"rl.states={STATES}",
+    f"rl.actions={ACTIONS}", "sft.held_out=0",
+)  # fmt: skip
 
 
 class Loop:
@@ -192,10 +203,7 @@ def run(tmp_path, monkeypatch):
     closed.clear()
 
     def with_settings(*settings: str) -> tuple[int, Ranks]:
-        code = main.main([
-            "config=smoke", f"run.dir={tmp_path}", "run.mode=serial", "actors.count=1", f"rl.steps={STEPS}",
-            f"rl.states={STATES}", f"rl.actions={ACTIONS}", "sft.held_out=0", *settings,
-        ])  # fmt: skip
+        code = main.main([*SETTINGS, f"run.dir={tmp_path}", *settings])
         assert closed == ["learner", "actors"], "what was started last ends first"
         closed.clear()
         return code, learners[-1]
@@ -244,7 +252,68 @@ def test_an_interrupted_run_goes_on_and_tells_every_step_once(run, tmp_path, mon
     assert len(ids) == len(set(ids)) == STEPS * STATES * ACTIONS
     evaluation = (folder / "evaluation.json").read_text()
     assert all(f'"{stage}"' in evaluation for stage in STAGES)
-    assert (folder / "report.html").exists() and (folder / "checkpoints/step_4/hf").exists()
+    assert 'class="badge done">done<' in (folder / "report.html").read_text() and status.of(folder).result == "done"
+    assert (folder / "checkpoints/step_4/hf").exists()
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def terminate(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+def close_terminal(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(10)
+
+
+def crash(*_: Any) -> None:
+    raise ZeroDivisionError("a defect\nof ours")
+
+
+def lose_the_ranks(*_: Any) -> None:
+    raise ActorDiedError
+
+
+def fail_for_a_known_reason(*_: Any) -> None:
+    raise LearnerError("rank 0 is out of memory\nmore of it")
+
+
+LOST = "Ray lost a part of the run: "
+ENDS = [
+    (interrupt, 130, "interrupted", ""),
+    (terminate, 130, "interrupted", ""),
+    (close_terminal, 130, "interrupted", ""),
+    (crash, None, "failed", "ZeroDivisionError: a defect"),
+    (lose_the_ranks, 1, "failed", LOST),
+    (fail_for_a_known_reason, 1, "failed", "rank 0 is out of memory"),
+]
+
+
+@pytest.mark.parametrize("at", ["learner", "train"])
+@pytest.mark.parametrize(("how", "code", "result", "reason"), ENDS, ids=lambda one: getattr(one, "__name__", ""))
+def test_what_has_become_of_a_run_is_told_truly(run, tmp_path, monkeypatch, handlers, at, how, code, result, reason):
+    """Whether it ends while it starts or while it trains."""
+    monkeypatch.setattr(parts, "connect", preparation.connect)
+    monkeypatch.setattr(*((Ranks, "train") if at == "train" else (parts, "Learner")), how)
+    arguments = ["sft.epochs=0", "rl.steps=1", "evaluation.attempts=1"]
+    with contextlib.suppress(ZeroDivisionError):
+        assert main.main([*SETTINGS, f"run.dir={tmp_path}", *arguments]) == code
+    told = status.of(tmp_path / "smoke")
+    assert told.result == result and told.reason.startswith(reason) and bool(told.reason) == bool(reason)
+    assert all(stage.ended for stage in told.stages)
+    assert report_data.load(tmp_path / "smoke").status == told
 
 
 def test_log_probs_that_are_far_apart_end_the_run_and_near_ones_do_not(run, monkeypatch, tmp_path, capsys):

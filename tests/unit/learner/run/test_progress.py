@@ -1,16 +1,19 @@
 """What a run shows of itself: on a terminal, in a log, and to another process."""
 
 import dataclasses
+import fcntl
 import io
 import threading
 import time
 
 import pytest
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
+from envs.errors import UserError
 from learner.run import progress, status
 from learner.run.progress import Progress, follow
-from learner.run.status import Stage, Status
+from learner.run.status import Stage, State, Status
 
 
 def log() -> Console:
@@ -79,17 +82,50 @@ def test_the_file_is_written_seldom_but_ends_up_with_the_last_word(tmp_path, mon
             view.advance()
         time.sleep(0.5)
         running = status.read(tmp_path / "status.json")
-    assert running.stages[-1].done == 1000 and running.result == "running"
+    assert running.stages[-1].done == 1000 and not running.result.ended
     assert len(written) < 30
     assert status.read(tmp_path / "status.json").result == "done"
 
 
-@pytest.mark.parametrize(("error", "result"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
-def test_the_file_tells_how_the_run_ended(tmp_path, error, result):
-    with pytest.raises(error), Progress(tmp_path, log()) as view:
+@pytest.mark.parametrize(
+    ("error", "result", "reason"),
+    [
+        (KeyboardInterrupt(), "interrupted", ""),
+        (ValueError("a defect"), "failed", "ValueError: a defect"),
+        (SystemExit(3), "failed", "SystemExit: 3"),
+        (UserError("rl.steps is wrong\nand more"), "failed", "rl.steps is wrong"),
+        (RayTaskError("step", "Traceback …", UserError("rank 0 failed")), "failed", "rank 0 failed"),
+    ],
+    ids=str,
+)
+def test_the_file_tells_how_the_run_ended(tmp_path, error, result, reason):
+    console = terminal()
+    with pytest.raises(type(error)), Progress(tmp_path, console) as view:
         view.stage("start", 1)
         raise error
-    assert status.read(tmp_path / "status.json").result == result
+    told = status.read(tmp_path / "status.json")
+    assert (told.result, told.reason) == (result, reason)
+    assert reason in console.file.getvalue()
+
+
+def test_a_run_is_starting_until_it_is_ready(tmp_path):
+    with Progress(tmp_path, log()) as view:
+        assert status.read(tmp_path / "status.json").result == "starting"
+        view.ready()
+        view.stage("reinforce", 1)
+        view._write()
+        assert status.read(tmp_path / "status.json").result == "running"
+
+
+def test_a_driver_that_is_gone_without_a_word_has_failed(tmp_path):
+    assert status.of(tmp_path) is None
+    status.write(tmp_path / "status.json", Status("killed", 0.0, result=State.RUNNING))
+    assert (status.of(tmp_path).result, status.of(tmp_path).reason) == ("failed", status.KILLED)
+    with (tmp_path / status.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert status.of(tmp_path).result == "running"
+    status.write(tmp_path / "status.json", Status("ended", 0.0, result=State.DONE))
+    assert status.of(tmp_path).result == "done"
 
 
 def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path, monkeypatch):
@@ -142,7 +178,7 @@ def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
         assert part in text
     assert "new" in text and "old" not in text and "no sign" not in text
     assert "no sign of the driver for 2m00s" in shown(status.panel(state, now + 120))
-    ended = dataclasses.replace(state, result="failed")
+    ended = dataclasses.replace(state, result=State.FAILED)
     assert "no sign" not in shown(status.panel(ended, now + 120))
 
 
