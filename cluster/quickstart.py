@@ -22,6 +22,7 @@ from cluster.announcement import announced
 from cluster.head import Head, HeadError
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
+from learner.config.midway import again
 from learner.run.progress import follow
 
 if TYPE_CHECKING:
@@ -31,23 +32,24 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120
+TRUE = ("true", "yes", "y", "on", "1")
+"""As OmegaConf reads them."""
 KNOWN_CODES = (0, 1, 2, 130)
 """Of `learner/main.py`, which says why."""
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: the job's; 1 where the cluster fails, 2 where the configuration is refused."""
-    if not any(argument.startswith("config=") for argument in arguments):
-        arguments = ["config=quickstart", *arguments]
+    here = not os.environ.get("RAY_ADDRESS")
     try:
-        cfg = load(arguments)  # --help ends here
-        here = not os.environ.get("RAY_ADDRESS")
-        if here:
+        arguments = with_settings(arguments)
+        cfg = load(arguments if here else [*arguments, "run.resume=false"])  # the cluster's folders are not seen here
+        if here and not cfg.run.resume:  # it has what this added
             added, notice = devices.settings(arguments)
             arguments = [*arguments, *added]
             print(notice, end="\n" if notice else "", flush=True)
             cfg = load(arguments)
-        for line in announced(cfg, here):
+        for line in announced(cfg, here) if here or not resumes(arguments) else [f"going on with {cfg.run.name}"]:
             print(line, flush=True)
     except ConfigError as error:
         return fail(error, 2)
@@ -68,10 +70,27 @@ def main(arguments: list[str]) -> int:
     if code == 0:
         show_results(runs / cfg.run.name)
     elif code not in KNOWN_CODES:  # it could say nothing itself
-        again = shlex.join([*(one for one in arguments if not one.startswith("run.resume=")), "run.resume=true"])
         print(f"error: the run was killed (exit code {code}), as when the machine's memory is used up", file=sys.stderr)
-        print(f"to go on from its last checkpoint: make train ARGS={shlex.quote(again)}", file=sys.stderr, flush=True)
+        print(
+            f"to go on from its last checkpoint: make train ARGS={shlex.quote(again(cfg))}", file=sys.stderr, flush=True
+        )
     return code
+
+
+def with_settings(arguments: list[str]) -> list[str]:
+    """The arguments with the quickstart's settings, or only its name where a run goes on with what it recorded.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    if any(argument.startswith("config=") for argument in arguments):
+        return arguments
+    return ["run.name=quickstart" if resumes(arguments) else "config=quickstart", *arguments]
+
+
+def resumes(arguments: Sequence[str]) -> bool:
+    asked = [argument.partition("=")[2].lower() for argument in arguments if argument.startswith("run.resume=")]
+    return bool(asked) and asked[-1] in TRUE
 
 
 @contextlib.contextmanager

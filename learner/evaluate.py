@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envs.errors import FAILURES
-from learner.config.load import ConfigError, load
+from learner.config.load import RECORD, ConfigError, load
 from learner.config.schema import Config
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def read(arguments: Sequence[str]) -> tuple[list[str], Config]:
     names = [argument for argument in arguments if not argument.startswith("-") and not SETTING.match(argument)]
     settings = [argument for argument in arguments if argument not in names]
     if runs := [Path(name.removeprefix(SEARCH)) for name in names if _is_run(name.removeprefix(SEARCH))]:
-        settings = [f"config={runs[0] / 'config.yaml'}", f"evaluation.folder={runs[0] / 'evaluation'}", *settings]
+        of_run = f"config={runs[0] / RECORD}", f"evaluation.folder={runs[0] / 'evaluation'}", "run.resume=false"
+        settings = [*of_run, *settings]
     cfg = load(settings)
     if not names and not cfg.evaluation.baselines:
         raise ConfigError("nobody is to be evaluated: name a run, a model or an endpoint, or set evaluation.baselines")
@@ -116,7 +117,7 @@ def _short(name: str) -> str:
 
 
 def _is_run(name: str) -> bool:
-    return (Path(name) / "config.yaml").is_file() and (Path(name) / "checkpoints").is_dir()
+    return (Path(name) / RECORD).is_file() and (Path(name) / "checkpoints").is_dir()
 
 
 def _of_run(folder: Path) -> list[str]:
@@ -124,7 +125,7 @@ def _of_run(folder: Path) -> list[str]:
     checkpoints = sorted(folder.glob("checkpoints/step_*/hf"), key=lambda path: int(path.parent.name[5:]))
     if not checkpoints:
         raise ConfigError(f"{folder} has no checkpoint yet")
-    return [load([f"config={folder / 'config.yaml'}"]).model.path, str(checkpoints[-1])]
+    return [load([f"config={folder / RECORD}", "run.resume=false"]).model.path, str(checkpoints[-1])]
 
 
 if __name__ == "__main__":

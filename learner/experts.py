@@ -11,12 +11,13 @@ import sys
 
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
+from learner.config.midway import again
 
 
 def main(arguments: list[str]) -> int:
     """Exit code as of learner/main.py."""
     try:
-        cfg = load(arguments)
+        cfg = load(arguments, say=print)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1  # a task that cannot be had is refused, too
     except KeyboardInterrupt:
-        print(f"interrupted: run.resume=true run.name={cfg.run.name} continues", file=sys.stderr)
+        print(f"interrupted: {again(cfg)} goes on with it", file=sys.stderr)
         return 130
     return 0
 

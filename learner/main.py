@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
+from learner.config.midway import again
 from learner.config.schema import Config
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def train(run: Training) -> None:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
     try:
-        cfg: Config = load(arguments)
+        cfg: Config = load(arguments, say=print)
     except ConfigError as error:
         return fail(error, 2)
 
@@ -50,9 +51,7 @@ def main(arguments: list[str]) -> int:
     except FAILURES as error:
         return fail(error, 2 if isinstance(error, ConfigError) else 1)  # a task that cannot be had is refused, too
     except KeyboardInterrupt:
-        print(
-            f"interrupted: run.resume=true run.name={cfg.run.name} continues from the last checkpoint", file=sys.stderr
-        )
+        print(f"interrupted: {again(cfg)} goes on from its last checkpoint", file=sys.stderr)
         return 130
     return 0
 

@@ -63,11 +63,13 @@ def started(cfg: Config) -> Iterator[Parts]:
     with contextlib.ExitStack() as stack:
         tasks, model_dir = load_tasks(cfg), resolve(cfg.model.path)
         run = stack.enter_context(Run(cfg))
-        progress = stack.enter_context(Progress(run.dir))
+        progress = stack.enter_context(Progress(run.dir, logs=run.logs))
         stack.enter_context(ending.told(run))
+        for change in run.changes:
+            progress.say(change)
         connect(cfg)
         stack.callback(ray.shutdown)
-        stack.enter_context(ending.kept_logs(run.dir / ending.LOGS))
+        stack.enter_context(ending.kept_logs(run.logs))
         if cfg.run.mode == "ray":
             cfg = preflight.require(cfg, model_dir, progress.say)
 
@@ -97,6 +99,7 @@ def started(cfg: Config) -> Iterator[Parts]:
         settings = OmegaConf.to_container(cfg, enum_to_str=True)
         journal = stack.enter_context(Journal(run.dir, trackers.start(cfg.run.track, run.dir, settings)))
         journal.describe(about)
+        run.ready()
         progress.ready()
         yield Parts(
             cfg=cfg,

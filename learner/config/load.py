@@ -1,17 +1,19 @@
 """Reads a command line into a configuration that can be run: `load`.
 
-Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments.
+Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments; of a
+run that is resumed: what it recorded < arguments (learner/config/midway.py says which of these are refused).
 Invariants: an unknown key, a wrong type, an impossible combination or a part from outside that cannot be used raises
 `ConfigError`, naming the key, before anything is started; nothing heavy is imported, so that `--help` is instant.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,11 +22,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import UserError
+from learner.config import midway
 from learner.config.defaults import settle
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
 from learner.config.sockets import refused
 
+RECORD = "config.yaml"
+"""File of a run's folder: its configuration."""
 READ_BY_OMEGACONF = ("${", "???")
 """Signs of references to other keys and of values to come: looked up only when the value is used, in the middle of a
 run. In a config file they are filled in when it is read."""
@@ -34,8 +39,10 @@ class ConfigError(UserError):
     """A configuration that cannot be run; the message names the key and what to do."""
 
 
-def load(arguments: Sequence[str]) -> Config:
+def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: None) -> Config:
     """The configuration of a command line, read-only; `--help` prints every key instead and exits.
+
+    say: is told what a resumed run does not take from a config file.
 
     Raises:
         ConfigError: an argument, key, value or combination of values cannot be used.
@@ -45,7 +52,7 @@ def load(arguments: Sequence[str]) -> Config:
 
         show()
         sys.exit(0)
-    cfg = OmegaConf.structured(Config)
+    cfg, of_files = OmegaConf.structured(Config), {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals:
@@ -53,14 +60,38 @@ def load(arguments: Sequence[str]) -> Config:
         if name == "config":
             for inner, setting in _flatten(_read(value)):
                 assign(cfg, inner, setting, f"{value}: ")
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name != "config":
-            assign(cfg, name, value)
+                of_files[inner] = argument
+    given = [argument.partition("=")[::2] for argument in arguments if not argument.startswith("config=")]
+    for name, value in given:
+        assign(cfg, name, value)
+    if cfg.run.resume:
+        asked, cfg = cfg, _resumed(cfg, given)
+        for name, kept, other in midway.differences(cfg, asked):
+            if name in of_files:
+                say(f"{name} stays {kept}, as the run recorded it: {of_files[name]} has {other}")
     settle(cfg)
     if reason := impossible(cfg) or refused(cfg):
         raise ConfigError(reason)
     OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
+def _resumed(asked: DictConfig, given: Sequence[tuple[str, str]]) -> DictConfig:
+    """What the run recorded that is to be resumed, with the arguments on top; asked: as a new run would have it."""
+    file = Path(asked.run.dir) / asked.run.name / RECORD
+    if not file.is_file():
+        raise ConfigError(
+            f"run.resume=true, but {file.parent.resolve()} holds no run (no {RECORD}): name another by run.name and "
+            "run.dir, or leave run.resume out"
+        )
+    before = OmegaConf.structured(Config)
+    for name, setting in _flatten(_read(str(file))):
+        assign(before, name, setting, f"{file}: ")
+    cfg = copy.deepcopy(before)
+    for name, value in [*given, *((name, OmegaConf.select(asked, name)) for name in midway.IDENTITY)]:
+        assign(cfg, name, value)
+    if reason := midway.refused(before, cfg):
+        raise ConfigError(reason)
     return cfg
 
 

@@ -51,7 +51,7 @@ class RunConfig:
         ["ray", "serial"],
     )
     seed: int = key(0, "Seed of state draws, sampling, experts and initialisation.")
-    resume: bool = key(False, "Continue an interrupted run of this name from its last checkpoint.")
+    resume: bool = key(False, "Continue the run of this name from its last checkpoint, as it was configured.")
     track: list[str] = key([], "Report steps to wandb, mlflow or trackio as well; TensorBoard files are always there.")
 
 

@@ -65,21 +65,24 @@ def run(cfg: Config) -> list[Trajectory]:
         serves = cfg.experts.kind == "llm" and not cfg.experts.endpoint
         served = serving(cfg) if serves else cfg
         model_dir = resolve(served.model.path)
-        folder = stack.enter_context(Run(cfg)).dir
-        progress = stack.enter_context(Progress(folder))
+        own = stack.enter_context(Run(cfg))
+        progress = stack.enter_context(Progress(own.dir, logs=own.logs))
+        for change in own.changes:
+            progress.say(change)
         progress.stage("start", 2)
         connect(cfg)
         stack.callback(ray.shutdown)
         kind = Actor if serves else Explorer
-        actors = ActorPool(served, list(tasks.values()), str(model_dir), str(folder), 0, progress.say, list, kind)
+        actors = ActorPool(served, list(tasks.values()), str(model_dir), str(own.dir), 0, progress.say, list, kind)
         stack.callback(actors.close)
         for name, about in actors.started().items():
             progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
         progress.advance()
         tasks = measure(tasks, actors)
         progress.advance()
+        own.ready()
         progress.ready()
-        return explore(cfg, tasks, contextlib.nullcontext(actors), folder, progress)
+        return explore(cfg, tasks, contextlib.nullcontext(actors), own.dir, progress)
 
 
 def explore(

@@ -1,13 +1,14 @@
 """How a run that cannot go on tells its user why, where the logs are, and what goes on from there.
 
 Invariants: what is no defect of ours ends as one reason in one line, whichever library it comes from; notes on the
-error say the rest; what the run's processes wrote is kept in `<run>/logs`, since Ray's own folder goes with its head;
-a defect keeps its traceback.
+error say the rest; what the run's processes wrote is kept in the run's folder (`Run.logs`), since Ray's own goes with
+its head; a defect keeps its traceback.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,9 @@ import ray
 from ray.exceptions import ObjectStoreFullError, OutOfMemoryError, RayError, RayTaskError
 
 from envs.errors import FAILURES, UserError
+from learner.config.midway import again
 from learner.run.folder import Run
 
-LOGS = "logs"
 KEPT_BYTES = 1 << 20
 """Of each process's log: its end."""
 LESS_MEMORY = "close other programs, or lower learner.row_tokens, actors.kv_cache_gb, actors.sequences or sandbox.warm"
@@ -59,15 +60,13 @@ def outside(error: Exception) -> str | None:
 
 def notes(run: Run) -> list[str]:
     """Where to look, and what to type."""
-    said = [f"logs: {run.dir / LOGS}"] if (run.dir / LOGS).is_dir() else []
+    said = [f"logs: {run.logs}"]
     kept = [path.name for path in run.checkpoints] or [
         name for name in ("finetuning",) if (run.dir / "checkpoints" / name).is_dir()
     ]
     if kept:
-        said.append(
-            f"to go on from checkpoints/{kept[-1]}: the same command with run.name={run.dir.name} run.resume=true "
-            '(make train ARGS="… run.resume=true")'
-        )
+        command = again(run.cfg)
+        said.append(f"to go on from checkpoints/{kept[-1]}: {command} (make train ARGS={shlex.quote(command)})")
     return said
 
 

@@ -1,12 +1,14 @@
 """A run's folder: who owns it, what it was started with, and the checkpoints a restart continues from.
 
 Invariants: a new run never overwrites an old one (the old folder is moved aside); one process owns a run at a time;
-a checkpoint is complete or absent (it is written beside its place and renamed), and none is deleted for one that is
-not there yet; what failed to be written leaves no trace.
+what each start was given and said is kept in `logs/1`, `logs/2`, …, and one that does not come to run changes nothing
+of what the next goes on with; a checkpoint is complete or absent (it is written beside its place and renamed), and none
+is deleted for one that is not there yet; what failed to be written leaves no trace.
 """
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import json
 import os
@@ -20,6 +22,8 @@ import msgspec
 from omegaconf import OmegaConf
 
 from envs.errors import UserError
+from learner.config.load import RECORD, ConfigError
+from learner.config.midway import differences
 from learner.config.schema import Config
 from learner.run.status import LOCK
 from learner.stream.stream import Cursor
@@ -30,17 +34,15 @@ REWARD = "reward.json"
 """File of a checkpoint: the mean reward of the steps that led to it."""
 LEARNER = "state/about.json"
 """File of a checkpoint that the learner writes."""
-KEPT = (
-    "model.path", "learner.lora.rank", "learner.lora.alpha", "learner.lora.targets", "tasks.held_in", "tasks.held_out",
-)  # fmt: skip
-"""Keys that a resumed run has as it had them before."""
+LOGS = "logs"
+"""Folder of a run with one for each of its starts."""
 
 
-class RunError(UserError):
+class RunError(ConfigError):
     """A run folder that cannot be used; the message names it and what to do."""
 
 
-class Lost(RunError):
+class Lost(UserError):
     """A checkpoint that was not written to its end; those before it are kept."""
 
 
@@ -54,22 +56,46 @@ class Run:
     def __init__(self, cfg: Config):
         self.cfg = cfg
         self.dir = Path(cfg.run.dir).resolve() / cfg.run.name
+        self.logs = self.dir / LOGS
+        """What this start was given and said."""
+        self.changes: list[str] = []
+        """What a resumed run has otherwise than it recorded, a line each."""
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Run:
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = self._own()
+        record = self.dir / RECORD
         if self.cfg.run.resume:
-            self._require_same_recipe()
-        elif (self.dir / "config.yaml").exists():
-            started = time.strftime("%Y%m%d-%H%M%S", time.localtime((self.dir / "config.yaml").stat().st_mtime))
+            self._require_readable()
+            changes = differences(OmegaConf.load(record), self.cfg)
+            self.changes = [f"{name} is {now} from here on; it was {then}" for name, then, now in changes]
+        elif record.exists():
+            started = time.strftime("%Y%m%d-%H%M%S", time.localtime(record.stat().st_mtime))
             aside = self.dir.with_name(f"{self.dir.name}.{started}")
             self.dir.rename(aside)
             print(f"an earlier run {self.dir.name} was moved to {aside}", flush=True)
             self.dir.mkdir()
             self._lock = self._own()
-        OmegaConf.save(self.cfg, self.dir / "config.yaml")
+        starts = [int(path.name) for path in (self.dir / LOGS).glob("*") if path.name.isdigit()]
+        self.logs = self.dir / LOGS / str(max(starts, default=0) + 1)
+        self.logs.mkdir(parents=True)
+        self._save(self.logs / RECORD)
+        if not self.cfg.run.resume:
+            self.ready()
         return self
+
+    def ready(self) -> None:
+        """A restart goes on with this configuration from now on."""
+        self._save(self.dir / RECORD)
+
+    def _save(self, file: Path) -> None:
+        cfg = copy.deepcopy(self.cfg)
+        OmegaConf.set_readonly(cfg, False)
+        cfg.run.resume = False  # it is what a command asks for, not how the run is
+        partial = file.with_suffix(".partial")
+        OmegaConf.save(cfg, partial)
+        partial.replace(file)
 
     def __exit__(self, *_: Any) -> None:
         self._forget_partial()
@@ -85,16 +111,8 @@ class Run:
             ) from error
         return lock
 
-    def _require_same_recipe(self) -> None:
-        """A resumed run keeps its model, adapters and tasks; everything else may be changed."""
-        file = self.dir / "config.yaml"
-        if not file.exists():
-            raise RunError(f"run.resume=true, but {self.dir} holds no run (no config.yaml): leave run.resume out")
-        before, unset = OmegaConf.load(file), OmegaConf.structured(Config)
-        for name in KEPT:
-            then = OmegaConf.select(before, name, default=OmegaConf.select(unset, name))
-            if then != OmegaConf.select(self.cfg, name):
-                raise RunError(f"{name} differs from {file}: a resumed run keeps its model, adapters and tasks")
+    def _require_readable(self) -> None:
+        """Refuse a checkpoint of an earlier version."""
         for last in self.checkpoints[-1:]:
             if not (last / LEARNER).exists():
                 raise RunError(

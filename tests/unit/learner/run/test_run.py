@@ -91,14 +91,21 @@ def test_a_run_has_one_owner(tmp_path):
         pass
 
 
-def test_resume_needs_a_run_and_the_same_tasks(tmp_path):
-    with pytest.raises(RunError, match="holds no run"), Run(config(tmp_path, **{"run.resume": True})):
-        pass
-    with Run(config(tmp_path)):
-        pass
-    for key, value in {"model.path": "another", "tasks.held_in": ["wine"], "tasks.held_out": ["wine"]}.items():
-        with pytest.raises(RunError, match=key), Run(config(tmp_path, **{"run.resume": True, key: value})):
-            pass
+def test_each_start_keeps_its_configuration_and_one_that_fails_early_changes_nothing(tmp_path):
+    def steps(file: str) -> int:
+        return OmegaConf.load(tmp_path / "r" / file).rl.steps
+
+    with Run(config(tmp_path, **{"rl.steps": 1})) as run:
+        assert run.changes == [] and steps("config.yaml") == 1, "a restart finds it, however early it is lost"
+    with Run(config(tmp_path, **{"rl.steps": 2, "run.resume": True})) as run:
+        assert run.changes == ["rl.steps is 2 from here on; it was 1"]
+    assert (steps("config.yaml"), steps("logs/1/config.yaml"), steps("logs/2/config.yaml")) == (1, 1, 2)
+    with Run(config(tmp_path, **{"rl.steps": 3, "run.resume": True})) as run:
+        run.ready()
+    assert (steps("config.yaml"), steps("logs/3/config.yaml")) == (3, 3)
+    assert not OmegaConf.load(tmp_path / "r/config.yaml").run.resume
+    with Run(config(tmp_path)) as run:
+        assert run.logs == tmp_path / "r/logs/1"
 
 
 def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
