@@ -51,6 +51,10 @@ def main(arguments: list[str]) -> int:
             cfg = load(arguments)
         for line in announced(cfg, here) if here or not resumes(arguments) else [f"going on with {cfg.run.name}"]:
             print(line, flush=True)
+        if here:
+            from learner.run import beforehand  # pandas and more, kept out of --help
+
+            beforehand.require(cfg, here)
     except ConfigError as error:
         return fail(error, 2)
     runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere

@@ -41,6 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         names, cfg = read(arguments)
         agents = listed(names, cfg.evaluation.baselines)
+
+        from learner.run import beforehand  # pandas and more, kept out of --help
+
+        policies = [agent.model for agent in agents if agent.model and not agent.url]
+        beforehand.require(cfg, beforehand.here(cfg), policies)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

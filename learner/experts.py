@@ -18,6 +18,10 @@ def main(arguments: list[str]) -> int:
     """Exit code as of learner/main.py."""
     try:
         cfg = load(arguments, say=print)
+
+        from learner.run import beforehand  # pandas and more, kept out of --help
+
+        beforehand.require(cfg, beforehand.here(cfg), [] if beforehand.serves_expert(cfg) else None)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -40,6 +40,10 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
     try:
         cfg: Config = load(arguments, say=print)
+
+        from learner.run import beforehand  # pandas and more, kept out of --help
+
+        beforehand.require(cfg, beforehand.here(cfg))
     except ConfigError as error:
         return fail(error, 2)
 

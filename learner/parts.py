@@ -23,10 +23,11 @@ from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
 from learner.ranks.turns import Turns
 from learner.run import ending, preflight, task_figures, trackers
+from learner.run.beforehand import load_tasks
 from learner.run.checkpointing import Checkpointing
 from learner.run.folder import Run
 from learner.run.journal import Journal
-from learner.run.preparation import connect, load_tasks, measure
+from learner.run.preparation import connect, measure
 from learner.run.progress import Progress
 from learner.run.watch import Watch
 

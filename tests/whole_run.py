@@ -153,7 +153,7 @@ def borders(seen: Seen) -> Iterator[None]:
     from learner.model.policy_model import PolicyModel
     from learner.ranks import broadcast, rank, training_state
     from learner.reporting import report
-    from learner.run import cards, preflight, preparation, trackers
+    from learner.run import beforehand, cards, preflight, preparation, trackers
 
     class Rank(remote.Handle):
         def __getattr__(self, name: str) -> Any:
@@ -265,6 +265,8 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(preflight, "autoscales", lambda: False)
         patch.setattr(preflight, "requirements", lambda gpu: [])
         patch.setattr(trackers, "start", tracker)
+        patch.setattr(trackers, "missing", lambda names: None)
+        patch.setattr(beforehand.sandbox, "require", lambda name: None)
         patch.setattr(hosts, "SandboxPool", sandboxes)
         patch.setattr(hosts, "SandboxRunner", on_node)
         patch.setattr(arg_utils, "AsyncEngineArgs", lambda **arguments: arguments)

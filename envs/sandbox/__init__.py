@@ -22,7 +22,7 @@ from envs.sandbox.base import UIDS_PER_PROCESS, Backend, Kind, RunResult, Sandbo
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import sweep
 
-__all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool"]
+__all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "require"]
 
 log = logging.getLogger(__name__)
 
@@ -213,6 +213,27 @@ class SandboxPool:
         self._starters.shutdown(cancel_futures=True)
         self._settle()
         self._data.close()
+
+
+def require(name: str) -> None:
+    """Refuse a backend that does not answer on this machine, in a moment: no image is looked for, no sandbox started.
+
+    Raises:
+        SandboxFailure: it does not work here, or none does (`auto`).
+    """
+    from envs.sandbox import docker, gvisor, process
+
+    answers: dict[str, Callable[[], object]] = {
+        "process": process.ProcessBackend, "docker": docker.engine, "gvisor": gvisor.GvisorBackend,
+    }  # fmt: skip
+    reasons = []
+    for candidate in answers if name == "auto" else [name]:
+        try:
+            answers[candidate]()
+            return
+        except SandboxFailure as error:
+            reasons.append(error)
+    raise SandboxFailure("; ".join(map(str, reasons))) from reasons[-1]
 
 
 def _choose(name: str, image: str, packages: str) -> Backend:

@@ -28,6 +28,9 @@ from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, SandboxFailure, en
 LABEL = "mlagent"
 STDOUT = 1
 CPU_PERIOD = 100_000
+ANSWER_SECONDS = 3.0
+CREATE_SECONDS = 600.0
+"""An image may have to be built."""
 ENFORCED = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 """What `docker info` must confirm."""
 
@@ -40,13 +43,7 @@ class DockerBackend:
 
     def __init__(self, image_name: str = "", chosen: str = "base"):
         """image_name: of an image of one's own; empty builds the project's, with the chosen set of packages."""
-        try:
-            self._engine = docker.from_env(timeout=600)
-            info = self._engine.info()
-        except DockerException as error:
-            advice = "start it, or use sandbox.backend=process"
-            raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
-        require_limits(info)
+        self._engine, info = engine(CREATE_SECONDS)
         self.maps_root = "name=rootless" in info.get("SecurityOptions", [])
         self._runner_mb = packages.RUNNER_MB[chosen]
         self.image = image_name or image.ensure(self._engine, chosen)
@@ -86,6 +83,24 @@ class DockerBackend:
         except (DockerException, OSError) as error:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel
+
+
+def engine(seconds: float = ANSWER_SECONDS) -> tuple[docker.DockerClient, dict[str, Any]]:
+    """The Docker Engine (`DOCKER_HOST` is honoured), and what it says of itself.
+
+    seconds: for each of its answers.
+
+    Raises:
+        SandboxFailure: it does not answer, or does not limit what runs in it.
+    """
+    try:
+        client = docker.from_env(timeout=seconds)
+        info = client.info()
+    except (DockerException, OSError) as error:
+        advice = "start it, or use sandbox.backend=process"
+        raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
+    require_limits(info)
+    return client, info
 
 
 def shares(memory_mb: int, cpus: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,9 +106,12 @@ def _read(name: str) -> dict[str, Any]:
         raise ConfigError(f"config={name}: there is no such file, and no config of that name; known are {known}")
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+    except yaml.YAMLError as error:  # whose message would show what is in the file
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise ConfigError(f"{file} is not a config file: line {line} is not YAML") from error
+    except (OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{file} is not a config file: {error}") from error
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not all(re.fullmatch(r"[\w.]+", str(name)) for name in tree):
         raise ConfigError(f"{file} is not a config file: its top level must be sections, such as `rl:`")
     return {str(name): part for name, part in tree.items()}
 

@@ -28,7 +28,8 @@ from learner.evaluation import evaluation, scoreboard
 from learner.evaluation.evaluation import EvaluationError
 from learner.figures.action_text import visible
 from learner.recipe import warmstart
-from learner.run.preparation import connect, load_tasks, measure
+from learner.run.beforehand import load_tasks
+from learner.run.preparation import connect, measure
 from learner.run.progress import Progress
 
 TRAJECTORIES = 4

@@ -32,8 +32,9 @@ from envs.workspace import SnapshotStore
 from learner.config.schema import Config
 from learner.figures.text import number
 from learner.recipe import trajectories
+from learner.run.beforehand import load_tasks
 from learner.run.folder import Run
-from learner.run.preparation import connect, load_tasks, measure
+from learner.run.preparation import connect, measure
 from learner.run.progress import Progress
 
 IDEAS = "ideas.json"

@@ -1,4 +1,4 @@
-"""What every command of the learner does first: load the tasks, join the cluster, measure the baselines."""
+"""What every command of the learner does once nothing is refused: join the cluster, measure the baselines."""
 
 from __future__ import annotations
 
@@ -10,30 +10,10 @@ from collections.abc import Mapping
 import ray
 
 from actors.pool import ActorPool
-from envs.benchmarks.loader import TaskError, load
+from envs.benchmarks.loader import TaskError
 from envs.errors import UserError
 from envs.records import Task
-from learner.config.load import ConfigError
 from learner.config.schema import Config
-
-
-def load_tasks(cfg: Config) -> dict[str, Task]:
-    """The tasks that the configuration names, by id, with the split that it gives them.
-
-    Raises:
-        ConfigError: a task cannot be had, or two have the same name.
-    """
-    tasks: dict[str, Task] = {}
-    for split, names in (("held_in", cfg.tasks.held_in), ("held_out", cfg.tasks.held_out)):
-        for name in names:
-            try:
-                task = dataclasses.replace(load(name), split=split)
-            except TaskError as error:
-                raise ConfigError(f"tasks.{split}={name}: {error}") from error
-            if task.id in tasks:
-                raise ConfigError(f"tasks.{split}={name}: another task is called {task.id} too: rename one")
-            tasks[task.id] = task
-    return tasks
 
 
 def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:

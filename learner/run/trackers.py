@@ -7,6 +7,7 @@ key is configured here (trackers read their own environment variables).
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +75,15 @@ KINDS: dict[str, Callable[[Any, Path, dict[str, Any]], Tracker]] = {
 }  # fmt: skip
 
 
+def missing(names: Sequence[str]) -> str | None:
+    """Which of these trackers is not installed, and what to do; None if all are."""
+    return next((_not_installed(name) for name in names if importlib.util.find_spec(name) is None), None)
+
+
+def _not_installed(name: str) -> str:
+    return f"run.track names {name}, which is not installed: pip install {name}, or leave it out of run.track"
+
+
 def start(names: Sequence[str], run_dir: Path, config: dict[str, Any]) -> list[Tracker]:
     """The trackers of these names; run_dir: of the run, whose name they take; config: what is shown of it there.
 
@@ -86,8 +96,7 @@ def start(names: Sequence[str], run_dir: Path, config: dict[str, Any]) -> list[T
             try:
                 module = importlib.import_module(name)
             except ImportError as error:
-                advice = f"pip install {name}, or leave it out of run.track"
-                raise TrackerError(f"run.track names {name}, which is not installed: {advice}") from error
+                raise TrackerError(_not_installed(name)) from error
             try:
                 trackers.append(KINDS[name](module, run_dir, config))
             except Exception as error:  # whatever it raises, the user needs to know which tracker

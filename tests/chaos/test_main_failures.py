@@ -1,4 +1,5 @@
-"""What goes wrong in a run ends it with one clear message and exit code 1, and leaves earlier results as they were."""
+"""What goes wrong in a run ends it with one clear message and exit code 1 (2 where nothing was started), and leaves
+earlier results as they were."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ import pytest
 from tests.main_job import MARK, leftovers, output, start, wait_until
 
 
-def ended(run_dir: Path, process: subprocess.Popen, seconds: float = 180) -> str:
+def ended(run_dir: Path, process: subprocess.Popen, seconds: float = 180, code: int = 1) -> str:
     """The first line of the error that a failed run ended with."""
     try:
-        assert process.wait(seconds) == 1, output(run_dir)
+        assert process.wait(seconds) == code, output(run_dir)
     finally:
         process.kill()
     assert leftovers(run_dir) == []
     assert "most recent call last" not in output(run_dir).partition("End of its log")[0]
-    return output(run_dir).partition("\nerror: ")[2].splitlines()[0]
+    return f"\n{output(run_dir)}".partition("\nerror: ")[2].splitlines()[0]
 
 
 def engines(run_dir: Path) -> list[psutil.Process]:
@@ -47,7 +48,7 @@ def run_dir(tmp_path) -> Path:
 
 def test_a_folder_that_is_no_model_is_named(run_dir):
     (run_dir / "letters").mkdir()
-    message = ended(run_dir, start(run_dir, run_dir / "letters"))
+    message = ended(run_dir, start(run_dir, run_dir / "letters"), code=2)
     assert f"{run_dir}/letters" in message and "config.json" in message
 
 

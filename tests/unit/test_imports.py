@@ -47,8 +47,8 @@ MAY_IMPORT = {
         "learner.config", "learner.model",
     ),
     "learner.run": (
-        "actors", "actors.policy", "actors.runtime", "envs.benchmarks", "envs.machine", "envs.records",
-        "learner.algorithm", "learner.config", "learner.figures", "learner.stream",
+        "actors", "actors.policy", "actors.runtime", "envs", "envs.benchmarks", "envs.machine", "envs.records",
+        "envs.sandbox", "learner.algorithm", "learner.config", "learner.figures", "learner.stream",
     ),
     "learner.recipe": (
         "actors", "actors.expert", "actors.policy", "envs", "envs.records", "learner.algorithm", "learner.config",

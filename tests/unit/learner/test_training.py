@@ -29,7 +29,7 @@ from learner.ranks.group import LearnerError
 from learner.ranks.rank import Published
 from learner.ranks.steps import FinetuneStep, Position
 from learner.reporting import report_data
-from learner.run import journal, preparation, status, transitions
+from learner.run import beforehand, journal, preparation, status, transitions
 from learner.run.folder import LEARNER
 from tests.unit import fake_run
 
@@ -197,6 +197,7 @@ def run(tmp_path, monkeypatch):
     learners = []
     monkeypatch.setattr(parts, "ActorPool", Actors)
     monkeypatch.setattr(parts, "Learner", lambda *args: learners.append(Ranks(*args)) or learners[-1])
+    monkeypatch.setattr(beforehand, "require", lambda *_: None)
     monkeypatch.setattr(parts, "connect", lambda cfg: None)
     monkeypatch.setattr(parts, "load_tasks", lambda cfg: tasks)
     monkeypatch.setattr(parts, "resolve", lambda path: tmp_path)

@@ -77,6 +77,8 @@ def test_what_cannot_be_run_is_refused_by_name(argument, says):
     ("content", "says"),
     [
         ("rl: {steps: 5.5}", "rl.steps=5.5: expected int"),
+        ("root:x:0:0:root:/root:/bin/bash\nsecret:x:1", "mine.yaml is not a config file: its top level must be"),
+        ("rl: {steps: 5}\n  secret: [1", "mine.yaml is not a config file: line 2 is not YAML"),
         ("rl: {setps: 5}", "did you mean rl.steps?"),
         ("run: {name: null}", "run.name=None: expected str"),
         ("rl: {steps: [1]}", "rl.steps=[1]: expected int"),

@@ -1,0 +1,135 @@
+"""What is known of a configuration in a second, without Ray, an engine or the learner, is refused before these start.
+
+Invariants: nothing is started, and nothing heavy imported; what is not here yet (prepared tasks, a model of a hub) is
+made or fetched, since a run needs it first of all; whatever cannot be told cheaply is left to the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from actors.policy.model import ModelError, resolve
+from envs import prompt, sandbox
+from envs.benchmarks.loader import TaskError, load
+from envs.records import State, Task
+from envs.sandbox import SandboxFailure
+from learner.config.load import RECORD, ConfigError
+from learner.config.schema import Config
+from learner.run import trackers
+
+TRAJECTORIES = "trajectories.parquet"
+"""File of a run's folder that `experts.path` is asked for."""
+
+
+def require(cfg: Config, here: bool, policies: Iterable[str] | None = None) -> None:
+    """Refuse what a run could not go on with.
+
+    here: experiments run on this machine; policies: the models that act, by default the one that is trained.
+
+    Raises:
+        ConfigError: names the key, and says what to do.
+    """
+    if reason := trackers.missing(cfg.run.track):
+        raise ConfigError(reason)
+    own = Path(cfg.run.dir) / cfg.run.name / TRAJECTORIES
+    if cfg.experts.path and not (cfg.run.resume and own.exists()):
+        _require_trajectories(Path(cfg.experts.path))
+    if here:
+        _require_sandbox(cfg)
+    tasks = load_tasks(cfg)
+    for path in [cfg.model.path] if policies is None else policies:
+        _require_context(cfg, path, _folder(path), tasks)
+    if serves_expert(cfg):
+        _folder(cfg.experts.model)
+
+
+def serves_expert(cfg: Config) -> bool:
+    """Whether a model of one's own explores."""
+    return cfg.experts.kind == "llm" and not cfg.experts.endpoint and not cfg.experts.path
+
+
+def here(cfg: Config) -> bool:
+    """Whether experiments run on this machine: no cluster is named that a run would join."""
+    return cfg.run.mode == "serial" or not os.environ.get("RAY_ADDRESS")
+
+
+def load_tasks(cfg: Config) -> dict[str, Task]:
+    """The tasks that the configuration names, by id, with the split that it gives them.
+
+    Raises:
+        ConfigError: a task cannot be had, or two have the same name.
+    """
+    tasks: dict[str, Task] = {}
+    for split, names in (("held_in", cfg.tasks.held_in), ("held_out", cfg.tasks.held_out)):
+        for name in names:
+            try:
+                task = dataclasses.replace(load(name), split=split)
+            except TaskError as error:
+                raise ConfigError(f"tasks.{split}={name}: {error}") from error
+            if task.id in tasks:
+                raise ConfigError(f"tasks.{split}={name}: another task is called {task.id} too: rename one")
+            tasks[task.id] = task
+    return tasks
+
+
+def _require_trajectories(folder: Path) -> None:
+    for name in (RECORD, TRAJECTORIES):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"experts.path={folder} has no {name}: give the folder of a run whose expert has explored, as "
+                "`python learner/experts.py` leaves it"
+            )
+
+
+def _require_sandbox(cfg: Config) -> None:
+    if cfg.sandbox.backend == "simulated":
+        return
+    try:
+        sandbox.require(cfg.sandbox.backend)
+    except SandboxFailure as error:
+        raise ConfigError(f"sandbox.backend={cfg.sandbox.backend}: {error}") from error
+
+
+def _folder(path: str) -> Path:
+    try:
+        return resolve(path)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_context(cfg: Config, path: str, folder: Path, tasks: Mapping[str, Task]) -> None:
+    """Refuse a context longer than the model's, or one that has no room for a script; the latter by the texts alone,
+    without what the chat template adds."""
+    context, response = cfg.model.context, cfg.model.response
+    if (most := _longest(folder)) and context > most:
+        raise ConfigError(f"model.context={context}: {path} was made for {most} tokens at most")
+    if not (folder / "tokenizer.json").is_file():
+        return
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for task in tasks.values():
+        files = {task.script: (task.env_dir / task.script).read_text()}
+
+        def count(text: str) -> int:
+            return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+        try:
+            prompt.messages(task, State("initial", task.id, ""), files, count, context - response)
+        except prompt.PromptError as error:
+            raise ConfigError(
+                f"model.context={context} with model.response={response} is too small: {error}"
+            ) from error
+
+
+def _longest(folder: Path) -> int | None:
+    """Most tokens of a sequence that the model was made for; None where it is not plainly said."""
+    whole = json.loads((folder / "config.json").read_text())
+    config = whole.get("text_config", whole)
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
+    return config.get("max_position_embeddings") if plain else None

@@ -1,0 +1,131 @@
+"""What is known in a second is refused in a second: with exit code 2, by name, before anything starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from envs import sandbox
+from envs.benchmarks.loader import TaskError
+from envs.sandbox import SandboxFailure, process
+from learner import evaluate, experts, main
+from learner.config.load import RECORD, ConfigError, load
+from learner.recipe import trajectories
+from learner.run import beforehand
+from tests.unit import fake_run
+from tests.unit.test_imports import HEAVY, ROOT
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that looks like a model whose tokenizer is real."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
+    for name in ("model.safetensors", "chat_template.jinja"):
+        (folder / name).touch()
+    fake_run.tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def refused(tmp_path: Path, model: Path, monkeypatch) -> Callable[..., str]:
+    """What a configuration is refused for; empty where it is not."""
+    monkeypatch.setattr(sandbox, "require", lambda name: None)
+
+    def given(*arguments: str, here: bool = True) -> str:
+        base = f"run.dir={tmp_path}", f"model.path={model}", "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]"
+        try:
+            beforehand.require(load([*base, *arguments]), here)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    return given
+
+
+def test_what_can_be_run_is_not_refused(refused, tmp_path):
+    assert refused() == ""
+    folder = tmp_path / "earlier"
+    folder.mkdir()
+    for name in (RECORD, trajectories.PARQUET):
+        (folder / name).touch()
+    assert refused(f"experts.path={folder}") == refused("run.track=[]") == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("experts.path=/nope", f"experts.path=/nope has no {RECORD}: give the folder of a run whose expert"),
+        ("tasks.held_out=[winee]", "tasks.held_out=winee: there is no task 'winee': did you mean wine?"),
+        ("tasks.held_in=[wine@0.1x]", "tasks.held_in=wine@0.1x: wine@0.1x: after @ comes a fidelity"),
+        ("model.path=/nowhere", "model.path=/nowhere: give a model folder"),
+        ("model.context=8000", "model.context=8000: "),
+        ("model.context=200", "model.context=200 with model.response=128 is too small: task wine: its script"),
+        ("experts.kind=llm experts.model=/nowhere", "model.path=/nowhere"),
+    ],
+)
+def test_what_cannot_is_refused_by_name(refused, argument, says):
+    assert refused(*argument.split()).startswith(says)
+
+
+def test_a_tracker_that_is_not_installed(refused, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert refused("run.track=[wandb]").startswith("run.track names wandb, which is not installed: pip install wandb")
+
+
+def test_a_longer_context_than_the_models_is_allowed_where_it_is_scaled(refused, model):
+    config = {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    (model / "config.json").write_text(json.dumps(config))
+    assert refused("model.context=8000") == ""
+
+
+def test_a_sandbox_that_does_not_answer_is_refused_where_experiments_run_here(refused, monkeypatch):
+    def fails(name: str) -> None:
+        raise SandboxFailure("no Docker Engine answers: start it")
+
+    monkeypatch.setattr(sandbox, "require", fails)
+    said = "sandbox.backend=docker: no Docker Engine answers: start it"
+    assert refused("sandbox.backend=docker") == said and refused("sandbox.backend=docker", here=False) == ""
+    assert refused("sandbox.backend=simulated", "sandbox.recorded=there") == ""
+
+
+def test_an_engine_that_is_not_there_is_told_at_once_and_auto_takes_any_that_works(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    with pytest.raises(SandboxFailure, match="no Docker Engine answers"):
+        sandbox.require("docker")
+    monkeypatch.setattr(process.shutil, "which", lambda name: None)
+    with pytest.raises(SandboxFailure, match="bubblewrap.*no Docker Engine answers.*runsc"):
+        sandbox.require("auto")
+    monkeypatch.setattr(process, "ProcessBackend", lambda: None)
+    sandbox.require("auto")
+
+
+@pytest.mark.parametrize("command", [main.main, experts.main, evaluate.main])
+def test_every_command_refuses_before_it_starts_anything(command, tmp_path, capsys):
+    arguments = [f"run.dir={tmp_path}/runs", f"evaluation.folder={tmp_path}/runs/e", "tasks.held_in=[nowhere]"]
+    assert command(arguments) == 2
+    assert "tasks.held_in=nowhere: there is no task" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_refusal_loads_nothing_heavy():
+    code = (
+        "import json, sys\nfrom learner import main\n"
+        "assert main.main(['config=smoke', 'tasks.held_in=[nowhere]']) == 2\n"
+        "print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not HEAVY & set(json.loads(done.stdout))
+
+
+def test_two_tasks_of_one_name_are_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(beforehand, "load", lambda name: fake_run.TASKS["wine"])
+    assert "another task is called wine too" in refused()
+    monkeypatch.setattr(beforehand, "load", lambda name: (_ for _ in ()).throw(TaskError("prepare.py failed")))
+    assert refused() == "tasks.held_in=wine: prepare.py failed"
