@@ -19,15 +19,28 @@ from typing import TYPE_CHECKING
 
 from learner.config.load import ConfigError, load
 from learner.config.schema import Config
+from learner.config.usage import KEYS, answered
 
 if TYPE_CHECKING:
     from learner.run.preflight import Finding
 
+USAGE = f"""usage: python -m cluster.doctor [--json] [config=NAME|PATH] [key=value ...]
+
+Tries what a run with these arguments needs: packages, resources, memory, folders, sandboxes, the model; then an engine,
+an experiment, weights and log-probs for a moment. One line per check, with what to do where one fails; --json prints
+one object. The cluster is that of RAY_ADDRESS, or one that is started here for as long as it takes; nothing stays.
+Exit code: 0 all is well, 1 a check failed, 2 the configuration is refused, 130 interrupted.
+
+  python -m cluster.doctor config=quickstart
+
+{KEYS}
+"""
+
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all is well, 1 a check failed, 2 the configuration is refused, 130 interrupted."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+    if (code := answered(arguments, USAGE)) is not None:
+        return code
     try:
         cfg = load([argument for argument in arguments if argument != "--json"])
     except ConfigError as error:

@@ -23,6 +23,7 @@ from cluster.head import Head, HeadError
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
 from learner.config.midway import again
+from learner.config.usage import HELP, KEYS
 from learner.run.progress import follow
 
 if TYPE_CHECKING:
@@ -34,12 +35,26 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120
 TRUE = ("true", "yes", "y", "on", "1")
 """As OmegaConf reads them."""
+USAGE = f"""usage: make train [DEVICE=cpu|gpu] [ARGS="key=value ..."]
+
+Says what it will do, starts Ray here (or uses that of RAY_ADDRESS), submits learner/main.py as a job, shows it to its
+end and stops what it started. Without config=NAME|PATH it takes the quickstart's settings.
+
+  make train                                               SmolLM2-135M on six small tasks
+  make train ARGS="rl.steps=20 reward.version=v2"
+  make train ARGS="run.resume=true"                        goes on with the run named quickstart
+  make train ARGS="run.resume=true run.name=NAME"
+
+{KEYS}"""
 KNOWN_CODES = (0, 1, 2, 130)
 """Of `learner/main.py`, which says why."""
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: the job's; 1 where the cluster fails, 2 where the configuration is refused."""
+    if HELP & set(arguments):
+        print(USAGE)
+        return 0
     here = not os.environ.get("RAY_ADDRESS")
     try:
         arguments = with_settings(arguments)

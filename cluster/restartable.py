@@ -9,7 +9,18 @@ import sys
 from pathlib import Path
 
 from learner.config.load import ConfigError, load
+from learner.config.usage import KEYS, answered
 from learner.main import fail, main
+
+USAGE = f"""usage: python -m cluster.restartable [config=NAME|PATH] [key=value ...]
+
+learner/main.py for a job that is started again when it is lost, as KubeRay does: the first start begins the run of
+run.dir and run.name, every later one goes on from its last checkpoint, with the configuration that it recorded.
+
+  ray job submit --entrypoint-num-cpus 1 -- python -m cluster.restartable config=/etc/mlagent/run.yaml
+
+{KEYS}
+"""
 
 
 def with_resume(arguments: list[str]) -> list[str]:
@@ -23,9 +34,15 @@ def with_resume(arguments: list[str]) -> list[str]:
     return [*arguments, "run.resume=true"] if begun else arguments
 
 
-if __name__ == "__main__":
+def start(arguments: list[str]) -> int:
+    """Exit code as of learner/main.py."""
+    if (code := answered(arguments, USAGE)) is not None:
+        return code
     try:
-        arguments = with_resume(sys.argv[1:])
+        return main(with_resume(arguments))
     except ConfigError as error:
-        sys.exit(fail(error, 2))
-    sys.exit(main(arguments))
+        return fail(error, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(start(sys.argv[1:]))

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from envs.errors import FAILURES
 from learner.config.load import RECORD, ConfigError, load
 from learner.config.schema import Config
+from learner.config.usage import KEYS, answered
 
 if TYPE_CHECKING:
     from actors.agents import Agent
 
-USAGE = """usage: python learner/evaluate.py [AGENT ...] [key=value ...]
+USAGE = f"""usage: python learner/evaluate.py [AGENT ...] [key=value ...]
 
 An AGENT is
   a run's folder             its newest checkpoint and the model it began with, on its tasks and with its settings
@@ -29,6 +30,9 @@ An AGENT is
   greedy:ANY OF THESE        an AIDE-style greedy search with it, in whole episodes
 Baselines are evaluated too (evaluation.baselines). The first agent is the one that others are compared with.
 evaluation.json, attempts.jsonl and the experiment cache are kept in evaluation.folder, or in RUN/evaluation.
+Keys of `evaluation` say how much is tried: attempts, seed, states, steps, baselines; `tasks` on what.
+
+{KEYS}
 """
 SEARCH = "greedy:"
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
@@ -36,8 +40,8 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code as of learner/main.py."""
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE)
+    if (code := answered(arguments, USAGE)) is not None:
+        return code
     try:
         names, cfg = read(arguments)
         agents = listed(names, cfg.evaluation.baselines)

@@ -12,10 +12,25 @@ import sys
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
 from learner.config.midway import again
+from learner.config.usage import KEYS, answered
+
+USAGE = f"""usage: python learner/experts.py [config=NAME|PATH] [key=value ...]
+
+Lets an expert explore the held-in tasks (tasks.held_in), and writes trajectories.parquet and ideas.json to the run's
+folder (run.dir, run.name). What it does is said by the keys of `experts`; those of `sft` and `rl` are not used.
+
+  python learner/experts.py config=quickstart run.name=expert
+  python learner/main.py config=quickstart experts.path=runs/expert      begins with what it left
+  python learner/experts.py run.resume=true run.name=expert              goes on where it was interrupted
+
+{KEYS}
+"""
 
 
 def main(arguments: list[str]) -> int:
     """Exit code as of learner/main.py."""
+    if (code := answered(arguments, USAGE)) is not None:
+        return code
     try:
         cfg = load(arguments, say=print)
 

@@ -38,6 +38,8 @@ def train(run: Training) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
+    if not arguments:
+        return fail(ConfigError("say what is to be trained, such as config=quickstart; --help lists every key"), 2)
     try:
         cfg: Config = load(arguments, say=print)
 

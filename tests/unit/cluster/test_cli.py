@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cli
+from cluster import cli, doctor, quickstart, restartable
+from learner import evaluate, experts, main
 
 ROOT = Path(__file__).parents[3]
 SAID = {
@@ -34,9 +35,12 @@ def test_the_installed_command_is_this_one():
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_a_command_shows_its_own_help(name, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main([name, "--help"])
-    assert not end.value.code
+    code = 0
+    try:
+        code = cli.main([name, "--help"])
+    except SystemExit as end:
+        code = end.code
+    assert not code
     assert SAID[name].lower() in capsys.readouterr().out.lower()
 
 
@@ -54,6 +58,31 @@ def test_a_command_shows_its_own_help(name, capsys):
 def test_arguments_go_in_and_the_exit_code_comes_out(arguments, code, message, capsys):
     assert cli.main(arguments) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "about"),
+    [
+        (doctor.main, "usage: python -m cluster.doctor"),
+        (experts.main, "usage: python learner/experts.py"),
+        (evaluate.main, "usage: python learner/evaluate.py"),
+        (restartable.start, "usage: python -m cluster.restartable"),
+        (quickstart.main, "usage: make train"),
+    ],
+)
+def test_each_command_says_what_it_is_and_starts_nothing_of_itself(command, about, capsys):
+    assert command(["config=smoke", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(about) and "learner/main.py --help" in out and len(out.splitlines()) < 25
+    if command is not quickstart.main:  # `make train` starts, as the README says
+        assert command([]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: say what is to be done") and about in said.err and not said.out
+
+
+def test_nothing_is_trained_without_being_named(capsys):
+    assert main.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: say what is to be trained, such as config=quickstart")
 
 
 def test_the_list_of_commands_and_the_help_of_training_load_nothing_heavy():
