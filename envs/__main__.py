@@ -1,4 +1,4 @@
-"""`python -m envs`: list the tasks, write a new one, check one, run its best solution, or try one action on one.
+"""`python -m envs`: list the tasks, write a new one, check one, run its best solution, show its prompt, try an action.
 
 Each of `check`, `best` and `step` prints one JSON object on stdout; what it used and what went wrong go to stderr. The
 exit status is 0 only if the task has no problem (`check`), its best score comes out as stated (`best`), or the action
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +32,7 @@ from envs.parts import sizes
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
-from reward import reward
+from reward import Terms, reward
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,11 @@ class CommandError(UserError):
 def main(arguments: Sequence[str]) -> int:
     """Exit status."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if unknown := [one for one in rest if one.startswith("-") or "=" not in one or not options.configured]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.settings = rest
     try:
         options.command(options)
     except UserError as error:
@@ -136,19 +141,17 @@ def best(arguments: argparse.Namespace) -> None:
 def step(arguments: argparse.Namespace) -> None:
     """Measure the unchanged script, apply the action to it, and print what came of it."""
     try:
-        text = arguments.action.read_text()
+        text = sys.stdin.read() if arguments.action == "-" else Path(arguments.action).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{arguments.action} cannot be read: {error}") from error
+    terms = Terms.of(_settings(arguments.settings).reward)
     task = load(arguments.task)
     with _sandboxes(arguments.sandbox) as sandboxes:
         environment = _environment(task, sandboxes)
-        baseline = environment.baseline(task.id)
-        _require_sandbox(baseline)
-        _require_score(task, baseline)
-        environment.tasks[task.id] = task = replace(task, m_init=baseline.score_after)
+        task = _measured(environment, task)
         result = environment.step(environment.initial_state(task.id), text)
     _require_sandbox(result)
-    worth = reward(result, task)
+    worth = reward(result, task, terms)
     report = {
         "outcome": result.outcome,
         "score_before": result.score_before,
@@ -161,8 +164,26 @@ def step(arguments: argparse.Namespace) -> None:
     print(json.dumps(report))
 
 
+def prompt(arguments: argparse.Namespace) -> None:
+    """Print the prompt that a model gets of the unchanged script, token by token as it is, and how many they are."""
+    from actors.policy import shown
+    from actors.policy.model import resolve
+
+    model = _settings(arguments.settings).model
+    task = load(arguments.task)
+    with _sandboxes(arguments.sandbox) as sandboxes:
+        environment = _environment(task, sandboxes)
+        task = _measured(environment, task)
+        state = environment.initial_state(task.id)
+        files = environment.files(state)
+    text, tokens = shown.prompt(resolve(model.path), model.context, model.response, task, state, files)
+    print(text)
+    log.info("%d tokens of the %d that model.context leaves to a prompt", tokens, model.context - model.response)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m envs", description=__doc__.splitlines()[0])
+    parser.set_defaults(configured=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("list", help=list_tasks.__doc__).set_defaults(command=list_tasks)
     one = argparse.ArgumentParser(add_help=False)
@@ -176,10 +197,20 @@ def _parser() -> argparse.ArgumentParser:
     fresh = commands.add_parser("new", help=new.__doc__)
     fresh.add_argument("folder", metavar="NAME", type=Path, help="folder to make")
     fresh.set_defaults(command=new)
-    trial = commands.add_parser("step", parents=[one], help=step.__doc__)
-    trial.add_argument("--action", metavar="FILE", type=Path, required=True, help="file with the text of an action")
-    trial.set_defaults(command=step)
+    settings = "KEY=VALUE: keys of a run, such as reward.version=v2, model.path=… or config=quickstart"
+    trial = commands.add_parser("step", parents=[one], help=step.__doc__, epilog=settings)
+    trial.add_argument("--action", metavar="FILE", required=True, help="file with the text of an action; -: from stdin")
+    trial.set_defaults(command=step, configured=True)
+    asked = commands.add_parser("prompt", parents=[one], help=prompt.__doc__, epilog=settings)
+    asked.set_defaults(command=prompt, configured=True)
     return parser
+
+
+def _settings(arguments: Sequence[str]) -> Any:
+    """A run's configuration."""
+    from learner.config.load import load as configure
+
+    return configure(arguments)
 
 
 @contextlib.contextmanager
@@ -196,6 +227,15 @@ def _environment(task: Task, sandboxes: SandboxPool, seed: int = 0) -> Environme
     """Keeps the workspaces of its states in memory."""
     runner = SandboxRunner(sandboxes, node_capacity(), seed)
     return Environment({task.id: task}, runner, SnapshotStore("memory://snapshots"))
+
+
+def _measured(environment: Environment, task: Task) -> Task:
+    """The task with the score of its unchanged script, which its environment knows from now on."""
+    baseline = environment.baseline(task.id)
+    _require_sandbox(baseline)
+    _require_score(task, baseline)
+    environment.tasks[task.id] = task = replace(task, m_init=baseline.score_after)
+    return task
 
 
 def _require_sandbox(result: StepResult) -> None:

@@ -17,6 +17,8 @@ from learner.config.schema import Config
 if TYPE_CHECKING:
     from learner.training import Training
 
+DRY_RUN = "--dry-run"
+
 
 def train(run: Training) -> None:
     """Exploration-enriched fine-tuning, then step-wise RL (arXiv 2505.23723), evaluated before, between and after."""
@@ -41,13 +43,19 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         return fail(ConfigError("say what is to be trained, such as config=quickstart; --help lists every key"), 2)
     try:
-        cfg: Config = load(arguments, say=print)
+        cfg: Config = load([argument for argument in arguments if argument != DRY_RUN], say=print)
 
         from learner.run import beforehand  # pandas and more, kept out of --help
 
         beforehand.require(cfg, beforehand.here(cfg))
     except ConfigError as error:
         return fail(error, 2)
+
+    if DRY_RUN in arguments:
+        from learner import dry_run
+
+        print("\n\n".join(dry_run.told(cfg)))
+        return 0
 
     from learner.training import begun  # heavy imports, kept out of --help
 

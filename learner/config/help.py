@@ -12,7 +12,9 @@ from rich.text import Text
 from learner.config.schema import CONFIGS, Config, fields, type_name
 
 USAGE = """\
-usage: python learner/main.py [config=NAME|PATH] [key=value ...]
+usage: python learner/main.py [--dry-run] [config=NAME|PATH] [key=value ...]
+
+--dry-run shows the resolved configuration, sizes, placement and a whole prompt, and starts nothing.
 
 A value comes from the last of: the default (below, in brackets), the config file, the command line.
 """

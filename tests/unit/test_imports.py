@@ -28,7 +28,10 @@ MAY_IMPORT = {
     "envs.benchmarks": ("envs.cache", "envs.parts", "envs.records", "envs.sockets", "envs.splits"),
     "reward": ("envs.records", "envs.sockets"),
     "envs": ("envs.benchmarks", "envs.machine", "envs.parts", "envs.records", "envs.sandbox"),
-    "envs.__main__": ("envs", "envs.benchmarks", "envs.parts", "envs.records", "envs.sandbox", "reward"),
+    "envs.__main__": (
+        "actors.policy", "envs", "envs.benchmarks", "envs.parts", "envs.records", "envs.sandbox", "learner.config",
+        "reward",
+    ),
     "actors.runtime": ("envs", "envs.records", "envs.sandbox"),
     "actors.policy": ("actors.runtime", "envs", "envs.cache", "envs.records"),
     "actors.expert": ("actors.policy", "envs", "envs.records"),

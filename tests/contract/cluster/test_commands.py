@@ -1,7 +1,9 @@
 """`python -m envs`: the commands, and what `check` finds."""
 
 import contextlib
+import io
 import json
+import re
 
 import pytest
 
@@ -67,6 +69,24 @@ def test_command_step(run, tmp_path):
         "outcome", "score_before", "score_after", "reward", "reward_parts", "durations", "log_tail"
     ]  # fmt: skip
     assert found["outcome"] == "edited" and found["score_after"] < found["score_before"] and found["reward"] > 0.9
+
+
+def test_command_step_reads_from_a_pipe_and_rewards_as_it_is_configured(run, monkeypatch):
+    def worth(*settings: str) -> float:
+        monkeypatch.setattr("sys.stdin", io.StringIO("Action: Execute\n"))
+        return json.loads(run("step", "wine", "--action", "-", "--sandbox", "process", *settings)[1])["reward"]
+
+    assert (worth(), worth("reward.version=v2"), worth("config=smoke")) == (0.5, 0.0, 0.5)
+    said, _ = run("step", "wine", "--action", "-", "reward.version=v9")
+    assert "reward.version=v9: choose one of v1, v2" in said
+    assert run("check", "wine", "reward.version=v2")[0] == 2, "it has no use for it"
+
+
+def test_command_prompt(run, caplog):
+    caplog.set_level("INFO")
+    status, out = run("prompt", "wine", "model.context=700", "model.response=100")
+    assert status == 0 and out.startswith("<|im_start|>system\n") and "Now 1.164" in out
+    assert re.search(r"^\d\d\d tokens of the 600 that model.context leaves", caplog.messages[-1])
 
 
 def test_command_with_a_failing_baseline(run, tmp_path):
