@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
             beforehand.require(cfg, here)
     except ConfigError as error:
         return fail(error, 2)
+    except KeyboardInterrupt:
+        return 130
     runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)

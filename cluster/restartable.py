@@ -1,6 +1,7 @@
 """`python -m cluster.restartable key=value …`: learner/main.py for a job that is started again when it is lost.
 
-The first start begins the run; every later one with the same run.dir and run.name resumes it.
+The first start begins the run; every later one with the same run.dir and run.name resumes it, once it has come to run:
+one that could not start is begun again, so that its settings can be mended.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from learner.config.load import ConfigError, load
+from learner.config.load import RECORD, ConfigError, load
 from learner.config.usage import KEYS, answered
 from learner.main import fail, main
 
+LEFT = ("about.json", "checkpoints")
+"""What there is of a run, either of which, once it has come to run."""
 USAGE = f"""usage: python -m cluster.restartable [config=NAME|PATH] [key=value ...]
 
 learner/main.py for a job that is started again when it is lost, as KubeRay does: the first start begins the run of
@@ -24,14 +27,15 @@ run.dir and run.name, every later one goes on from its last checkpoint, with the
 
 
 def with_resume(arguments: list[str]) -> list[str]:
-    """The arguments, with `run.resume=true` where the run that they name has begun.
+    """The arguments, with `run.resume=true` where the run that they name has come to run.
 
     Raises:
         ConfigError: the arguments cannot be used.
     """
     run = load(arguments).run
-    begun = (Path(run.dir) / run.name / "config.yaml").exists()
-    return [*arguments, "run.resume=true"] if begun else arguments
+    folder = Path(run.dir) / run.name
+    ran = (folder / RECORD).exists() and any((folder / name).exists() for name in LEFT)
+    return [*arguments, "run.resume=true"] if ran else arguments
 
 
 def start(arguments: list[str]) -> int:

@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
     from learner.evaluation import trials  # heavy imports, kept out of --help
 

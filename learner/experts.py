@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
     from learner.recipe.exploration import run  # heavy imports, kept out of --help
 

@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
         beforehand.require(cfg, beforehand.here(cfg))
     except ConfigError as error:
         return fail(error, 2)
+    except KeyboardInterrupt:
+        return 130
 
     if DRY_RUN in arguments:
         from learner import dry_run
