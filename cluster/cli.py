@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": ("cluster.doctor", "prove a set-up before it costs anything: python -m cluster.doctor"),
     "report": ("learner.report", "write the report of a run, or compare several: python learner/report.py"),
     "rescore": ("learner.rescore", "apply another reward to a run's transitions: python learner/rescore.py"),
+    "clean": ("learner.clean", "say what runs keep on disk, and delete what may go: python learner/clean.py"),
     "tasks": ("envs.__main__", "list, check, write and try tasks: python -m envs"),
     "scale": ("cluster.scale", "change the number of actors of a running job: python -m cluster.scale"),
 }

@@ -28,7 +28,7 @@ from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, SandboxFailure, en
 LABEL = "mlagent"
 STDOUT = 1
 CPU_PERIOD = 100_000
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 10.0
 CREATE_SECONDS = 600.0
 """An image may have to be built."""
 ENFORCED = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}

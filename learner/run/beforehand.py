@@ -105,13 +105,16 @@ def _require_context(cfg: Config, path: str, folder: Path, tasks: Mapping[str, T
     """Refuse a context longer than the model's, or one that has no room for a script; the latter by the texts alone,
     without what the chat template adds."""
     context, response = cfg.model.context, cfg.model.response
-    if (most := _longest(folder)) and context > most:
+    if (most := _longest(path, folder)) and context > most:
         raise ConfigError(f"model.context={context}: {path} was made for {most} tokens at most")
     if not (folder / "tokenizer.json").is_file():
         return
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library's are bare
+        raise ConfigError(f"model.path={path}: {folder}/tokenizer.json is damaged: {error}") from error
     for task in tasks.values():
         files = {task.script: (task.env_dir / task.script).read_text()}
 
@@ -126,10 +129,14 @@ def _require_context(cfg: Config, path: str, folder: Path, tasks: Mapping[str, T
             ) from error
 
 
-def _longest(folder: Path) -> int | None:
+def _longest(path: str, folder: Path) -> int | None:
     """Most tokens of a sequence that the model was made for; None where it is not plainly said."""
-    whole = json.loads((folder / "config.json").read_text())
+    try:
+        whole = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ConfigError(f"model.path={path}: {folder}/config.json is damaged: {error}") from error
     config = whole.get("text_config", whole)
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
+    plain = plain and not any(isinstance(of_layer, dict) for of_layer in scaling.values())
     return config.get("max_position_embeddings") if plain else None

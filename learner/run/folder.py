@@ -116,7 +116,7 @@ class Run:
         for last in self.checkpoints[-1:]:
             if not (last / LEARNER).exists():
                 raise RunError(
-                    f"{last} has no {LEARNER}: it is of an earlier version, whose checkpoints cannot be resumed. "
+                    f"{last} has no {LEARNER}: it was cleaned, or is of an earlier version; it cannot be resumed. "
                     f"model.path={last / 'hf'} with another run.name begins with its weights"
                 )
 

@@ -118,12 +118,12 @@ def of(run_dir: Path) -> Status | None:
     if not file.exists():
         return None
     status = read(file)
-    if status.result.ended or _owned(Path(run_dir)):
+    if status.result.ended or owned(Path(run_dir)):
         return status
     return dataclasses.replace(status, result=State.FAILED, reason=KILLED)
 
 
-def _owned(run_dir: Path) -> bool:
+def owned(run_dir: Path) -> bool:
     """Whether a process has the run, on whatever machine that sees its folder."""
     try:
         with (run_dir / LOCK).open() as lock:

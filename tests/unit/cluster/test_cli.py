@@ -22,6 +22,7 @@ SAID = {
     "doctor": "--json",
     "report": "RUN [RUN ...]",
     "rescore": "without running anything",
+    "clean": "cannot be resumed any more",
     "tasks": "write a task to start from",
     "scale": "as many as are needed",
 }

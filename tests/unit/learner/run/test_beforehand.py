@@ -79,10 +79,19 @@ def test_a_tracker_that_is_not_installed(refused, monkeypatch):
     assert refused("run.track=[wandb]").startswith("run.track names wandb, which is not installed: pip install wandb")
 
 
-def test_a_longer_context_than_the_models_is_allowed_where_it_is_scaled(refused, model):
-    config = {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
-    (model / "config.json").write_text(json.dumps(config))
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize("rope", [{"rope_scaling": YARN}, {"rope_parameters": {"full_attention": YARN}}])
+def test_a_longer_context_than_the_models_is_allowed_where_it_is_scaled(refused, model, rope):
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 4096, **rope}))
     assert refused("model.context=8000") == ""
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_model_is_named(refused, model, name):
+    (model / name).write_text("{")
+    assert refused().startswith(f"model.path={model}: {model}/{name} is damaged: ")
 
 
 def test_a_sandbox_that_does_not_answer_is_refused_where_experiments_run_here(refused, monkeypatch):
