@@ -91,7 +91,8 @@ class Actor(Explorer):
         async with asyncio.timeout(self._cfg.actors.deadline):
             await self._serves.wait()
         sample = await self._policy.sample(ids, seed, temperature, longest, self._chat.end_token)
-        return Reply(sample.text, len(ids), len(sample.response_ids), sample.truncated)
+        said = self._chat.said(sample.response_ids, sample.text)
+        return Reply(said, len(ids), len(sample.response_ids), sample.truncated)
 
     async def attempt(self, state: State, seeds: Sequence[int], group_id: str) -> list[Transition]:
         """One transition per seed from `state`.
@@ -250,7 +251,8 @@ class Actor(Explorer):
         temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
         sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
         used = len(sample.response_ids) / longest
-        result = await self._step(state, sample.text, sample.truncated, used)
+        said = self._chat.said(sample.response_ids, sample.text)
+        result = await self._step(state, said, sample.truncated, used)
         task = self._tasks[state.task_id]
         worth = self._reward(task, result)
         transition = Transition(
@@ -279,6 +281,7 @@ class Actor(Explorer):
                 origin=result.origin,
                 withheld=result.withheld,
                 findings=result.findings,
+                fault=result.fault,
                 reward_parts=worth.parts,
                 generate_seconds=sample.seconds,
                 finished=time.time(),

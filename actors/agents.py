@@ -19,9 +19,10 @@ from actors.actor import Actor
 from actors.attempts import Answer, Attempt, Propose, Trial, Tried
 from actors.expert import builtin as expert
 from actors.expert import edits, operators
-from actors.expert.llm import LanguageModelExpert
 from actors.expert.script import Script, Unreadable
 from actors.explorer import Explorer
+from actors.policy import stand_in
+from actors.policy.chat import plain
 from actors.policy.endpoint import Endpoint
 from envs.records import State, StepResult, Task
 from envs.sandbox import SandboxFailure
@@ -49,6 +50,7 @@ class Agents(Explorer):
     def __init__(self, *about: Any):
         super().__init__(*about)
         self._tests: dict[tuple[str, str], float | None] = {}
+        self._endpoints: dict[Agent, Endpoint] = {}
 
     async def rollout(self, agent: Agent, trial: Trial) -> Attempt:
         """One attempt. Raises PolicyDead."""
@@ -76,7 +78,7 @@ class Agents(Explorer):
     def _propose(self, agent: Agent, state: State, seed: int) -> Answer:
         task, files, rng = self._tasks[state.task_id], self._environment.files(state), random.Random(seed)
         if agent.kind == ENDPOINT:
-            return self._asked(agent, task, state, files, rng)
+            return self._asked(agent, task, state, files, seed)
         ran = expert.last_that_ran(state)
         working = self._environment.files(dataclasses.replace(state, snapshot=ran))[task.script] if ran else None
         if agent.kind == RANDOM:
@@ -100,13 +102,16 @@ class Agents(Explorer):
         """Whether the policy could write so long a text."""
         return len(self._chat.response(text)) <= self._cfg.model.response
 
-    def _asked(self, agent: Agent, task: Task, state: State, files: dict[str, str], rng: random.Random) -> Answer:
-        """The answer of a model behind an endpoint, asked as the experts that are language models are."""
+    def _asked(self, agent: Agent, task: Task, state: State, files: dict[str, str], seed: int) -> Answer:
+        """The answer of a model behind an endpoint, asked as the policy is, within the limits of an expert."""
         experts, temperature = self._cfg.experts, self._cfg.rl.temperature
-        ask = Endpoint(agent.url, agent.model, experts.key_variable, temperature, experts.response)
-        model = LanguageModelExpert(ask, agent.model, experts.context - experts.response)
+        if not (ask := self._endpoints.get(agent)):
+            ask = self._endpoints[agent] = Endpoint(
+                agent.url, agent.model, experts.key_variable, temperature, experts.response,
+                plain(experts.template_arguments),
+            )  # fmt: skip
         started = time.monotonic()
-        reply = model.propose(task, state, files, None, (), rng)
+        reply = stand_in.propose(ask, task, state, files, experts.context - experts.response, seed)
         return Answer(
             reply.text, reply.prompt_tokens, reply.response_tokens, time.monotonic() - started, reply.truncated,
             reply.response_tokens / experts.response,
@@ -128,8 +133,8 @@ class PolicyAgents(Agents, Actor):
         async def propose(state: State, seed: int) -> Answer:
             ids, longest = self._prompt(state), self._cfg.model.response
             sample = await self._policy.sample(ids, seed, self._cfg.rl.temperature, longest, self._chat.end_token)
-            tokens = len(sample.response_ids)
-            return Answer(sample.text, len(ids), tokens, sample.seconds, sample.truncated, tokens / longest)
+            tokens, said = len(sample.response_ids), self._chat.said(sample.response_ids, sample.text)
+            return Answer(said, len(ids), tokens, sample.seconds, sample.truncated, tokens / longest)
 
         return propose
 

@@ -28,7 +28,7 @@ from actors.expert.llm import LanguageModelExpert
 from actors.expert.operators import Idea
 from actors.expert.trajectory import Move, Trajectory, ending
 from actors.hosts import HostedRunner, local_runner
-from actors.policy.chat import Chat
+from actors.policy.chat import Chat, plain
 from actors.policy.endpoint import Ask, Endpoint, EndpointError
 from envs import relief
 from envs.actions import FinalAnswer
@@ -68,7 +68,9 @@ class Explorer:
         """Start the sandboxes; returns what this is (sandbox, host, node, pid)."""
         sys.setswitchinterval(SWITCH_SECONDS)
         model = self._cfg.model
-        self._chat = Chat(self._model_dir, model.context, model.response)
+        self._chat = Chat(
+            self._model_dir, model.context, model.response, list(model.thinking), plain(model.template_arguments)
+        )
         runner = await asyncio.to_thread(self._runner)
         snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
         self._environment = Environment(self._tasks, runner, snapshots, self._editor())
@@ -170,7 +172,8 @@ class Explorer:
         """How a language model is asked that is an expert."""
         experts = self._cfg.experts
         return Endpoint(
-            experts.endpoint, experts.model, experts.key_variable, experts.temperature, experts.response
+            experts.endpoint, experts.model, experts.key_variable, experts.temperature, experts.response,
+            plain(experts.template_arguments),
         )  # fmt: skip
 
     async def fits(self, states: Sequence[State]) -> list[bool]:

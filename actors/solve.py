@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,6 +50,10 @@ class ModelSettings:
     """Tokens of prompt and response together."""
     response: int = 512
     """Most tokens of one response."""
+    thinking: list[str] = field(default_factory=list)
+    """What begins the model's thinking and what ends it; empty: what its chat template names."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """Of the chat template, as model.template_arguments.enable_thinking=false; an endpoint gets them too."""
     dtype: str = "bfloat16"
     temperature: float = 1.0
 

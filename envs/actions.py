@@ -5,8 +5,10 @@
     File: train.py (optional; the task's script unless given)
 
 Edit is followed by one or more search/replace blocks, Write by the whole file in a ``` fence, and Inspect by an
-optional `Lines: 10-40`. Invariants: parsing and applying are pure; what is not exactly one action is `InvalidAction`,
-whose message tells the policy what to do; no path leaves the workspace or hides one of the task's files.
+optional `Lines: 10-40`. What capable models put around that is passed over: bold headers, a fence around an edit or
+around everything, prose before the action and after its block. Invariants: parsing and applying are pure; what is not
+exactly one action is `InvalidAction`, whose message tells the policy what to do, and nothing is guessed; no path leaves
+the workspace or hides one of the task's files.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from envs.records import Task
+from envs.records import Fault, Task
 
 MAX_FILE_BYTES = 40_000
 MAX_FILES = 20
@@ -32,8 +34,12 @@ SUBMISSION = "submission.csv"
 """Written by the script, never by the agent."""
 
 HEADER = re.compile(r"^[ \t]*Action:(?P<name>.*)$", re.MULTILINE)
-PAYLOAD = re.compile(r"^(?:<{5,9} SEARCH|```)", re.MULTILINE)
+EMPHASIS = re.compile(r"^[ \t]*#{1,6}[ \t]|[*`]", re.MULTILINE)
+"""Marks of Markdown that no name, path or range of lines has in it."""
 ARGUMENT = re.compile(r"(?P<name>File|Lines):(?P<value>.*)")
+PAYLOAD = re.compile(r"<{5,9} SEARCH|```")
+LIKE_ARGUMENT = re.compile(r"(?!Thought:)\w+:|(?:File|Lines)\b")
+"""A line that is meant as an argument, though it may be none."""
 BLOCK = tuple(map(re.compile, (r"<{5,9} SEARCH[ \t]*", r"={5,9}[ \t]*", r">{5,9} REPLACE[ \t]*")))
 FENCE = tuple(map(re.compile, (r"```\w*[ \t]*", r"```[ \t]*")))
 BLANKS = " \t"
@@ -43,6 +49,10 @@ MAX_PATH_PARTS = 4
 
 class InvalidAction(ValueError):
     """A text that is no action, or an action whose arguments are refused; the message says what to do."""
+
+    def __init__(self, message: str, fault: Fault = Fault.REFUSED):
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -109,30 +119,80 @@ def parse(text: str, task: Task) -> Action:
     Raises:
         InvalidAction: there is not exactly one action, or an argument is missing or refused.
     """
-    text = text.replace("\r\n", "\n")
-    first = PAYLOAD.search(text)
-    head, payload = (text[: first.start()], text[first.start() :]) if first else (text, "")
-    headers = [found for found in HEADER.finditer(head) if found["name"].strip(BLANKS)]
-    if len(headers) != 1:
-        raise InvalidAction(f"write one line `Action: NAME` before anything else; there are {len(headers)}")
-    name = headers[0]["name"].strip(BLANKS).lower()
+    name, after = _header(text.replace("\r\n", "\n").split("\n"))
     if name not in NAMES:
-        raise InvalidAction(f"there is no action {name[:40]!r}: use {', '.join(NAMES).title()}")
-    arguments = _arguments(head[headers[0].end() :])
+        raise InvalidAction(
+            f"there is no action {name[:40]!r}: use {', '.join(NAMES).title()}", Fault.UNKNOWN_ACTION
+        )  # fmt: skip
+    first = next((number for number, line in enumerate(after) if _begins_payload(line)), len(after))
+    arguments, payload = _arguments(after[:first]), after[first:]
     path = checked_path(arguments.get("File", task.script))
     if name == "edit":
-        blocks = _blocks(BLOCK, payload, "Edit needs <<<<<<< SEARCH … ======= … >>>>>>> REPLACE and nothing else")
+        blocks = _blocks(BLOCK, payload, "Edit needs whole blocks <<<<<<< SEARCH … ======= … >>>>>>> REPLACE")
         return Edit(path, tuple((search, replacement) for search, replacement in blocks))
     if name == "write":
-        contents = _blocks(FENCE, payload, "Write needs the whole file between two ``` lines and nothing else")
+        contents = _blocks(FENCE, payload, "Write needs the whole file between two ``` lines")
         if len(contents) > 1:
-            raise InvalidAction("Write takes one file: there are two ``` blocks")
+            raise InvalidAction("Write takes one file: there are two ``` blocks", Fault.BAD_BLOCK)
         return Write(path, contents[0][0])
     if payload:
-        raise InvalidAction(f"{name.title()} takes no block: use Edit to change lines or Write for a whole file")
+        raise InvalidAction(
+            f"{name.title()} takes no block: use Edit to change lines or Write for a whole file", Fault.BAD_BLOCK
+        )
     if name == "inspect":
         return Inspect(path, *_lines(arguments.get("Lines")))
     return {"execute": Execute, "undo": Undo, "final answer": FinalAnswer}[name]()
+
+
+def _header(lines: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of the only line `Action: NAME`, in lower case, and the lines after that line.
+
+    What stands within fences and blocks is the content of files, and no header; but a fence in which the only header
+    stands is one around the action.
+
+    Raises:
+        InvalidAction: there is no such line, or more than one.
+    """
+    if not any(line.strip() for line in lines):
+        raise InvalidAction("nothing stands there, or nothing after the thinking: write an action", Fault.EMPTY)
+    if not (headers := _headers(lines)):
+        lines = _unfenced(lines)
+        headers = _headers(lines)
+    if len(headers) != 1:
+        fault = Fault.SEVERAL_ACTIONS if headers else Fault.NO_ACTION
+        raise InvalidAction(f"write one line `Action: NAME`, outside of blocks; there are {len(headers)}", fault)
+    ((number, name),) = headers
+    return name.lower(), list(lines[number + 1 :])
+
+
+def _headers(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """(number, name) of each header outside of fences and blocks."""
+    found, ends = [], None
+    for number, line in enumerate(lines):
+        if ends:
+            ends = None if ends.fullmatch(line) else ends
+        elif BLOCK[0].fullmatch(line):
+            ends = BLOCK[-1]
+        elif FENCE[0].fullmatch(line):
+            ends = FENCE[-1]
+        elif (match := HEADER.fullmatch(EMPHASIS.sub("", line))) and (name := match["name"].strip(BLANKS)):
+            found.append((number, name))
+    return found
+
+
+def _unfenced(lines: Sequence[str]) -> list[str]:
+    """The lines without the fence in which the first header stands, where that is closed by the last line of all."""
+    number = next((at for at, line in enumerate(lines) if HEADER.fullmatch(EMPHASIS.sub("", line))), 0)
+    opened = [at for at in range(number) if _begins_payload(lines[at])]
+    last = max(at for at, line in enumerate(lines) if line.strip())
+    fences = sum(bool(FENCE[0].fullmatch(line)) for line in lines)
+    if len(opened) % 2 and FENCE[0].fullmatch(lines[opened[-1]]) and FENCE[1].fullmatch(lines[last]) and not fences % 2:
+        return [line for at, line in enumerate(lines) if at not in (opened[-1], last)]
+    return list(lines)
+
+
+def _begins_payload(line: str) -> bool:
+    return bool(PAYLOAD.match(line))
 
 
 def apply(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[str, str]:
@@ -147,7 +207,7 @@ def apply(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[st
     _check_writable(path, files, task)
     new = action.content if isinstance(action, Write) else _edited(action, files)
     if new == files.get(path):
-        raise InvalidAction(f"this leaves {path} as it is: change something")
+        raise InvalidAction(f"this leaves {path} as it is: change something", Fault.UNCHANGED)
     try:
         size = len(new.encode())
     except UnicodeEncodeError as error:
@@ -187,7 +247,9 @@ def checked_path(name: str) -> str:
     """
     parts = PurePosixPath(name).parts
     if not 1 <= len(parts) <= MAX_PATH_PARTS or not all(PATH_PART.fullmatch(part) for part in parts):
-        raise InvalidAction(f"{name[:60]!r} is no path in the working folder: write one like {'data/notes.txt'!r}")
+        raise InvalidAction(
+            f"{name[:60]!r} is no path in the working folder: write one like {'data/notes.txt'!r}", Fault.BAD_ARGUMENT
+        )
     return "/".join(parts)
 
 
@@ -215,12 +277,14 @@ def _edited(action: Edit, files: Mapping[str, str]) -> str:
     for search, replacement in action.blocks:
         wanted = [line.rstrip() for line in _rows(search)]
         if not any(wanted):
-            raise InvalidAction("the SEARCH lines are empty: copy the lines to replace")
+            raise InvalidAction("the SEARCH lines are empty: copy the lines to replace", Fault.NO_MATCH)
         place, again = _places([line.rstrip() for line in lines], wanted)
         if place is None:
-            raise InvalidAction(f"the SEARCH lines are not in {action.path}: copy them exactly")
+            raise InvalidAction(f"the SEARCH lines are not in {action.path}: copy them exactly", Fault.NO_MATCH)
         if again is not None:
-            raise InvalidAction(f"the SEARCH lines occur more than once in {action.path}: add one that differs")
+            raise InvalidAction(
+                f"the SEARCH lines occur more than once in {action.path}: add one that differs", Fault.AMBIGUOUS
+            )
         lines[place : place + len(wanted)] = _rows(replacement)
     return "".join(f"{line}\n" for line in lines)
 
@@ -250,14 +314,17 @@ def _check_writable(path: str, files: Mapping[str, str], task: Task) -> None:
         raise InvalidAction(f"there are {len(files)} files already: change one of them")
 
 
-def _blocks(marks: Sequence[re.Pattern[str]], payload: str, complaint: str) -> list[list[str]]:
-    """The texts between the lines that are such marks, block after block; between blocks are blank lines only.
+def _blocks(marks: Sequence[re.Pattern[str]], payload: Sequence[str], complaint: str) -> list[list[str]]:
+    """The texts between the lines that are such marks, block after block; what stands around blocks is passed over.
 
     One pass over the lines: a pattern over all of them would try each line as the end of each other.
+
+    Raises:
+        InvalidAction: there is no block, or a mark too many or too few.
     """
     blocks: list[list[list[str]]] = []
     position = 0
-    for line in payload.split("\n"):
+    for line in payload:
         if marks[position].fullmatch(line):
             position = (position + 1) % len(marks)
             if position == 1:
@@ -266,21 +333,26 @@ def _blocks(marks: Sequence[re.Pattern[str]], payload: str, complaint: str) -> l
                 blocks[-1].append([])
         elif position:
             blocks[-1][-1].append(f"{line}\n")
-        elif line.strip():
-            raise InvalidAction(complaint)
+        elif any(mark.fullmatch(line) for mark in marks):
+            raise InvalidAction(complaint, Fault.BAD_BLOCK)
     if position or not blocks:
-        raise InvalidAction(complaint)
+        raise InvalidAction(complaint, Fault.BAD_BLOCK)
     return [["".join(lines) for lines in block] for block in blocks]
 
 
-def _arguments(text: str) -> dict[str, str]:
-    """The `File:` and `Lines:` lines between the action's name and its blocks."""
+def _arguments(lines: Sequence[str]) -> dict[str, str]:
+    """The `File:` and `Lines:` lines between the action's name and its blocks; prose there is passed over."""
     arguments = {}
-    for line in filter(str.strip, text.splitlines()):
-        match = ARGUMENT.fullmatch(line.strip(BLANKS))
+    for line in lines:
+        plain = EMPHASIS.sub("", line).strip(BLANKS)
+        if not LIKE_ARGUMENT.match(plain):
+            continue
+        match = ARGUMENT.fullmatch(plain)
         value = match["value"].strip(BLANKS) if match else ""
         if not value or match["name"] in arguments:
-            raise InvalidAction(f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}")
+            raise InvalidAction(
+                f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}", Fault.BAD_ARGUMENT
+            )
         arguments[match["name"]] = value
     return arguments
 
@@ -289,6 +361,6 @@ def _lines(given: str | None) -> tuple[int, int]:
     if given is None:
         return 1, MAX_INSPECTED_LINES
     if not (match := re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", given)) or not 1 <= int(match[1]) <= int(match[2]):
-        raise InvalidAction(f"Lines must be like 10-40, not {given[:40]!r}")
+        raise InvalidAction(f"Lines must be like 10-40, not {given[:40]!r}", Fault.BAD_ARGUMENT)
     start, end = int(match[1]), int(match[2])
     return start, min(end, start + MAX_INSPECTED_LINES - 1)

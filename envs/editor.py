@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from envs import thinking
 from envs.sandbox import SandboxFailure
 
 DEADLINE = 120.0
@@ -39,4 +40,4 @@ class EndpointEditor:
             )
         except OpenAIError as error:
             raise SandboxFailure(f"the editor {self._model} at {self._endpoint} failed: {error}") from error
-        return answer.choices[0].message.content or ""
+        return thinking.said(answer.choices[0].message.content or "")

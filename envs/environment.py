@@ -83,7 +83,9 @@ class Environment:
                 case FinalAnswer():
                     return _neutral(state, kind, text, "the episode is over")
         except InvalidAction as reason:
-            return _unapplied(state, "invalid", Outcome.INVALID, text, f"invalid action: {reason}", str(reason))
+            told = f"invalid action: {reason}"
+            refused = _unapplied(state, "invalid", Outcome.INVALID, text, told, str(reason))
+            return replace(refused, fault=str(reason.fault))
         except SandboxFailure as failure:  # nothing was learnt about the action: the episode stays where it was
             return _failed(state, kind, failure)
 

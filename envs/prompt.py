@@ -71,6 +71,15 @@ def messages(
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content()}]
 
 
+def folded(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The messages with what the system says before what the user says, in the user's turn."""
+    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
+    others = [dict(message) for message in messages if message["role"] != "system"]
+    if system.strip() and others:
+        others[0]["content"] = f"{system}\n\n{others[0]['content']}"
+    return others
+
+
 def _content(task: Task, state: State, files: Mapping[str, str], problem: str, steps: Sequence[Step]) -> str:
     others = ", ".join(name for name in files if name != task.script)
     parts = [
@@ -98,7 +107,7 @@ def _scores(task: Task, state: State) -> str:
 
 def _gist(action: str) -> str:
     """The thought of a past action, or its first line."""
-    lines = [line.strip() for line in action.strip().splitlines()] or [""]
+    lines = [line.strip().replace("**", "") for line in action.strip().splitlines()] or [""]
     thoughts = [line.removeprefix("Thought:").strip() for line in lines if line.startswith("Thought:")]
     return (thoughts or lines)[0][:MAX_THOUGHT]
 

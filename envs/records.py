@@ -54,6 +54,29 @@ class Outcome(Word):
     """The sandbox, not the script, failed: masked from training and retried."""
 
 
+class Fault(Word):
+    """Why a text is no action, or one that is refused: what the model does wrong."""
+
+    EMPTY = "empty"
+    """Nothing stands there, or nothing but thinking that has no end."""
+    NO_ACTION = "no_action"
+    """There is no line `Action: NAME`."""
+    SEVERAL_ACTIONS = "several_actions"
+    UNKNOWN_ACTION = "unknown_action"
+    BAD_ARGUMENT = "bad_argument"
+    """One that is missing, unknown, or of another form."""
+    BAD_BLOCK = "bad_block"
+    """The block of an edit or file is missing, unfinished, or one too many."""
+    NO_MATCH = "no_match"
+    """The lines to replace are not in the file."""
+    AMBIGUOUS = "ambiguous"
+    """They are there more than once."""
+    UNCHANGED = "unchanged"
+    """Nothing would change."""
+    REFUSED = "refused"
+    """It is not to be had, or not allowed: an unknown or read-only file, a file too large, nothing to undo."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one experiment may use; enforced by the sandbox."""
@@ -245,6 +268,8 @@ class StepResult:
     """Beside score_after."""
     findings: Findings = ()
     """What is suspicious in the action, where it is an edit."""
+    fault: str = ""
+    """Of an invalid action: which `Fault` it has."""
     response_used: float = 0.0
     """In [0, 1]: tokens of the response over the most that it may have."""
 
@@ -255,7 +280,7 @@ class StepInfo:
 
     actor_id: str = ""
     text: str = ""
-    """The response, as text."""
+    """The response, as text, with its thinking."""
     action: str = ""
     """As of `StepResult`, like what follows."""
     score_before: float | None = None
@@ -267,6 +292,7 @@ class StepInfo:
     origin: Origin = Origin.RUN
     withheld: Withheld | None = None
     findings: Findings = ()
+    fault: str = ""
     reward_parts: dict[str, float] = field(default_factory=dict)
     """What the reward is made of, by name."""
     generate_seconds: float = 0.0

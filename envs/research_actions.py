@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from envs import actions
-from envs.actions import HEADER, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
-from envs.records import Task
+from envs.actions import EMPHASIS, HEADER, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
+from envs.records import Fault, Task
 
 Editor = Callable[[str], str]
 """Prompt → completion of another model."""
@@ -51,7 +51,8 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 FORMAT = "Answer with:\nThought: <idea>\nAction: <name>\nAction Input: <JSON with these keys>\nActions:\n" + "\n".join(
     f"{name}: {', '.join(keys)}" for name, keys in ACTIONS.items()
 )
-INPUT = re.compile(r"^[ \t]*Action Input:", re.MULTILINE)
+INPUT = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+)?\*{0,2}Action Input(?:\*\*)?:\*{0,2}", re.MULTILINE)
+OPENING = re.compile(r"^```\w*\s*")
 CODE = re.compile(r"```(?:python)?[ \t]*\n(?P<code>.*?)```", re.DOTALL)
 
 
@@ -83,20 +84,24 @@ def parse(text: str) -> ResearchAction:
     text = text.replace("\r\n", "\n")
     start = INPUT.search(text)
     head = text[: start.start()] if start else text
-    headers = [found["name"].strip() for found in HEADER.finditer(head) if found["name"].strip()]
+    if not text.strip():
+        raise InvalidAction("nothing stands there, or nothing after the thinking: write an action", Fault.EMPTY)
+    plain = EMPHASIS.sub("", head)
+    headers = [found["name"].strip() for found in HEADER.finditer(plain) if found["name"].strip()]
     if len(headers) != 1 or start is None:
-        raise InvalidAction("write one line `Action: NAME` and then `Action Input: {JSON}`")
+        fault = Fault.SEVERAL_ACTIONS if len(headers) > 1 else Fault.BAD_ARGUMENT if headers else Fault.NO_ACTION
+        raise InvalidAction("write one line `Action: NAME` and then `Action Input: {JSON}`", fault)
     names = {name.lower(): name for name in ACTIONS}
     if (name := names.get(headers[0].lower())) is None:
-        raise InvalidAction(f"there is no action {headers[0][:40]!r}: use {', '.join(ACTIONS)}")
+        raise InvalidAction(f"there is no action {headers[0][:40]!r}: use {', '.join(ACTIONS)}", Fault.UNKNOWN_ACTION)
     try:
-        given, _ = json.JSONDecoder(strict=False).raw_decode(text[start.end() :].lstrip())
+        given, _ = json.JSONDecoder(strict=False).raw_decode(OPENING.sub("", text[start.end() :].lstrip(), count=1))
     except (ValueError, RecursionError) as error:
-        raise InvalidAction(f"the Action Input of {name} is not JSON: {error}") from error
+        raise InvalidAction(f"the Action Input of {name} is not JSON: {error}", Fault.BAD_ARGUMENT) from error
     if not isinstance(given, dict) or not all(isinstance(value, str | int) for value in given.values()):
-        raise InvalidAction(f"the Action Input of {name} must be a JSON object of texts")
+        raise InvalidAction(f"the Action Input of {name} must be a JSON object of texts", Fault.BAD_ARGUMENT)
     if missing := [key for key in ACTIONS[name] if key not in given]:
-        raise InvalidAction(f"{name} needs {', '.join(ACTIONS[name])}: {missing[0]} is missing")
+        raise InvalidAction(f"{name} needs {', '.join(ACTIONS[name])}: {missing[0]} is missing", Fault.BAD_ARGUMENT)
     return ResearchAction(name, {key: str(given[key]) for key in ACTIONS[name]})
 
 
@@ -205,7 +210,9 @@ def _lines(given: Mapping[str, str]) -> tuple[int, int]:
     try:
         start, end = int(given["start_line_number"]), int(given["end_line_number"])
     except ValueError as error:
-        raise InvalidAction("start_line_number and end_line_number must be whole numbers") from error
+        raise InvalidAction(
+            "start_line_number and end_line_number must be whole numbers", Fault.BAD_ARGUMENT
+        ) from error
     if not 1 <= start <= end:
-        raise InvalidAction(f"lines go from 1 up, not from {start} to {end}")
+        raise InvalidAction(f"lines go from 1 up, not from {start} to {end}", Fault.BAD_ARGUMENT)
     return start, end

@@ -35,7 +35,7 @@ Keys of `evaluation` say how much is tried: attempts, seed, states, steps, basel
 {KEYS}
 """
 SEARCH = "greedy:"
-SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
+SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,6 +18,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.answers: list[str | int] = []
         self.finish_reason = "stop"
+        self.reason = "refused"
+        """Why it fails."""
         self.asked: list[dict] = []
         self.keys: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
@@ -39,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(200, {"data": [{"embedding": vector, "index": i} for i, vector in enumerate(vectors)]})
         answer = self.server.answers.pop(0)
         if isinstance(answer, int):
-            return self._reply(answer, {"error": {"message": f"refused {self.headers['Authorization']}"}})
+            return self._reply(answer, {"error": {"message": f"{self.server.reason} {self.headers['Authorization']}"}})
         choice = {"index": 0, "finish_reason": self.server.finish_reason}
         choice["message"] = {"role": "assistant", "content": answer}
         return self._reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m",

@@ -48,7 +48,8 @@ VOCABULARY = 1500
 encoded: dict[tuple[str, str], list[int]] = {}
 """Token ids by model and text: the runs have most of their texts in common, and what is slow is asked once."""
 TEMPLATE = (
-    "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+    "{% for one in messages %}<|im_start|>{% if not short %}{{ one.role }}\n{% endif %}{{ one.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 from actors.expert import ideas as idea_pool
 from actors.expert.operators import Idea
 from actors.policy.endpoint import Ask, EndpointError, Reply
-from envs import prompt
+from actors.policy.stand_in import tokens
+from envs import prompt, thinking
 from envs.records import State, Task
 
 SYSTEM = (
@@ -31,8 +32,6 @@ AT_ONCE = 25
 """Ideas asked for in one question."""
 MAX_IDEA = 200
 """Characters of an idea."""
-CHARACTERS_PER_TOKEN = 3
-"""Low for English and code, so that a prompt counted by it fits."""
 START = re.compile(r"^[ \t]*(Thought|Action):", re.MULTILINE)
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])?\s*")
 
@@ -57,7 +56,8 @@ class LanguageModelExpert:
         )
         found: dict[str, Idea] = {}
         for seed in range(2 * -(-least // AT_ONCE)):
-            for line in self._ask([{"role": "user", "content": question}], seed).text.splitlines():
+            answer = thinking.said(self._ask([{"role": "user", "content": question}], seed).text)
+            for line in answer.splitlines():
                 text = BULLET.sub("", line, count=1).strip()[:MAX_IDEA]
                 if len(text.split()) > 1:
                     found.setdefault(text.casefold(), Idea("llm", "", text))
@@ -74,11 +74,11 @@ class LanguageModelExpert:
         """The next action; arguments as for the built-in expert. Raises EndpointError, PromptError."""
         hint = "".join(f"\n- {idea.text}" for idea in ideas)
         hint = f"\nIdeas worth trying, one at a time:{hint}" if ideas else ""
-        budget = self._budget - _tokens(SYSTEM + hint)
-        _, question = prompt.messages(task, state, files, _tokens, budget)
+        budget = self._budget - tokens(SYSTEM + hint)
+        _, question = prompt.messages(task, state, files, tokens, budget)
         asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question["content"] + hint}]
         reply = self._ask(asked, rng.randrange(1 << 31))
-        return replace(reply, text=tidy(reply.text))
+        return replace(reply, text=tidy(thinking.said(reply.text)))
 
 
 def tidy(answer: str) -> str:
@@ -98,7 +98,3 @@ def _of_the_library(task: Task, wanted: int) -> list[Idea]:
     except idea_pool.IdeaError:
         return []
     return random.Random(0).sample(known, max(0, min(wanted, len(known))))
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -37,6 +37,8 @@ def show() -> None:
 
 def _default(item: dataclasses.Field) -> str:
     value = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+    if isinstance(value, dict):
+        return "none"
     if isinstance(value, list):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value) or '""'

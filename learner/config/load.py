@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -117,8 +117,9 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-        yield prefix.rstrip("."), tree
+    name = prefix.rstrip(".")
+    if not isinstance(tree, dict) or any(name == key and get_origin(kind) is dict for key, _, kind in fields()):
+        yield name, tree
         return
     for name, value in tree.items():
         yield from _flatten(value, f"{prefix}{name}.")
@@ -131,13 +132,16 @@ def assign(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
         ConfigError: there is no such key, or it cannot have such a value.
     """
     known = {name: (item, kind) for name, item, kind in fields()}
-    if name not in known:
+    within = next(
+        (key for key, (_, kind) in known.items() if get_origin(kind) is dict and name.startswith(f"{key}.")), ""
+    )
+    if name not in known and not within:
         last = f".{name.rpartition('.')[2]}"
         near = [key for key in known if key.endswith(last) or key.startswith(f"{name}.")][:3]
         near = near or difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
         raise ConfigError(f"{where}unknown key {name}: {hint}")
-    item, kind = known[name]
+    item, kind = known[within or name]
     if get_args(kind) and isinstance(value, str):
         value = _parse_list(value)
     if kind is int and isinstance(value, float):
@@ -147,9 +151,10 @@ def assign(cfg: DictConfig, name: str, value: Any, where: str = "") -> None:
     try:
         OmegaConf.update(cfg, name, value)
     except OmegaConfBaseException as error:
-        example = ", such as [a,b]" if get_args(kind) else ""
+        example = ", such as {a: b}" if get_origin(kind) is dict else ", such as [a,b]" if get_args(kind) else ""
         raise ConfigError(f"{where}{name}={value}: expected {type_name(kind)}{example}") from error
-    _check_value(f"{where}{name}", OmegaConf.select(cfg, name), item)
+    if not within:
+        _check_value(f"{where}{name}", OmegaConf.select(cfg, name), item)
 
 
 def _parse_list(text: str) -> Any:

@@ -25,6 +25,8 @@ def impossible(cfg: Config) -> str | None:
         )
     if model.response >= model.context:
         return f"model.response={model.response} must be below model.context={model.context}: it is a part of it"
+    if len(model.thinking) not in (0, 2):
+        return f"model.thinking={list(model.thinking)} must be two texts: what begins thinking and what ends it"
     if rows < model.context:
         return f"learner.row_tokens={rows} must be at least model.context={model.context}: a row holds a whole example"
     if not tasks.held_in:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 CONFIGS = Path(__file__).parent / "presets"
 LARGEST = 2**31 - 1
@@ -32,8 +32,8 @@ def key(
     metadata = {
         "help": help, "choices": tuple(choices), "positive": positive, "maximum": maximum, "socket": socket,
     }  # fmt: skip
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -60,7 +60,14 @@ class ModelConfig:
     path: str = key("builtin:smollm2-135m", "Model folder, hub id, or builtin:smollm2-135m (needs no model hub).")
     dtype: str = key("bfloat16", "Compute type of engine and learner.", ["bfloat16", "float32"])
     context: int = key(1536, "Tokens of prompt and response together.", positive=True)
-    response: int = key(128, "Most tokens of one response.", positive=True)
+    response: int = key(128, "Most tokens of one response, with its thinking.", positive=True)
+    thinking: list[str] = key(
+        [],
+        "What begins the model's thinking and what ends it, as [<think>,</think>]; empty: as its template names them.",
+    )
+    template_arguments: dict[str, Any] = key(
+        {}, "Arguments of the chat template, each model.template_arguments.NAME=VALUE, as enable_thinking=false."
+    )
 
 
 @dataclass
@@ -149,6 +156,9 @@ class ExpertConfig:
     temperature: float = key(1.0, "llm: sampling temperature.", positive=True)
     response: int = key(1024, "llm: most tokens of one answer.", positive=True)
     context: int = key(8192, "llm: most tokens of one question and its answer.", positive=True)
+    template_arguments: dict[str, Any] = key(
+        {}, "llm: as those of the model; an endpoint gets them as chat_template_kwargs, which vLLM's and SGLang's take."
+    )
     candidates: int = key(100, "Ideas of a task from which the pool is chosen.", positive=True)
     ideas: int = key(10, "Ideas in the pool of a task: those that differ most.", positive=True)
     embeddings: str = key(
@@ -369,5 +379,7 @@ def _fields(kind: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field, t
 
 
 def type_name(kind: type) -> str:
-    """`int`, `float`, `bool`, `str` or `list[str]`."""
+    """`int`, `float`, `bool`, `str`, `list[str]` or `mapping`."""
+    if get_origin(kind) is dict:
+        return "mapping"
     return str(kind) if get_args(kind) else kind.__name__

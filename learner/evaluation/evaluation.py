@@ -6,6 +6,7 @@ null, never zero; the file is rewritten whole after each stage, so earlier stage
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,8 +66,8 @@ def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]
     """The content of `evaluation.json`, from the attempts of each stage.
 
     Returns `{"tasks": [{task, split, metric, direction, m_init, m_init_test, m_best, divided, stages: {stage: {n,
-    mean_reward, mean_reward_ci, valid_rate, truncated, distinct_actions, distinct_valid, mean_score, best_score,
-    mean_test_score,
+    mean_reward, mean_reward_ci, valid_rate, truncated, faults: {fault: attempts}, distinct_actions, distinct_valid,
+    mean_score, best_score, mean_test_score,
     best_test_score, best_whole_score, optimism, infra_failures, experiment_seconds, response_tokens, rewards: [one per
     attempt that counts]}}}], "splits": {split: {stage: the same without scores and rewards, and optimism_ci}}}`. Scores
     are in the task's own metric, over valid attempts: on the validation part of its answers, and of the same attempts
@@ -231,6 +232,7 @@ def _figures(attempts_by_task: Sequence[Sequence[Transition]]) -> dict[str, Any]
         "mean_reward_ci": bootstrap_interval(rewards),
         "valid_rate": float(np.mean(valid)) if valid else None,
         "truncated": sum(t.outcome is Outcome.TRUNCATED for attempts in counted for t in attempts),
+        "faults": dict(collections.Counter(t.info.fault for attempts in counted for t in attempts if t.info.fault)),
         "distinct_actions": distinct([t for attempts in counted for t in attempts]),
         "distinct_valid": distinct([t for attempts in counted for t in attempts], VALID),
         "infra_failures": sum(map(len, attempts_by_task)) - n,

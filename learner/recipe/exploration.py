@@ -124,6 +124,7 @@ def serving(cfg: Config) -> Config:
     OmegaConf.set_readonly(served, False)
     served.run.name = f"{cfg.run.name}-expert"
     served.model.path, served.model.context, served.model.response = cfg.experts.model, cfg.experts.context, 1
+    served.model.thinking, served.model.template_arguments = [], cfg.experts.template_arguments
     OmegaConf.set_readonly(served, True)
     return served
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from envs.records import Outcome
+from envs.records import Fault, Outcome
 from learner.evaluation.evaluation import STAGES
 from learner.figures.action_text import visible
 from learner.figures.text import SPLITS
@@ -157,6 +157,21 @@ def outcomes(rows: Rows) -> str | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
     return _over_steps("outcomes", rows, ["outcomes"], draw)
+
+
+def faults(rows: Rows) -> str | None:
+    """Share of the transitions with each fault of an invalid action, stacked."""
+
+    def draw(axes: Axes) -> None:
+        seen = [fault for fault in Fault if any(row.get("faults", {}).get(fault) for row in rows)]
+        shares = {f: [row.get("faults", {}).get(f, 0) / row["transitions"] for row in rows] for f in seen}
+        _stack(axes, rows, {f.replace("_", " "): shares[f] for f in seen}, [distinct(i) for i in range(len(seen))])
+        _from_zero(axes)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+    if not any(sum(row.get("faults", {}).values()) for row in rows):
+        return None
+    return _over_steps("faults", rows, ["faults"], draw)
 
 
 def staleness(rows: Rows) -> str | None:

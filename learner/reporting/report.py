@@ -89,6 +89,7 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
     rows = run.rows
     yield "Reward", "mean over transitions; thin lines: each task", charts.reward(rows)
     yield "Outcomes", "share of transitions", charts.outcomes(rows)
+    yield "Invalid actions", "share of transitions, by what is wrong with them", charts.faults(rows)
     yield "Valid actions", "edits that ran to a graded score, or no edit", charts.valid_rate(rows)
     yield "Throughput", "response tokens per second of wall-clock time", charts.figure(rows, "tokens_per_s")
     yield (

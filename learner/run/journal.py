@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.records import Finding, Origin, Outcome, Transition
+from envs.records import Fault, Finding, Origin, Outcome, Transition
 from learner.algorithm.step_report import StepReport
 from learner.figures.statistics import VALID, distinct
 from learner.figures.waiting import waited_for
@@ -52,10 +52,10 @@ def step_metrics(
     are taken over; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the learner
     waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
     `reward_mean` and `valid_rate` are over transitions that are not masked (null if there is none), as are the
-    different actions per state (`distinct_actions`, `distinct_valid`); `truncated_rate` is of all, `outcomes` and
-    `findings` count all, `suspicious` those with any finding (`envs.records.Finding`). Staleness of a transition is
-    `version` minus the version of its oldest token, its age the seconds since it was complete. The `*_seconds` of a
-    part are means per transition, `experiment_seconds` is a sum.
+    different actions per state (`distinct_actions`, `distinct_valid`); `truncated_rate` is of all; `outcomes`, `faults`
+    (of invalid actions: `envs.records.Fault`) and `findings` count all, `suspicious` those with any finding
+    (`envs.records.Finding`). Staleness of a transition is `version` minus the version of its oldest token, its age the
+    seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]
@@ -65,6 +65,7 @@ def step_metrics(
     tokens = sum(len(t.response_ids) for t in members)
     prompts = sum(len(group[0].prompt_ids) for group in groups)
     outcomes = collections.Counter(t.outcome for t in members)
+    faults = collections.Counter(t.info.fault for t in members)
     found = collections.Counter(name for t in members for name, _ in t.info.findings)
     tasks = sorted({t.task_id for t in counted})
     return {
@@ -93,6 +94,7 @@ def step_metrics(
         "experiment_seconds": sum(t.info.durations.execute for t in members if t.info.origin is Origin.RUN),
         "experiments_cached": sum(t.info.origin is Origin.CACHE for t in members),
         "outcomes": {str(outcome): outcomes[outcome] for outcome in Outcome},
+        "faults": {str(fault): faults[fault] for fault in Fault},
         "suspicious": sum(bool(t.info.findings) for t in members),
         "findings": {str(finding): found[finding] for finding in Finding},
         "task_rewards": {task: _mean([t.reward for t in counted if t.task_id == task]) for task in tasks},

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("action", pa.string()),
         ("outcome", pa.string()),
+        ("fault", pa.string()),
         ("reward", pa.float64()),
         ("reward_parts", pa.map_(pa.string(), pa.float64())),
         ("score_before", pa.float64()),
@@ -58,7 +59,8 @@ SCHEMA = pa.schema(
 """`step` is the learner step (1, 2, …) that trained on the row. `advantage`, `ratio` (mean over the response's tokens
 of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
 gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it. `findings`
-is what an audit found suspicious in the action (`envs.records.Finding`), with why; files of earlier versions lack it.
+is what an audit found suspicious in the action (`envs.records.Finding`), with why, and `fault` what is wrong with an
+invalid one (`envs.records.Fault`); files of earlier versions lack them.
 """
 
 

@@ -134,6 +134,7 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
         durations=Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),
         peak_mb=90 + 40 * rng.random(),
         milestones=MILESTONES[:4] if edited else MILESTONES[:1] if outcome is Outcome.SCRIPT_ERROR else (),
+        fault="no_action" if outcome is Outcome.INVALID else "",
         findings=FOUND if edited and name.endswith("/3") else (),
         origin=Origin.CACHE if rng.random() < 0.1 else Origin.RUN,
         reward_parts={"gain": reward - 0.5, "score": float(reward)},

@@ -24,7 +24,7 @@ from actors.expert.trajectory import Ending
 from actors.policy.chat import Chat
 from actors.policy.policy import PolicyDead, Sample
 from envs.environment import Environment
-from envs.records import Direction, Limits, Origin, Outcome, State, Step, Task, Transition
+from envs.records import Direction, Fault, Limits, Origin, Outcome, State, Step, Task, Transition
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.config.schema import Config
 from learner.stream.states import StatePool
@@ -118,6 +118,19 @@ def test_a_truncated_response_is_nothing_that_was_done(runner, actor, state, mon
     cut, whole = runner.run(actor.attempt(state, [1, 2], f"group-{treated}"))
     assert (cut.outcome, cut.info.score_after, cut.reward) == (Outcome.TRUNCATED, None, 0.0)
     assert (cut.excluded, cut.masked) == (excluded, excluded) and not whole.masked and whole.reward > 0.5
+
+
+def test_thinking_is_kept_and_trained_on_but_is_no_action(runner, actor, state, monkeypatch):
+    monkeypatch.setattr(actor._chat, "_marks", ("<think>", "</think>"))
+    edit = EDIT.replace("0.6", "0.8")
+    thought = f"<think>\nAction: Undo, or\n```\nvalue = 9\n```\n</think>\n\n{edit}"
+    answers(actor, lambda seed: thought if seed == 1 else "<think>\nAction: Undo" if seed == 2 else "A forest.")
+    better, endless, idle = runner.run(actor.attempt(state, [1, 2, 3], "group-thinks"))
+    assert (better.outcome, better.info.score_after, better.info.text) == (Outcome.EDITED, 0.8, thought)
+    assert better.response_ids[0] == 1 and not better.masked, "all that was sampled"
+    assert [one.info.fault for one in (better, endless, idle)] == ["", Fault.EMPTY, Fault.NO_ACTION]
+    _, after = runner.run(actor._act("n", "g", state, actor._prompt(state), 1))
+    assert after.history[-1].action == edit, "the next prompt tells what was done"
 
 
 def test_a_transition_says_what_was_sampled_and_what_came_of_it(runner, actor, state):

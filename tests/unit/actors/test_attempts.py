@@ -120,9 +120,9 @@ def test_a_model_behind_an_endpoint_answers_with_the_tokens_that_it_used():
     wine, script = task_of("wine"), script_of("wine")
     agents = Agents("actor-0", load(["rl.temperature=0.5", "experts.response=300"]), [wine], "", "", 0)
     with serving() as server:
-        server.answers = ["Sure!\nThought: look\nAction: Inspect\n"]
+        server.answers = ["<think>\nAction: Undo?\n</think>\n\nThought: look\nAction: Inspect\n"]
         agent = Agent("a", ENDPOINT, "a-model", server.url)
-        answer = agents._asked(agent, wine, START, {wine.script: script}, random.Random(0))
+        answer = agents._asked(agent, wine, START, {wine.script: script}, 7)
     asked = server.asked[-1]
     assert answer.text == "Thought: look\nAction: Inspect\n"
     assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("a-model", 0.5, 300)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from envs import actions, research_actions
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write, apply, inspect, parse
-from envs.records import Direction, Limits, Task
+from envs.records import Direction, Fault, Limits, Task
 
 SCRIPT = "import a\nmodel = Tree(depth=1)\nmodel.fit(X, y)\nprint(1)\nprint(1)\n"
 FILES = {"train.py": SCRIPT}
@@ -48,6 +48,55 @@ def test_harmless_blanks_are_accepted():
     assert run(text).startswith("import b\nmodel")
 
 
+BETTER, BARE_EDIT = edit("import a\n", "import b\n"), edit("import a\n", "import b\n", "")
+FENCED = f"```python\n{BARE_EDIT}```\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        edit("import a\n", "import b\n", "**Thought:** better\n\n**Action:** Edit\n**File:** `train.py`\n\n"),
+        edit("import a\n", "import b\n", "### Action: **Edit**\n"),
+        f"Action: Edit\n{FENCED}",
+        f"Action: Edit\nFile: train.py\n\nI change the import:\n\n{FENCED}\nThis should help.\n",
+        BETTER + "\nWith this the script imports b: a better one.",
+        f"```\n{BETTER}```",
+        f"Sure!\n```text\nThought: as before\nAction: Edit\n{BARE_EDIT}```\n\n",
+        f"It was:\n```python\nAction: x\nimport c\n```\nNow\nAction: Edit\nThought: better\n{FENCED}",
+    ],
+    ids=["bold", "heading", "fenced", "prose", "prose after", "all fenced", "all fenced after prose", "code before"],
+)
+def test_what_capable_models_put_around_an_edit_is_passed_over(text):
+    assert run(text) == SCRIPT.replace("import a", "import b")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("  \n", Fault.EMPTY),
+        ("A forest.", Fault.NO_ACTION),
+        ("You could write:\n```\nAction: Undo\n```\nbut I do not.", Fault.NO_ACTION),
+        ("<<<<<<< SEARCH\nAction: Undo\n", Fault.NO_ACTION),
+        ("Action: Undo\nResult: undone\nAction: Execute", Fault.SEVERAL_ACTIONS),
+        (f"Action: Edit\n{FENCED}\nAction: Execute\n", Fault.SEVERAL_ACTIONS),
+        ("Action: Fly", Fault.UNKNOWN_ACTION),
+        ("Action: Inspect\nLines: all", Fault.BAD_ARGUMENT),
+        ("Action: Write\nFile: ../x\n```\n1\n```", Fault.BAD_ARGUMENT),
+        ("Action: Write\n```\nx = 1\n```\nor\n```\nx = 2\n```\n", Fault.BAD_BLOCK),
+        ('Action: Write\n```\n"""\n```\nan example\n```\n"""\n```\n', Fault.BAD_BLOCK),
+        ("Action: Execute\n```\nrm\n```", Fault.BAD_BLOCK),
+        (edit("import z\n", "\n"), Fault.NO_MATCH),
+        (edit("print(1)\n", "\n"), Fault.AMBIGUOUS),
+        (edit("import a\n", "import a\n"), Fault.UNCHANGED),
+        (edit("a\n", "b\n", "Action: Edit\nFile: train.csv\n"), Fault.REFUSED),
+    ],
+)
+def test_each_fault_has_its_name(text, fault):
+    with pytest.raises(InvalidAction) as refused:
+        run(text)
+    assert refused.value.fault is fault
+
+
 def test_write_makes_or_replaces_a_file():
     text = "Action: Write\nFile: lib/features.py\n```python\nx = 1\nAction: Undo\n```\n"
     assert apply(parse(text, TASK), FILES, TASK) == {"lib/features.py": "x = 1\nAction: Undo\n"}
@@ -73,10 +122,12 @@ def test_other_actions(text, action):
         ("I would use a forest.", "write one line `Action: NAME`"),
         ("Action: Undo\nAction: Undo", "there are 2"),
         ("Action: Fly", "there is no action 'fly'"),
-        ("Action: Edit\nmodel = 2", "comes File:, Lines: or a block"),
+        ("Action: Edit\nmodel = 2", "Edit needs whole blocks"),
+        ("Action: Undo\nObservation: undone", "comes File:, Lines: or a block"),
+        ("Action: Inspect\nLines 3-4", "comes File:, Lines: or a block"),
         ("Action: Edit\n", "Edit needs"),
-        (edit("import a\n", "import b\n") + "so it will be better", "nothing else"),
-        (edit("import a\n", "import b\n") + "<<<<<<< SEARCH\nprint", "nothing else"),
+        (edit("import a\n", "import b\n") + "<<<<<<< SEARCH\nprint", "Edit needs whole blocks"),
+        (edit("import a\n", "import b\n") + "=======\n", "Edit needs whole blocks"),
         ("Action: Write\n```\nx = 1", "Write needs"),
         ("Action: Execute\n```\nrm\n```", "takes no block"),
         (edit("model = Tree()\n", "x\n"), "the SEARCH lines are not in train.py"),

@@ -111,8 +111,20 @@ def test_no_argument_leads_out_of_the_folder(task, name, path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '**Action:** Read File\n**Action Input:** {"file_name": "train.py"}',
+        'Action: Read File\nAction Input:\n```json\n{"file_name": "train.py"}\n```\nLet me read it.',
+    ],
+)
+def test_marks_of_markdown_are_passed_over(text):
+    assert parse(text).arguments == {"file_name": "train.py"}
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("  ", "nothing stands there"),
         ("Thought: hm", "write one line `Action: NAME`"),
         ("Action: Fly\nAction Input: {}", "there is no action 'Fly'"),
         ("Action: Read File\nAction Input: file_name", "not JSON"),

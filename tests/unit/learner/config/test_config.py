@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
 from learner.config.load import ConfigError, load
-from learner.config.schema import CONFIGS, fields
+from learner.config.schema import CONFIGS, fields, type_name
 
 
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path):
@@ -16,6 +16,17 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path)
     assert (cfg.tasks.held_in, cfg.tasks.held_out) == (["wine"], ["a", "/b/c"])
     assert cfg.run.name == "0123"
     assert cfg.rl.clip == 0.1
+
+
+def test_a_mapping_is_set_by_its_names_or_whole_from_a_file_and_on_the_command_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {template_arguments: {enable_thinking: true, effort: low}}\n")
+    cfg = load([f"config={file}", "model.template_arguments.enable_thinking=false", "model.template_arguments.n=2"])
+    assert cfg.model.template_arguments == {"enable_thinking": False, "effort": "low", "n": 2}
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert load([f"config={tmp_path / 'config.yaml'}"]) == cfg
+    whole = load(["experts.template_arguments={enable_thinking: false}"])
+    assert whole.experts.template_arguments == {"enable_thinking": False} and whole.model.template_arguments == {}
 
 
 def test_a_saved_configuration_loads_again_and_cannot_be_changed(tmp_path):
@@ -39,6 +50,7 @@ def test_every_config_of_the_project_is_valid(name):
         ("rl=3", "rl.steps or"),
         ("steps", "key=value"),
         ("rl.steps=5.5", "rl.steps=5.5: expected int"),
+        ("model.template_arguments=7", "model.template_arguments=7: expected mapping, such as {a: b}"),
         ("rl.steps=", "rl.steps=: expected int"),
         ("rl.steps=-1", "rl.steps=-1 must be at least 0"),
         ("actors.count=0", "actors.count=0 must be above 0"),
@@ -113,7 +125,7 @@ def test_help_shows_every_key_with_its_default(capsys):
     for line in filter(str.strip, shown.splitlines()):
         lines.setdefault(line.split()[0], line)  # a help that is wrapped may go on with the name of a key
     for name, _, kind in fields():
-        assert (str(kind) if "list" in str(kind) else kind.__name__) in lines[name]
+        assert type_name(kind) in lines[name]
     assert "[16]" in lines["rl.actions"]
 
 

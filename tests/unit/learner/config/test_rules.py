@@ -20,6 +20,7 @@ CASES = [
     (["run.name=.."], "run.name=.. must be a plain folder name", ["run.name=a.b"]),
     (["run.name=a/b"], "run.name=a/b must be a plain", ["run.name=b"]),
     (["model.response=1536"], "model.response=1536 must be below model.context=1536", ["model.response=1535"]),
+    (["model.thinking=[a]"], "model.thinking=['a'] must be two texts", ["model.thinking=[a,b]"]),
     (["learner.row_tokens=1535"], "learner.row_tokens=1535 must be at least model.context=1536",
      ["learner.row_tokens=1536"]),
     (["tasks.held_in=[]"], "tasks.held_in is empty", ["tasks.held_in=[wine]"]),

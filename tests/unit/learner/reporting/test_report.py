@@ -85,7 +85,7 @@ def make_hostile(run_dir: Path) -> Path:
 
 def test_a_whole_run_is_shown(finished):
     shown = page(finished)
-    assert len(shown.of("svg")) == 12  # the evaluation and eleven plots over steps
+    assert len(shown.of("svg")) == 13  # the evaluation and twelve plots over steps
     assert [int(a["data-step"]) for a in shown.of("script") if "data-step" in a] == [1, 2, 3, 4, 5, 6]
     for part in ("builtin:smollm2-135m", "docker sandbox", "breast_cancer", "held-out mean", "6 of 10", "rmse ↓"):
         assert part in shown.text
@@ -203,5 +203,6 @@ def test_control_characters_become_visible():
 
 
 def test_a_plot_without_figures_is_left_out():
-    assert charts.reward([]) is None
+    assert charts.reward([]) is None and charts.faults([{"step": 1, "transitions": 4, "faults": {"empty": 0}}]) is None
+    assert charts.faults([{"step": 1}]) is None, "of an earlier version"
     assert charts.logprob_gap([{"step": 1, "reward_mean": None, "logprob_gap_mean": None}], 0.05) is None

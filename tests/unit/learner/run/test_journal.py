@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from envs.records import Durations, Finding, Origin, Outcome, StepInfo, Transition
+from envs.records import Durations, Fault, Finding, Origin, Outcome, StepInfo, Transition
 from learner.run.journal import Journal, commit, read, step_metrics
 from tests.unit.fake_run import report_of
 
@@ -55,6 +55,13 @@ def test_truncated_responses_are_a_share_of_all_whether_or_not_they_are_masked()
     row = step_metrics([members], 5, report_of(), seconds=8.0, waited=(0.0, 0.0), now=9.0)
     assert row["truncated_rate"] == 0.5 and row["outcomes"]["truncated"] == 2
     assert row["valid_rate"] == row["reward_mean"] == pytest.approx(2 / 3)
+
+
+def test_invalid_actions_are_counted_by_what_is_wrong_with_them():
+    members = [transition(Outcome.INVALID, 0, fault=fault) for fault in ("no_match", "no_match", "empty")]
+    row = step_metrics([members], 5, report_of(), seconds=8.0, waited=(0.0, 0.0), now=9.0)
+    assert {name: count for name, count in row["faults"].items() if count} == {"no_match": 2, "empty": 1}
+    assert set(row["faults"]) == set(Fault)
 
 
 def test_findings_are_counted_by_name_and_what_has_any_once():
