@@ -14,9 +14,9 @@ from hypothesis import settings
 from tests import needs
 
 # CI tries the same examples each time; new ones are for whoever works on the code, and is there to look into them.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("here", deadline=None)  # how long an example takes is the load's
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,7 +1,7 @@
 """What each response of a batch is worth to the policy gradient: advantages and weights, as pure functions.
 
-Invariants: masked members (`Transition.masked`) enter no mean, deviation, weight or count; the weights of all tokens of
-a batch add up to one, so that losses and gradients of any split of the batch add up to those of the whole.
+Invariants: masked members (`Transition.masked`) enter no mean, deviation, weight or count; weights are of a whole
+mini-batch, so that losses and gradients of any split of it add up to those of the whole.
 """
 
 from __future__ import annotations
@@ -56,13 +56,21 @@ def advantages(
     return Advantages(values, informative, equal_groups)
 
 
-def token_weights(aggregation: str, lengths: Sequence[int], valid: Sequence[bool]) -> np.ndarray:
+def token_weights(aggregation: str, lengths: Sequence[int], valid: Sequence[bool], longest: int) -> np.ndarray:
     """Weight of each token of a response in the batch's loss, float64 [B]; zero where masked.
 
-    lengths: [B], tokens of each response. `token`: every token of the batch weighs the same, so that long responses
-    weigh more (DAPO, arXiv 2503.14476); `sequence`: every response weighs the same (GRPO as published).
+    lengths: [B], tokens of each response; longest: most that a response can have. Weights of all tokens add up to
+    one with `token`: every token of the batch weighs the same, so that long responses weigh more (DAPO, arXiv
+    2503.14476), and with `sequence`: every response weighs the same (GRPO as published). `sequence_sum`: the tokens of
+    a response are added up, and their mean over responses is taken, as in the policy gradient itself; `constant`: that
+    over `longest` (Dr. GRPO, arXiv 2503.20783), so that a token weighs the same in every batch.
     """
     length, mask = np.asarray(lengths, np.float64), np.asarray(valid, bool)
-    share = np.ones_like(length) if aggregation == "token" else 1 / np.maximum(length, 1)
-    total = (share * length)[mask].sum()
-    return np.where(mask, share / max(total, 1), 0.0)
+    responses = max(int(mask.sum()), 1)
+    share = {
+        "token": np.full_like(length, 1 / max(length[mask].sum(), 1)),
+        "sequence": 1 / (responses * np.maximum(length, 1)),
+        "sequence_sum": np.full_like(length, 1 / responses),
+        "constant": np.full_like(length, 1 / (responses * longest)),
+    }[aggregation]
+    return np.where(mask, share, 0.0)

@@ -57,6 +57,12 @@ def normalised(rewards: np.ndarray) -> np.ndarray:
     return (rewards - rewards.mean()) / (rewards.std() + EPSILON) if varied(rewards) else np.zeros_like(rewards)
 
 
+def centred(rewards: np.ndarray) -> np.ndarray:
+    """centred: reward − mean, not over the deviation, which makes most of groups that hardly differ; Dr. GRPO, arXiv
+    2503.20783."""
+    return rewards - rewards.mean() if varied(rewards) else np.zeros_like(rewards)
+
+
 def left_out(rewards: np.ndarray) -> np.ndarray:
     """rloo: reward − mean of the other n−1, so (reward − mean) · n/(n−1); arXiv 2402.14740."""
     count = len(rewards)
@@ -68,10 +74,14 @@ def unscaled(unbiased: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     return unbiased
 
 
+def counted_in(unbiased: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """centred: · (n−1)/n, as a reward that counts in its own baseline has it."""
+    return unbiased * (len(rewards) - 1) / len(rewards)
+
+
 def over_deviation(unbiased: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """grpo: · (n−1)/n, as a reward that counts in its own baseline has it, over the deviation of the rewards."""
-    count = len(rewards)
-    return unbiased * (count - 1) / count / (rewards.std() + EPSILON)
+    """grpo: that over the deviation of the rewards."""
+    return counted_in(unbiased, rewards) / (rewards.std() + EPSILON)
 
 
 def as_they_are(rewards: np.ndarray) -> np.ndarray:
@@ -86,6 +96,7 @@ def varied(rewards: np.ndarray) -> bool:
 
 ALGORITHMS = {
     "grpo": Algorithm(normalised, scaled=over_deviation),
+    "centred": Algorithm(centred, scaled=counted_in),
     "rloo": Algorithm(left_out, scaled=unscaled),
     "ppo": Algorithm(as_they_are, value_head=True),
 }
@@ -147,7 +158,7 @@ def _check_loss(algorithm: str, loss: Loss) -> None:
     known = torch.tensor([-1.1, -0.5, -1.5])
     tokens = Tokens(
         behaviour=known, proximal=known, reference=known, advantages=torch.tensor([1.0, 0.0, -1.0]),
-        weights=torch.full((3,), 1 / 3), current=torch.tensor([False, True, False]),
+        weights=torch.full((3,), 1 / 3), current=torch.tensor([False, True, False]), lengths=(2, 1),
     )  # fmt: skip
     result = loss(logprobs, entropy, tokens, Objective(kl=0.1))
     if not isinstance(result, PolicyLoss):

@@ -7,6 +7,8 @@ loss positions.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +41,8 @@ class PolicyRow:
 class PolicyBatch:
     """What one policy step trains on."""
 
-    rows: list[PolicyRow]
+    parts: list[list[PolicyRow]]
+    """The rows of each mini-batch, of which each is an optimiser step; none without rows."""
     members: list[Transition]
     """Those in the rows, in the order of `Row.token_index`."""
     groups: list[list[str]]
@@ -52,16 +55,27 @@ class PolicyBatch:
     equal_groups: int
     masked: int
 
+    @property
+    def rows(self) -> list[PolicyRow]:
+        return [row for part in self.parts for row in part]
+
 
 def build(
-    groups: Sequence[Sequence[Transition]], version: int, row_tokens: int, rl: Any, ranks: int = 1, step: int = 0
+    groups: Sequence[Sequence[Transition]],
+    version: int,
+    row_tokens: int,
+    rl: Any,
+    ranks: int = 1,
+    step: int = 0,
+    longest: int = 1,
 ) -> PolicyBatch:
     """The batch of `groups` (what rewards are compared within), at weight version `version`.
 
     rl: that section of the configuration; ranks: among which the rows will be dealt out; step: learner steps done, for
-    what is annealed. Groups of equal rewards, which
-    teach only where V(s) is learned, are in rows all the same where the divergence from the reference or the entropy is
-    in the objective: these have a gradient on every token.
+    what is annealed; longest: tokens that a response can have, for `rl.aggregation=constant`. `rl.minibatches`
+    parts have nearly as many groups each, in order, and weights of their own. Groups of equal rewards, which teach only
+    where V(s) is learned, are in rows all the same where the divergence from the reference or the entropy is in the
+    objective: these have a gradient on every token.
     Raises BatchingError where a transition does not fit a row of `row_tokens`.
     """
     members = [transition for group in groups for transition in group]
@@ -71,9 +85,12 @@ def build(
     best = annealed(rl.best_of, step, rl.best_of_steps) if rl.objective == "best_of" else None
     samples = [t.id.rpartition("/")[0] for t in members] if rl.episode_steps > 1 else ()
     worth = advantages(rl.algorithm, [t.reward for t in members], number, valid, best, samples)
-    weights = token_weights(rl.aggregation, lengths, valid)
+    part = np.repeat(_parts(len(groups), rl.minibatches), [len(group) for group in groups])
+    weights = np.zeros(len(members))
+    for own in (part == which for which in np.unique(part)):
+        weights[own] = token_weights(rl.aggregation, np.array(lengths)[own], np.array(valid)[own], longest)
     by_prompt: dict[tuple[int, bytes], list[int]] = {}
-    has_gradient = valid if rl.kl or rl.entropy else worth.informative
+    has_gradient = valid if rl.kl or rl.entropy or rl.entropy_target else worth.informative
     for index in np.flatnonzero(has_gradient).tolist():  # a group of whole episodes has many prompts
         by_prompt.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
     kept = [index for same in by_prompt.values() for index in same]
@@ -90,17 +107,19 @@ def build(
     advantage, weight = per_token(worth.values), per_token(weights)
     prompts = [[members[index] for index in same] for same in by_prompt.values()]
     packed = [Group(same[0].prompt_ids, tuple(t.response_ids for t in same)) for same in prompts]
-    rows = batching.pack_for(packed, row_tokens, ranks)
     return PolicyBatch(
-        rows=[
-            PolicyRow(
-                row=row,
-                behaviour=behaviour[row.token_index],
-                advantages=advantage[row.token_index],
-                weights=weight[row.token_index],
-                current=current[row.token_index],
-            )
-            for row in rows
+        parts=[
+            [
+                PolicyRow(
+                    row=row,
+                    behaviour=behaviour[row.token_index],
+                    advantages=advantage[row.token_index],
+                    weights=weight[row.token_index],
+                    current=current[row.token_index],
+                )
+                for row in rows
+            ]
+            for rows in _packed(packed, [part[same[0]] for same in by_prompt.values()], row_tokens, ranks)
         ],
         members=chosen,
         groups=[[t.id for t in same] for same in prompts],
@@ -109,6 +128,29 @@ def build(
         equal_groups=worth.equal_groups,
         masked=valid.count(False),
     )
+
+
+def _parts(groups: int, minibatches: int) -> np.ndarray:
+    """int [groups]: the mini-batch of each, in order and of nearly equal size."""
+    parts = min(minibatches, groups)
+    return np.arange(groups) * parts // groups
+
+
+def _packed(groups: Sequence[Group], parts: Sequence[int], row_tokens: int, ranks: int) -> list[list[Row]]:
+    """The rows of each part, with the numbers of groups and tokens in the whole; parts: of each group, ascending."""
+    packed, before, tokens = [], 0, 0
+    for _, pairs in itertools.groupby(zip(parts, groups, strict=True), key=lambda pair: pair[0]):
+        own = [group for _, group in pairs]
+        packed.append(
+            [
+                dataclasses.replace(
+                    row, token_index=row.token_index + tokens, groups=tuple(before + number for number in row.groups)
+                )
+                for row in batching.pack_for(own, row_tokens, ranks)
+            ]
+        )
+        before, tokens = before + len(own), tokens + sum(len(one) for group in own for one in group.responses)
+    return packed
 
 
 def _sampled_under(transition: Transition, version: int) -> np.ndarray:

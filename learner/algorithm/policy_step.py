@@ -35,6 +35,9 @@ class PolicySums:
     entropy: float = 0.0
     kl: float = 0.0
     importance_max: float = 0.0
+    rejected: float = 0.0
+    tokens: int = 0
+    """All of them."""
     gap: float = 0.0
     gap_max: float = 0.0
     gap_current: float = 0.0
@@ -69,9 +72,23 @@ def combine(parts: Sequence[PolicySums]) -> PolicySums:
     return PolicySums(**{field.name: together(field.name) for field in dataclasses.fields(PolicySums)})
 
 
-def objective(rl: Any) -> losses.Objective:
-    """The objective that the `rl` section of the configuration asks for."""
-    return losses.Objective(rl.clip, rl.dual_clip, rl.kl, rl.entropy, rl.correction, rl.correction_cap)
+def objective(rl: Any, entropy: float | None = None) -> losses.Objective:
+    """The objective that the `rl` section of the configuration asks for; entropy: its weight, if not `rl.entropy`."""
+    return losses.Objective(
+        loss=rl.loss,
+        ratio=rl.ratio,
+        clip=rl.clip,
+        clip_high=rl.clip_high,
+        dual_clip=rl.dual_clip,
+        kl=rl.kl,
+        entropy=rl.entropy if entropy is None else entropy,
+        correction=rl.correction,
+        correction_level=rl.correction_level,
+        cap=rl.correction_cap,
+        mask=rl.mask,
+        mask_low=rl.mask_low,
+        mask_high=rl.mask_high,
+    )
 
 
 def row_loss(
@@ -106,6 +123,7 @@ def row_loss(
         advantages=advantages,
         weights=weights,
         current=current,
+        lengths=row.row.responses,
     )
     result = loss(logprobs, entropy, tokens, aim)
     gap = losses.logprob_gap(logprobs, behaviour)
@@ -119,6 +137,8 @@ def row_loss(
         entropy=entropy.sum().item(),
         kl=result.kl_sum.item(),
         importance_max=result.importance_max.item(),
+        rejected=result.rejected_sum.item(),
+        tokens=len(logprobs),
         gap=gap.sum().item(),
         gap_max=gap.max().item(),
         gap_current=(gap * current).sum().item(),

@@ -30,6 +30,8 @@ class Update:
     ratio_mean: float
     clip_fraction: float
     importance_max: float
+    rejected_fraction: float
+    """Tokens that `rl.mask` leaves without policy gradient."""
     entropy: float
     kl: float
     logprob_gap_mean: float
@@ -76,21 +78,34 @@ class StepReport:
     """By transition id, of those that were computed: its part of the loss, in the last pass."""
     worst_tokens: tuple[TokenGap, ...]
     """Those of the largest log-prob gap, the worst first."""
+    entropy_weight: float = 0.0
+    """Of the entropy in the objective."""
 
     def figures(self) -> dict[str, Any]:
         """What the journal keeps, by name; null for those of an update that was not made."""
         update: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Update))
         if self.update:
             update = dataclasses.asdict(self.update)
-        kept = ("equal_groups", "masked", "learning_rate", "train_tokens", "train_seconds", "train_tokens_per_s")
+        kept = (
+            "equal_groups", "masked", "learning_rate", "entropy_weight", "train_tokens", "train_seconds",
+            "train_tokens_per_s",
+        )  # fmt: skip
         return update | {name: getattr(self, name) for name in kept}
 
 
-def build(batch: PolicyBatch, passes: Sequence[PolicySums], rate: float, seconds: float) -> StepReport:
+def build(
+    batch: PolicyBatch,
+    passes: Sequence[PolicySums],
+    rate: float,
+    seconds: float,
+    first: PolicySums | None = None,
+    entropy: float = 0.0,
+) -> StepReport:
     """The report of a batch's step.
 
-    passes: over all its rows; none where it has no rows. Figures are of the last, but the log-prob gap and V(s), which
-    are of the first: later ones have other weights than those that sampled.
+    passes: over all its rows; none where it has no rows. Figures are of the last, but V(s), which is of the first, and
+    the log-prob gap, which is of the first optimiser step: later ones have other weights than those that sampled.
+    first: that step, where a pass has several; entropy: the weight of its bonus.
     """
     advantages = dict(batch.advantages)
     responses: list[tuple[str, float, float]] = []
@@ -102,7 +117,7 @@ def build(batch: PolicyBatch, passes: Sequence[PolicySums], rate: float, seconds
         names = {start: member.id for start, member in zip(starts, batch.members, strict=True)}
         responses = [(names[start], ratio, loss) for start, ratio, loss in passes[-1].responses]
     return StepReport(
-        update=_update(batch, passes[0], passes[-1]) if passes else None,
+        update=_update(first or passes[0], passes[-1]) if passes else None,
         equal_groups=batch.equal_groups,
         masked=batch.masked,
         learning_rate=rate,
@@ -112,23 +127,24 @@ def build(batch: PolicyBatch, passes: Sequence[PolicySums], rate: float, seconds
         advantages=advantages,
         ratios={name: ratio for name, ratio, _ in responses},
         losses={name: loss for name, _, loss in responses},
-        worst_tokens=_worst_tokens(batch, passes[0].worst) if passes else (),
+        worst_tokens=_worst_tokens(batch, (first or passes[0]).worst) if passes else (),
+        entropy_weight=entropy,
     )
 
 
-def _update(batch: PolicyBatch, first: PolicySums, last: PolicySums) -> Update:
-    computed = sum(len(policy_row.behaviour) for policy_row in batch.rows)
+def _update(first: PolicySums, last: PolicySums) -> Update:
     on_current = first.current > 0
     return Update(
         loss=last.loss,
         value_loss=last.value_loss,
         grad_norm=last.grad_norm,
-        ratio_mean=last.ratio / computed,
-        clip_fraction=last.clipped / computed,
+        ratio_mean=last.ratio / last.tokens,
+        clip_fraction=last.clipped / last.tokens,
         importance_max=last.importance_max,
-        entropy=last.entropy / computed,
-        kl=last.kl / computed,
-        logprob_gap_mean=first.gap_current / first.current if on_current else first.gap / computed,
+        rejected_fraction=last.rejected / last.tokens,
+        entropy=last.entropy / last.tokens,
+        kl=last.kl / last.tokens,
+        logprob_gap_mean=first.gap_current / first.current if on_current else first.gap / first.tokens,
         logprob_gap_max=first.gap_current_max if on_current else first.gap_max,
         logprob_gap_on_current=on_current,
     )

@@ -1,7 +1,8 @@
 """Reads a command line into a configuration that can be run: `load`.
 
-Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments; of a
-run that is resumed: what it recorded < arguments (learner/config/midway.py says which of these are refused).
+Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments, and in
+each of the two `rl.preset` (learner/config/objectives.py) < other keys; of a run that is resumed: what it recorded <
+arguments (learner/config/midway.py says which of these are refused).
 Invariants: an unknown key, a wrong type, an impossible combination or a part from outside that cannot be used raises
 `ConfigError`, naming the key, before anything is started; nothing heavy is imported, so that `--help` is instant.
 """
@@ -25,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from envs.errors import UserError
 from learner.config import midway
 from learner.config.defaults import settle
+from learner.config.objectives import PRESETS
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
 from learner.config.sockets import refused
@@ -59,12 +61,11 @@ def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
         if not equals:
             raise ConfigError(f"{argument}: arguments are config=NAME|PATH or key=value; --help lists the keys")
         if name == "config":
-            for inner, setting in _flatten(_read(value)):
-                assign(cfg, inner, setting, f"{value}: ")
-                of_files[inner] = argument
+            settings = list(_flatten(_read(value)))
+            _assign_all(cfg, settings, f"{value}: ")
+            of_files |= dict.fromkeys((inner for inner, _ in settings), argument)
     given = [argument.partition("=")[::2] for argument in arguments if not argument.startswith("config=")]
-    for name, value in given:
-        assign(cfg, name, value)
+    _assign_all(cfg, given)
     if cfg.run.resume:
         asked, cfg = cfg, _resumed(cfg, given)
         for name, kept, other in midway.differences(cfg, asked):
@@ -75,6 +76,17 @@ def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
         raise ConfigError(reason)
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def _assign_all(cfg: DictConfig, settings: Sequence[tuple[str, Any]], where: str = "") -> None:
+    """Assign settings in order; those that `rl.preset` stands for come first, so that what is given beside it stays."""
+    for name, value in settings:
+        if name == "rl.preset":
+            assign(cfg, name, value, where)
+            for key, setting in PRESETS.get(cfg.rl.preset, {}).items():
+                assign(cfg, f"rl.{key}", setting)
+    for name, value in settings:
+        assign(cfg, name, value, where)
 
 
 def _resumed(asked: DictConfig, given: Sequence[tuple[str, str]]) -> DictConfig:
@@ -89,8 +101,7 @@ def _resumed(asked: DictConfig, given: Sequence[tuple[str, str]]) -> DictConfig:
     for name, setting in _flatten(_read(str(file))):
         assign(before, name, setting, f"{file}: ")
     cfg = copy.deepcopy(before)
-    for name, value in [*given, *((name, OmegaConf.select(asked, name)) for name in midway.IDENTITY)]:
-        assign(cfg, name, value)
+    _assign_all(cfg, [*given, *((name, OmegaConf.select(asked, name)) for name in midway.IDENTITY)])
     if reason := midway.refused(before, cfg):
         raise ConfigError(reason)
     return cfg

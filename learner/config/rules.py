@@ -54,7 +54,7 @@ def impossible(cfg: Config) -> str | None:
         )
     if experts.embeddings.startswith(("http://", "https://")) and not experts.embedding_model:
         return "experts.embeddings is an endpoint and needs experts.embedding_model: the name of a model there"
-    if rl.actions < 2 and rl.algorithm in ("grpo", "rloo"):
+    if rl.actions < 2 and rl.algorithm in ("grpo", "centred", "rloo"):
         return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
     if rl.objective == "best_of" and rl.best_of >= rl.actions:
         return f"rl.best_of={rl.best_of} must be below rl.actions={rl.actions}: the best of k is estimated from more"
@@ -64,6 +64,10 @@ def impossible(cfg: Config) -> str | None:
         return "rl.curriculum needs tasks.held_in of both kinds, such as [wine@0.1,wine]"
     if 0 < rl.dual_clip <= 1:
         return f"rl.dual_clip={rl.dual_clip} must be above 1, or 0 for none"
+    if rl.dual_clip and rl.loss == "cispo":
+        return "rl.dual_clip is of rl.loss=ppo: cispo bounds every ratio by rl.clip_high"
+    if rl.mask_low >= rl.mask_high:
+        return f"rl.mask_low={rl.mask_low} must be below rl.mask_high={rl.mask_high}"
     if cfg.learner.offload == "optimizer" and not cfg.learner.zero_stage:
         return "learner.offload=optimizer needs learner.zero_stage of 1 or more"
     if cfg.learner.offload == "all" and cfg.learner.zero_stage < 3:

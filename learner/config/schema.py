@@ -190,10 +190,16 @@ class RlConfig:
     steps: int = key(10, "Learner steps.")
     states: int = key(4, "States (groups) per learner step.", positive=True)
     actions: int = key(16, "Actions K sampled per state.", positive=True)
+    preset: str = key(
+        "none",
+        "Sets the keys of the objective to those of a paper, but for those given; config.yaml has what they are.",
+        ["none", "grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo", "icepop"],
+    )
     algorithm: str = key(
         "grpo",
-        "Baseline of a reward: its group's mean, over its deviation (grpo); the others' mean (rloo); V(s) (ppo).",
-        ["grpo", "rloo", "ppo"],
+        "Baseline of a reward: its group's mean (centred), and over its deviation (grpo); the others' mean (rloo); "
+        "V(s) (ppo).",
+        ["grpo", "centred", "rloo", "ppo"],
         socket=True,
     )
     objective: str = key(
@@ -208,21 +214,48 @@ class RlConfig:
         "Actions of a sample: one from a state of the pool, or a whole episode whose actions share its reward.",
         positive=True,
     )
-    epochs: int = key(1, "Optimiser steps on each batch of groups.", positive=True)
+    epochs: int = key(1, "Passes over each batch of groups.", positive=True)
+    minibatches: int = key(1, "Optimiser steps of a pass: parts of a batch, of whole groups.", positive=True)
     learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)
     value_learning_rate: float = key(1e-2, "Learning rate of ppo's value head.", positive=True)
-    clip: float = key(0.2, "PPO clip range of the ratio to the old policy.", positive=True)
+    loss: str = key(
+        "ppo",
+        "What a clip does to a token whose ratio is outside: it ends its gradient (ppo), or bounds its weight (cispo).",
+        ["ppo", "cispo"],
+    )
+    ratio: str = key(
+        "token", "Whose ratio is clipped: each token's, or its response's mean (GSPO).", ["token", "sequence"]
+    )
+    clip: float = key(0.2, "Clip range of the ratio to the old policy, below 1; 1 or more: none there.", positive=True)
+    clip_high: float = key(0.0, "Clip range above 1; 0: as below.")
     dual_clip: float = key(0.0, "Bound of the ratio where the advantage is negative, above 1; 0: none.")
     correction: str = key(
         "none",
-        "Stale tokens: the behaviour policy is the old one (none), or decoupled from it (decoupled, truncated).",
+        "The policy that sampled, staler or rounded otherwise, is the old one (none), or tokens are weighted by the "
+        "ratio of the two: decoupled, or truncated importance sampling.",
         ["none", "decoupled", "truncated"],
     )
-    correction_cap: float = key(2.0, "truncated: largest weight of a stale token.", positive=True)
+    correction_cap: float = key(2.0, "truncated: largest weight.", positive=True)
+    correction_level: str = key("token", "Whose ratio the weight is.", ["token", "sequence"])
+    mask: str = key(
+        "none",
+        "Leave out where the ratio of the old policy to the one that sampled is far from 1: of a token (IcePop), of a "
+        "whole response, or of its mean.",
+        ["none", "token", "sequence", "geometric"],
+    )
+    mask_low: float = key(0.5, "mask: smallest ratio that is kept.")
+    mask_high: float = key(5.0, "mask: largest ratio that is kept.", positive=True)
     kl: float = key(0.0, "Weight of the divergence from the fine-tuned policy; above 0 each rank holds a copy of it.")
     entropy: float = key(0.0, "Weight of the entropy bonus.")
+    entropy_target: float = key(
+        0.0, "Mean entropy of a token, in nats, to which the weight is steered; 0: it is fixed."
+    )
+    entropy_step: float = key(0.005, "What a learner step below the target adds to the weight, or takes off above.")
     aggregation: str = key(
-        "token", "Whether every token of a batch weighs the same, or every response.", ["token", "sequence"]
+        "token",
+        "Every token of a batch weighs the same, or every response; or its tokens are added up, over their number "
+        "(sequence_sum) or over model.response too (constant).",
+        ["token", "sequence", "sequence_sum", "constant"],
     )
     sampling: str = key(
         "balanced",

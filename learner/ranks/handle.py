@@ -61,10 +61,8 @@ class Learner:
         version: the weight version being trained; tokens sampled under it have the same weights here, so the
         log-prob gap is measured on them unless there are none. Raises LearnerError, BatchingError.
         """
-        report = self._recovery.surviving(
-            lambda: policy_step(self._ranks, self.cfg, groups, version, self.position.rl_steps)
-        )
-        self.position.rl_steps += 1
+        report = self._recovery.surviving(lambda: policy_step(self._ranks, self.cfg, groups, version, self.position))
+        self.position.trained(self.cfg.rl, report)
         self._recovery.trained(groups, version)
         return report
 
@@ -131,6 +129,7 @@ class Learner:
         """Continue from a folder that `save` wrote, whatever number of ranks and ZeRO stage wrote it."""
         loaded = self._recovery.load(Path(folder))
         self.position.rl_steps, self.position.sft_steps = loaded.rl_steps, loaded.sft_steps
+        self.position.entropy_added = loaded.entropy_added
         self._recovery.goes_back_to(Path(folder))
 
     def rest(self) -> None:

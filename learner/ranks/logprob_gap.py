@@ -11,12 +11,14 @@ from learner.ranks.group import LearnerError
 
 
 def check(step: int, report: StepReport, rl: Any, model_dir: Path, say: Callable[[str], None]) -> None:
-    """Warn of a mean gap above `rl.gap_warn`.
+    """Warn of a mean gap above `rl.gap_warn`, where it can be judged: of tokens that the trained weights sampled. What
+    learner and engine say of older ones differs by what was learned since.
 
     Raises:
         LearnerError: it is above `rl.gap_stop`; the message shows the worst tokens.
     """
-    gap = report.update.logprob_gap_mean if report.update else 0.0
+    update = report.update
+    gap = update.logprob_gap_mean if update and update.logprob_gap_on_current else 0.0
     if gap <= rl.gap_warn:
         return
     gap_said = f"step {step}: mean log-prob gap {gap:.3f} between vLLM and learner"

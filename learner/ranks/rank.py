@@ -65,6 +65,14 @@ class Published:
     """That the differences took which are sent in the place of buckets; 0 where all is sent in full."""
 
 
+@dataclass
+class _Known:
+    """What is known of the rows of a mini-batch while it is trained on: float32 [N] log-probs, by their index."""
+
+    proximal: dict[int, Tensor]
+    reference: list[Tensor]
+
+
 class LearnerRank:
     """Lives in a process of its own. `join` comes first, on all ranks at once."""
 
@@ -79,6 +87,8 @@ class LearnerRank:
         """`learner.model.lora`, where adapters are trained."""
         self._broadcaster: Any = None
         self._heap, self._writer = Heap(), beside.Writer()
+        self._known: dict[int, _Known] = {}
+        self._held: dict[int, dict[int, Tensor]] = {}
         self._published: list[Bucket] = []
         self._shared: list[tuple[str, Tensor]] = []
         """What lies on the card for engines there, until the next step: merged weights are nobody else's."""
@@ -158,23 +168,35 @@ class LearnerRank:
             if row is not None
         )
 
-    def policy_step(self, rows: Sequence[PolicyRow | None], rate: float, first: bool) -> PolicySums:
+    @torch.no_grad()
+    def hold_proximal(self, rows: Sequence[PolicyRow | None], part: int) -> None:
+        """Keep the log-probs of a mini-batch under the weights as they are, for its first `policy_step`."""
+        temperature = self.cfg.rl.temperature
+        held = [self.deepspeed(FILLER if row is None else row.row, temperature)[0] for row in rows]
+        self._held[part] = dict(enumerate(held))
+
+    def policy_step(
+        self, rows: Sequence[PolicyRow | None], rate: float, first: bool, part: int, entropy: float
+    ) -> PolicySums:
         """One optimiser step on the policy loss; rows and rate as for `finetune_step`.
 
-        first: whether this is the first pass over these rows; its log-probs are the proximal policy of the others.
+        first: whether this is the first pass over these rows; its log-probs are the proximal policy of the others, if
+        none is held; part: the number of their mini-batch; entropy: the weight of its bonus.
         """
         rl = self.cfg.rl
         if first:
-            self._proximal: dict[int, Tensor] = {}
-            self._of_reference = [self._reference_logprobs(row) for row in rows] if rl.kl else []
+            self._known[part] = _Known(
+                self._held.pop(part, {}), [self._reference_logprobs(row) for row in rows] if rl.kl else []
+            )
+        known = self._known[part]
 
         def loss(index: int, row: PolicyRow) -> tuple[Tensor, PolicySums]:
-            logprobs, entropy, features = self.deepspeed(row.row, rl.temperature)
+            logprobs, entropies, features = self.deepspeed(row.row, rl.temperature)
             values = self.value(features) if self.value else None
-            proximal = self._proximal.setdefault(index, logprobs.detach())
-            reference = self._of_reference[index] if rl.kl else None
+            proximal = known.proximal.setdefault(index, logprobs.detach())
+            reference = known.reference[index] if rl.kl else None
             policy_loss = self._algorithm.loss or losses.policy_loss
-            return row_loss(row, logprobs, entropy, values, proximal, reference, objective(rl), policy_loss)
+            return row_loss(row, logprobs, entropies, values, proximal, reference, objective(rl, entropy), policy_loss)
 
         norm, sums = self._step(rows, POLICY_FILLER, loss, rate)
         if self.value:

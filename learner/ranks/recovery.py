@@ -63,14 +63,16 @@ class Recovery:
         position = self.load(self._saved) if self._saved else Position()
         if self._reference:
             self._ranks.everyone("hold_reference", self._reference)
-        for number, (groups, version) in enumerate(self._batches, start=position.rl_steps):
-            policy_step(self._ranks, cfg, groups, version, number)
+        for groups, version in self._batches:
+            position.trained(cfg.rl, policy_step(self._ranks, cfg, groups, version, position))
         self._position.sft_steps = position.sft_steps
 
     def load(self, folder: Path) -> Position:
         """Where the ranks are after they have loaded a checkpoint."""
         state = self._ranks.everyone("load", folder)[0]  # and more, of DeepSpeed's own
-        return Position(**{field.name: state[field.name] for field in dataclasses.fields(Position)})
+        return Position(
+            **{field.name: state[field.name] for field in dataclasses.fields(Position) if field.name in state}
+        )
 
     def save(self, folder: Path) -> None:
         """Have the ranks write a checkpoint. Raises LearnerError where they cannot; training can go on."""

@@ -31,6 +31,15 @@ class Position:
     rl_steps: int = 0
     sft_steps: int = 0
     """Of a fine-tuning that has not ended."""
+    entropy_added: float = 0.0
+    """To `rl.entropy`, by `rl.entropy_target`."""
+
+    def trained(self, rl: Any, report: StepReport) -> None:
+        """Another RL step was made."""
+        self.rl_steps += 1
+        if rl.entropy_target and report.update:
+            step = rl.entropy_step if report.update.entropy < rl.entropy_target else -rl.entropy_step
+            self.entropy_added = max(-rl.entropy, self.entropy_added + step)
 
 
 @dataclass(frozen=True)
@@ -47,17 +56,26 @@ class FinetuneStep:
 
 
 def policy_step(
-    ranks: RankGroup, cfg: Config, groups: Sequence[Sequence[Transition]], version: int, number: int
+    ranks: RankGroup, cfg: Config, groups: Sequence[Sequence[Transition]], version: int, position: Position
 ) -> StepReport:
-    """Learner step `number` (0, 1, …) on groups of transitions: `rl.epochs` optimiser steps, or none where nothing has
-    a gradient; version: the weight version that is trained. Raises LearnerError, BatchingError."""
+    """The learner step after `position` on groups of transitions: `rl.epochs` optimiser steps on each mini-batch, or
+    none where nothing has a gradient; version: the weight version that is trained. Raises LearnerError,
+    BatchingError."""
     began = time.monotonic()
-    batch = policy_batch.build(groups, version, cfg.learner.row_tokens, cfg.rl, len(ranks), number)
-    rate, passes = schedules.warmup_constant(number, cfg.rl.learning_rate), []
-    if batch.rows:
-        shards = _dealt(ranks, batch.rows, [policy_row.row for policy_row in batch.rows])
-        passes = [combine(ranks.each("policy_step", shards, rate, n == 0)) for n in range(cfg.rl.epochs)]
-    return step_report.build(batch, passes, rate, time.monotonic() - began)
+    rl, number = cfg.rl, position.rl_steps
+    batch = policy_batch.build(groups, version, cfg.learner.row_tokens, rl, len(ranks), number, cfg.model.response)
+    rate, entropy = schedules.warmup_constant(number, rl.learning_rate), rl.entropy + position.entropy_added
+    shards = [_dealt(ranks, rows, [policy_row.row for policy_row in rows]) for rows in batch.parts]
+    if len(shards) > 1 and (rl.correction != "none" or rl.mask != "none"):
+        for part, own in enumerate(shards):  # as the weights are now, of all: after the first they have moved
+            ranks.each("hold_proximal", own, part)
+    made = [
+        [combine(ranks.each("policy_step", own, rate, epoch == 0, part, entropy)) for part, own in enumerate(shards)]
+        for epoch in range(rl.epochs)
+    ]
+    passes = [combine(steps) for steps in made if steps]
+    first = made[0][0] if passes else None
+    return step_report.build(batch, passes, rate, time.monotonic() - began, first, entropy)
 
 
 def finetune_steps(

@@ -12,7 +12,6 @@ PHASES = ("queue", "generate", "restore", "execute", "grade", "wait", "train", "
 TRAINING = ("loss", "value_loss", "grad_norm", "entropy", "kl", "ratio_mean", "clip_fraction", "tokens_per_s")
 PLAIN = {
     "mlagent_step": "step", "mlagent_reward_mean": "reward_mean", "mlagent_valid_ratio": "valid_rate",
-    "mlagent_logprob_gap_nats": "logprob_gap_mean",
 }  # fmt: skip
 """Metrics that are one figure of a row."""
 
@@ -28,6 +27,8 @@ class Watch:
         show = self._metrics.show
         for name, figure in PLAIN.items():
             show(name, row.get(figure))
+        if row.get("logprob_gap_on_current"):  # of older tokens it is what was learned since, too
+            show("mlagent_logprob_gap_nats", row.get("logprob_gap_mean"))
         for task, reward in row["task_rewards"].items():
             show("mlagent_task_reward", reward, task=task)
         for outcome, count in row["outcomes"].items():

@@ -159,7 +159,11 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
 
 def report_of(update: Mapping[str, float] | None = None, **values: Any) -> StepReport:
     """Of a learner step; update: some of its figures, the others are 0; None: no step was taken."""
-    whole = Update(**(dict.fromkeys(UPDATE, 0.0) | update)) if update is not None else None
+    whole = (
+        Update(**(dict.fromkeys(UPDATE, 0.0) | {"logprob_gap_on_current": True} | update))
+        if update is not None
+        else None
+    )
     kept = {"equal_groups": 0, "masked": 0, "learning_rate": 1e-5, "train_tokens": 100, "train_seconds": 26.0}
     kept |= {"train_tokens_per_s": 400.0, "advantages": {}, "ratios": {}, "losses": {}, "worst_tokens": ()}
     return StepReport(update=whole, **(kept | values))

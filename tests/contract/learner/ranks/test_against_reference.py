@@ -36,13 +36,14 @@ LORA = {"learner.lora.rank": 4, "learner.lora.alpha": 6.0}
 GPUS = 0.25 if torch.cuda.is_available() else 0.0
 """Of a learner of one rank; several live at a time."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "grpo": {"clip": 0.2, "kl": 0.3, "entropy": 0.05, "aggregation": "token"},
+    "grpo": {"clip": 0.2, "clip_high": 0.3, "kl": 0.3, "entropy": 0.05, "aggregation": "token"},
     "rloo": {
         "clip": 0.1, "correction": "decoupled", "dual_clip": 1.3, "kl": 0.1, "entropy": 0.1, "aggregation": "sequence",
+        "minibatches": 2,
     },
     "ppo": {
         "clip": 0.15, "correction": "truncated", "correction_cap": 1.1, "kl": 0.2, "entropy": 0.02,
-        "aggregation": "sequence", "value_learning_rate": 0.3,
+        "aggregation": "sequence", "value_learning_rate": 0.3, "mask": "geometric", "mask_low": 0.8,
     },
 }  # fmt: skip
 
@@ -105,27 +106,34 @@ class Plain:
         self._steps = 0
 
     def train(self, groups: Sequence[Sequence[Transition]]) -> list[tuple[float, float, float, list[Token]]]:
-        """Of each epoch: loss, loss of V, gradient norm, tokens."""
+        """Of each epoch: loss, loss of V, largest gradient norm, tokens; gaps are of its first optimiser step."""
         members = [one for group in groups for one in group]
         with torch.no_grad():
             proximal, reference = ({t.id: self._said(m, t)[0] for t in members} for m in (self.model, self._reference))
         self._steps += 1
         rate = self._cfg.rl.learning_rate * min(1, self._steps / 3)
-        told = []
+        told, self.advantages, self.gaps = [], {}, {}
+        middle = -(-len(groups) // 2)
+        parts = [groups[:middle], groups[middle:]] if self._cfg.rl.minibatches == 2 else [groups]
         for epoch in range(self._cfg.rl.epochs):
-            said = {}
-            for one in members:
-                logprobs, entropy, value = self._said(self.model, one)
-                said[one.id] = Said(logprobs, entropy, proximal[one.id], reference[one.id], value)
-            if not epoch:
-                self.gaps = {one.id: self._gaps(one, said[one.id]) for one in members if _valid(one)}
-                self.advantages = plain_advantages(groups, self._cfg.rl, said)
-            policy, of_value, tokens = plain_loss(groups, self._cfg.rl, VERSION, said)
-            (policy + of_value).backward()
-            norm = self._step(rate)
-            self._value_optimizer.step()
-            self._value_optimizer.zero_grad()
-            told.append((policy.item(), of_value.item(), norm, tokens))
+            of_parts = []
+            for part in parts:
+                said = {}
+                for one in (one for group in part for one in group):
+                    logprobs, entropy, value = self._said(self.model, one)
+                    said[one.id] = Said(logprobs, entropy, proximal[one.id], reference[one.id], value)
+                if not epoch:
+                    first = [one for group in part for one in group if _valid(one) and not of_parts]
+                    self.gaps |= {one.id: self._gaps(one, said[one.id]) for one in first}
+                    self.advantages |= plain_advantages(part, self._cfg.rl, said)
+                policy, of_value, tokens = plain_loss(part, self._cfg.rl, said, self._cfg.model.response)
+                (policy + of_value).backward()
+                norm = self._step(rate)
+                self._value_optimizer.step()
+                self._value_optimizer.zero_grad()
+                of_parts.append((policy.item(), of_value.item(), norm, tokens))
+            policies, values, norms, tokens = zip(*of_parts, strict=True)
+            told.append((sum(policies), sum(values), max(norms), [one for part in tokens for one in part]))
         return told
 
     def finetune(self, examples: Sequence[Example], rate: float) -> tuple[float, float]:

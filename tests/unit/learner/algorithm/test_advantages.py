@@ -38,8 +38,17 @@ def test_equal_lonely_and_masked_groups_are_reported_and_have_no_advantage(algor
     assert result.informative.tolist() == [False] * 11 + [True] * 2
 
 
-@pytest.mark.parametrize(("aggregation", "expected"), [("token", [0.1, 0, 0.1]), ("sequence", [1 / 16, 0, 1 / 4])])
-def test_weights_of_a_batch_add_up_to_one(aggregation, expected):
-    weights = token_weights(aggregation, [8, 5, 2], [True, False, True])
+@pytest.mark.parametrize(
+    ("aggregation", "expected", "total"),
+    [
+        ("token", [0.1, 0, 0.1], 1),
+        ("sequence", [1 / 16, 0, 1 / 4], 1),
+        ("sequence_sum", [1 / 2, 0, 1 / 2], 5),
+        ("constant", [1 / 40, 0, 1 / 40], 1 / 4),
+    ],
+)
+def test_weights_are_of_what_is_not_masked(aggregation, expected, total):
+    weights = token_weights(aggregation, [8, 5, 2], [True, False, True], 20)
     assert weights.tolist() == pytest.approx(expected)
-    assert weights @ [8, 5, 2] == pytest.approx(1)
+    assert weights @ [8, 5, 2] == pytest.approx(total)
+    assert token_weights(aggregation, [3], [False], 20).tolist() == [0.0]

@@ -19,7 +19,7 @@ def tokens(behaviour, advantages, **fields) -> Tokens:
     given = {
         "behaviour": behaviour, "proximal": behaviour, "reference": None, "advantages": advantages,
         "weights": torch.full((count,), 1 / count, dtype=behaviour.dtype),
-        "current": torch.zeros(count, dtype=torch.bool),
+        "current": torch.zeros(count, dtype=torch.bool), "lengths": (count,),
     }  # fmt: skip
     return Tokens(**{**given, **fields})
 
@@ -54,16 +54,34 @@ def test_dual_clip_bounds_what_an_unlikely_token_with_a_bad_reward_can_do():
 
 
 @pytest.mark.parametrize(("correction", "importance"), [("decoupled", 4.0), ("truncated", 2.0)])
-def test_corrections_weight_stale_tokens_only_and_clip_around_the_proximal_policy(correction, importance):
-    """Proximal over behaviour is 4 for all; the ratio to the proximal policy is 1, 1 and 1.5; the first is current."""
+def test_corrections_weight_every_token_and_clip_around_the_proximal_policy(correction, importance):
+    """Proximal over behaviour is 4 for all, also where engine and learner have the same weights: the first is current.
+    The ratio to the proximal policy is 1, 1 and 1.5."""
     behaviour, proximal = logs(0.1, 0.1, 0.1), logs(0.4, 0.4, 0.4)
     logprobs = logs(0.4, 0.4, 0.6).requires_grad_()
     known = tokens(behaviour, torch.ones(3), proximal=proximal, current=torch.tensor([True, False, False]))
     result = policy_loss(logprobs, torch.zeros(3), known, Objective(correction=correction, cap=2.0))
     result.loss.backward()
-    assert result.loss.item() == pytest.approx(-(1 + importance + importance * 1.2) / 3)
-    assert logprobs.grad.tolist() == pytest.approx([-1 / 3, -importance / 3, 0.0])
+    assert result.loss.item() == pytest.approx(-importance * (1 + 1 + 1.2) / 3)
+    assert logprobs.grad.tolist() == pytest.approx([-importance / 3, -importance / 3, 0.0])
     assert result.importance_max.item() == pytest.approx(importance)
+
+
+def test_weights_and_masks_of_responses_are_of_each_by_itself():
+    """Two responses of two tokens, of ratios 2 and 0.5, and 4 and 3."""
+    known = tokens(torch.zeros(4), torch.ones(4), proximal=logs(2.0, 0.5, 4.0, 3.0), lengths=(2, 2))
+    weights = {}
+    for level, mask in (("token", "token"), ("sequence", "none"), ("token", "sequence"), ("token", "geometric")):
+        aim = Objective(correction="truncated", correction_level=level, cap=3.5, mask=mask, mask_low=0.6, mask_high=3.2)
+        result = policy_loss(known.proximal.clone().requires_grad_(), torch.zeros(4), known, aim)
+        weights[level, mask] = (-4 * result.parts).tolist()
+        assert result.rejected_sum.item() == {"token": 2, "none": 0}.get(mask, 2)
+    assert weights["token", "token"] == pytest.approx([2, 0, 0, 3])
+    assert weights["sequence", "none"] == pytest.approx([1, 1, 3.5, 3.5])
+    assert weights["token", "sequence"] == weights["token", "geometric"] == pytest.approx([2, 0.5, 0, 0])
+    long = tokens(torch.zeros(400), torch.zeros(400), proximal=torch.ones(400))
+    aim = Objective(correction="decoupled", correction_level="sequence")
+    assert policy_loss(torch.ones(400), torch.zeros(400), long, aim).loss.isfinite(), "a product of 400 ratios"
 
 
 def test_kl_is_the_k3_estimate_and_entropy_is_rewarded():

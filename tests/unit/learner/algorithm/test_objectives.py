@@ -26,14 +26,21 @@ DIFFERENCES = np.array([-2.0, -0.7, -0.2, -0.05, 0.0, 0.1, 0.3, 0.6, 1.5], np.fl
 
 configurations = st.builds(
     RlConfig,
-    algorithm=st.sampled_from(["grpo", "rloo", "ppo"]),
+    algorithm=st.sampled_from(["grpo", "centred", "rloo", "ppo"]),
+    loss=st.sampled_from(["ppo", "cispo"]),
+    ratio=st.sampled_from(["token", "sequence"]),
     clip=st.sampled_from([0.2, 0.4]),
+    clip_high=st.sampled_from([0.0, 0.3]),
     dual_clip=st.sampled_from([0.0, 1.2, 3.0]),
     correction=st.sampled_from(["none", "decoupled", "truncated"]),
     correction_cap=st.sampled_from([0.9, 2.0]),
+    correction_level=st.sampled_from(["token", "sequence"]),
+    mask=st.sampled_from(["none", "token", "sequence", "geometric"]),
+    mask_low=st.sampled_from([0.0, 0.44]),
+    mask_high=st.sampled_from([1.4, 3.0]),
     kl=st.sampled_from([0.0, 0.3]),
     entropy=st.sampled_from([0.0, 0.05]),
-    aggregation=st.sampled_from(["token", "sequence"]),
+    aggregation=st.sampled_from(["token", "sequence", "sequence_sum", "constant"]),
 )
 
 
@@ -87,12 +94,12 @@ def leaves(groups: list[list[Transition]], seed: int) -> dict[str, Said]:
 @given(configurations, batches(), st.integers(0, 1000), st.sampled_from([LONGEST, 14, 60]))
 def test_every_objective_has_the_loss_figures_and_gradient_of_its_papers(rl, groups, seed, row_tokens):
     expected = leaves(groups, seed)
-    policy, of_value, tokens = plain_loss(groups, rl, VERSION, expected)
+    policy, of_value, tokens = plain_loss(groups, rl, expected, LONGEST)
     if tokens:
         (policy + of_value).backward()
 
     got = leaves(groups, seed)
-    batch = policy_batch.build(groups, VERSION, row_tokens, rl)
+    batch = policy_batch.build(groups, VERSION, row_tokens, rl, longest=LONGEST)
     by_group = [got[names[0]].value for names in batch.groups]
     parts = []
     for row in batch.rows:
@@ -132,6 +139,7 @@ def test_every_objective_has_the_loss_figures_and_gradient_of_its_papers(rl, gro
         "clip_fraction": np.mean([one.clipped for one in tokens]),
         "kl": np.mean([one.kl for one in tokens]),
         "importance_max": max(one.weight for one in tokens),
+        "rejected_fraction": np.mean([one.weight == 0 for one in tokens]),
     }
     assert {name: getattr(report.update, name) for name in update} == pytest.approx(update, rel=1e-4, abs=1e-5)
     own = {name: [one for one in tokens if one.response == name] for name in {one.response for one in tokens}}

@@ -69,7 +69,25 @@ def test_a_group_of_whole_episodes_has_a_place_for_each_of_its_prompts():
     assert part.advantages.tolist() == pytest.approx([-1, -1, 1] * 2, abs=1e-5)
 
 
-@pytest.mark.parametrize(("regularised", "rows"), [({}, 0), ({"kl": 0.1}, 1), ({"entropy": 0.1}, 1)])
+@pytest.mark.parametrize("row_tokens", [6, 100])
+def test_parts_are_of_whole_groups_with_weights_of_their_own_and_places_in_the_whole(row_tokens):
+    whole = policy_batch.build(GROUPS, VERSION, row_tokens, RlConfig(algorithm="ppo"))
+    batch = policy_batch.build(GROUPS, VERSION, row_tokens, RlConfig(algorithm="ppo", minibatches=2))
+    assert [sorted(np.concatenate([row.row.target_ids for row in part])) for part in batch.parts] == [
+        [10, 11, 13, 14, 15, 16], [17, 18, 19, 20],
+    ]  # fmt: skip
+    assert [sum(row.weights.sum() for row in part) for part in batch.parts] == pytest.approx([1, 1])
+    assert (batch.members, batch.groups, batch.advantages) == (whole.members, whole.groups, whole.advantages)
+    responses = np.concatenate([t.response_ids for t in batch.members])
+    for row in batch.rows:
+        assert responses[row.row.token_index].tolist() == row.row.target_ids.tolist()
+        for group, end in zip(row.row.groups, row.row.prompt_ends, strict=True):
+            assert row.row.input_ids[end] == PROMPTS[batch.groups[group][0][0]][-1]
+
+
+@pytest.mark.parametrize(
+    ("regularised", "rows"), [({}, 0), ({"kl": 0.1}, 1), ({"entropy": 0.1}, 1), ({"entropy_target": 0.1}, 1)]
+)
 def test_no_signal_means_no_rows_unless_every_token_has_a_gradient(regularised, rows):
     batch = policy_batch.build(GROUPS[1:2], VERSION, 100, RlConfig(**regularised))
     assert len(batch.rows) == rows

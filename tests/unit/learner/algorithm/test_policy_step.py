@@ -9,11 +9,12 @@ from learner.algorithm.policy_step import WORST, PolicySums, combine
 
 NUMBER = st.integers(0, 40).map(lambda eighths: eighths / 8)
 MAXIMA = ("importance_max", "gap_max", "gap_current_max", "grad_norm")
-ADDED = ("loss", "value_loss", "ratio", "clipped", "entropy", "kl", "gap", "gap_current")
+ADDED = ("loss", "value_loss", "ratio", "clipped", "entropy", "kl", "gap", "gap_current", "rejected", "tokens")
 sums = st.builds(
     PolicySums,
-    **dict.fromkeys((*MAXIMA, *ADDED), NUMBER),
+    **dict.fromkeys((*MAXIMA, *ADDED[:-1]), NUMBER),
     current=st.integers(0, 2),
+    tokens=st.integers(0, 9),
     worst=st.lists(st.tuples(NUMBER, st.integers(0, 99), NUMBER), max_size=6).map(tuple),
     values=st.lists(st.tuples(st.integers(0, 9), NUMBER), max_size=2).map(tuple),
 )

@@ -19,11 +19,11 @@ GROUP = [
     transition("b", [1, 2], [13], 1.0),
 ]
 FIRST = PolicySums(
-    loss=1.0, ratio=3.0, clipped=0.0, entropy=1.5, kl=0.3, gap=0.6, gap_max=0.5, grad_norm=2.0,
+    tokens=3, loss=1.0, ratio=3.0, clipped=0.0, entropy=1.5, kl=0.3, gap=0.6, gap_max=0.5, grad_norm=2.0,
     worst=((0.5, 2, -1.5), (0.1, 1, -0.4)), values=((0, 0.25),), responses=((0, 1.0, 0.5), (2, 1.0, 0.5)),
 )  # fmt: skip
 LAST = PolicySums(
-    loss=-1.0, ratio=6.0, clipped=1.5, entropy=0.75, kl=0.6, gap=60.0, gap_max=50.0, grad_norm=4.0,
+    tokens=3, loss=-1.0, ratio=6.0, clipped=1.5, entropy=0.75, kl=0.6, gap=60.0, gap_max=50.0, grad_norm=4.0,
     worst=((50.0, 0, -9.0),), values=((0, 0.75),), responses=((2, 3.0, -0.75), (0, 1.5, -0.25)),
 )  # fmt: skip
 

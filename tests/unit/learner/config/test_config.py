@@ -116,6 +116,23 @@ def test_a_ray_job_needs_an_absolute_folder_for_its_results(tmp_path, monkeypatc
     assert load(["run.dir=/shared/runs"]).run.dir == "/shared/runs"
 
 
+def test_a_preset_sets_its_keys_but_for_those_given_beside_it(tmp_path):
+    def clips(*arguments: str) -> tuple:
+        rl = load(arguments).rl
+        return rl.clip, rl.clip_high, rl.ratio, rl.preset
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("rl: {clip: 0.1, preset: dapo, ratio: sequence}")
+    assert clips("rl.clip=0.3", "rl.preset=gspo") == (0.3, 4e-4, "sequence", "gspo")
+    assert clips(f"config={mine}") == (0.1, 0.28, "sequence", "dapo")
+    assert clips(f"config={mine}", "rl.preset=cispo", "rl.clip_high=2") == (1.0, 2.0, "token", "cispo")
+    saved = tmp_path / "saved.yaml"
+    OmegaConf.save(load([f"config={mine}"]), saved)
+    assert load([f"config={saved}"]).rl == load([f"config={mine}"]).rl
+    with pytest.raises(ConfigError, match="rl.preset=best: choose one of none, grpo, "):
+        load(["rl.preset=best"])
+
+
 def test_help_shows_every_key_with_its_default(capsys):
     with pytest.raises(SystemExit) as ended:
         load(["rl.steps=2", "--help"])

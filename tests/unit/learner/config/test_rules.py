@@ -49,6 +49,8 @@ CASES = [
     (["rl.curriculum=0.5", "tasks.held_in=[a,b]"], "rl.curriculum needs", ["tasks.held_in=[a@0.1,b]"]),
     (["rl.curriculum=0.5", "tasks.held_in=[a@0.1,b@0.2]"], "rl.curriculum needs", ["rl.curriculum=0"]),
     (["rl.dual_clip=1"], "rl.dual_clip=1.0 must be above 1", ["rl.dual_clip=1.001"]),
+    (["rl.dual_clip=3", "rl.loss=cispo"], "rl.dual_clip is of rl.loss=ppo", ["rl.loss=ppo"]),
+    (["rl.mask_low=5"], "rl.mask_low=5.0 must be below rl.mask_high=5.0", ["rl.mask_high=5.1"]),
     (["rl.dual_clip=0.001"], "rl.dual_clip=0.001 must be above 1", ["rl.dual_clip=0"]),
     (["learner.offload=optimizer", "learner.zero_stage=0"], "learner.offload=optimizer",
      ["learner.zero_stage=1"]),

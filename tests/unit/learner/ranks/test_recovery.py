@@ -54,9 +54,9 @@ class Ranks:
         self.weights.append((rate, [row.input_ids.tolist() for row in rows]))
         return 1.0, 1.0
 
-    def _policy_step(self, rows: list[Any], rate: float, first: bool) -> PolicySums:
-        self.weights.append((rate, [one.row.input_ids.tolist() for one in rows]))
-        return PolicySums()
+    def _policy_step(self, rows: list[Any], rate: float, first: bool, part: int, entropy: float) -> PolicySums:
+        self.weights.append((rate, entropy, [one.row.input_ids.tolist() for one in rows]))
+        return PolicySums(tokens=1)
 
     def _reset_optimizer(self) -> None:
         self.weights.append("reset")

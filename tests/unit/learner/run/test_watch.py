@@ -12,10 +12,11 @@ from actors.runtime.metrics import METRICS, Metrics
 from learner.run.watch import Watch
 
 ROW = {
-    "step": 3, "reward_mean": 0.5, "valid_rate": 1.0, "logprob_gap_mean": None, "task_rewards": {"wine": 0.5},
+    "step": 3, "reward_mean": 0.5, "valid_rate": 1.0, "logprob_gap_mean": 9.0, "task_rewards": {"wine": 0.5},
     "outcomes": {"edited": 4, "invalid": 0}, "staleness_mean": 0.5, "staleness_max": 1, "age_seconds_mean": 2.0,
     "age_seconds_max": None, "loss": 0.1, "seconds": 9.0, "train_seconds": 4.0, "publish_mb": 2.0,
     "stream_started": 9, "stream_trained": 4, "stream_ready": 2, "stream_in_flight": 3, "stream_again": 0,
+    "logprob_gap_on_current": False,
     "stream_actors_waited": 1.0, "transitions": 4, "suspicious": 1, "findings": {"copied": 1, "sample": 0},
 }  # fmt: skip
 
@@ -49,7 +50,10 @@ def test_a_step_is_told_under_its_names(told):
     assert shares == {"any": [0.25], "copied": [0.25], "sample": [0.0]}
     assert told["mlagent_phase_seconds", "train"] == [4.0] and told["mlagent_phase_seconds", "step"] == [9.0]
     assert told["mlagent_published_bytes",] == [2e6] and told["mlagent_stream_groups", "in_flight"] == [3]
-    assert ("mlagent_logprob_gap_nats",) not in told and ("mlagent_age_seconds", "max") not in told
+    assert ("mlagent_logprob_gap_nats",) not in told, "of tokens that nobody can judge"
+    Watch("mine").step(ROW | {"logprob_gap_on_current": True, "logprob_gap_mean": 0.25})
+    assert told["mlagent_logprob_gap_nats",] == [0.25]
+    assert ("mlagent_age_seconds", "max") not in told
 
 
 def test_names_have_their_units_and_no_suffix_that_prometheus_adds():
