@@ -147,8 +147,8 @@ class Actor(Explorer):
     async def _collect(self, stream: Any) -> None:
         ticket = await stream.admit.remote(self._id)
         while ticket:
-            if transitions := await self._group(stream, ticket):
-                ticket = await stream.exchange.remote(self._id, ticket.group_id, transitions)
+            if made := await self._group(stream, ticket):
+                ticket = await stream.exchange.remote(self._id, ticket.group_id, *made)
             else:
                 ticket = await stream.admit.remote(self._id)
 
@@ -163,12 +163,12 @@ class Actor(Explorer):
                     await asyncio.sleep(ARRIVAL_SECONDS)
                     if any(group.done() for group in groups):
                         break
-            for ticket, transitions in zip(tickets, await asyncio.gather(*groups), strict=True):
-                if transitions:
-                    await stream.put.remote(self._id, ticket.group_id, transitions)
+            for ticket, made in zip(tickets, await asyncio.gather(*groups), strict=True):
+                if made:
+                    await stream.put.remote(self._id, ticket.group_id, *made)
 
-    async def _group(self, stream: Any, ticket: Any) -> bytes | None:
-        """The transitions of a ticket, pickled; None where it was given back.
+    async def _group(self, stream: Any, ticket: Any) -> tuple[bytes, bool] | None:
+        """The transitions of a ticket, pickled, and whether their rewards differ; None where it was given back.
 
         Raises:
             PolicyDead: the engine has died; whoever replaces this actor gives its groups back.
@@ -181,7 +181,8 @@ class Actor(Explorer):
         except Exception as error:  # one group's defect must not end the others; the stream counts its tries
             await stream.fail.remote(self._id, ticket.group_id, f"{type(error).__name__}: {error}")
             return None
-        return pickle.dumps(transitions, protocol=5)
+        rewards = [t.reward for t in transitions if not t.masked]
+        return pickle.dumps(transitions, protocol=5), bool(rewards) and max(rewards) > min(rewards)
 
     async def catch_up(self, m_init: dict[str, float], version: int, buckets: Sequence[ray.ObjectRef]) -> int:
         """What an actor that joins a run takes over from the others; returns the weight version that it serves."""

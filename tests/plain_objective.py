@@ -56,13 +56,14 @@ def plain_loss(
 ) -> tuple[Tensor, Tensor, list[Token]]:
     """(loss of the policy, loss of V, figures of the tokens); rl: the configuration; said: by transition id;
     longest: tokens that a response can have."""
-    valid = [one for group in groups for one in group if one.outcome is not Outcome.INFRA_FAILURE]
+    valid = [one for group in groups if _counts(group, rl) for one in group if one.outcome is not Outcome.INFRA_FAILURE]
     total_tokens = sum(len(one.response_ids) for one in valid)
     policy, of_value, figures = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
     advantages = plain_advantages(groups, rl, said)
     for group in groups:
         members = [one for one in group if one.outcome is not Outcome.INFRA_FAILURE]
-        if rl.algorithm != "ppo" and len({one.reward for one in members}) < 2 and not rl.kl and not rl.entropy:
+        alike = rl.algorithm != "ppo" and len({one.reward for one in members}) < 2
+        if not _counts(group, rl) or (alike and not rl.kl and not rl.entropy):
             continue
         for one in members:
             its = Said(*(getattr(said[one.id], field).double() for field in Said.__dataclass_fields__))
@@ -81,6 +82,12 @@ def plain_loss(
             if rl.algorithm == "ppo":
                 of_value = of_value + share * length * (its.value - one.reward) ** 2
     return policy, of_value, figures
+
+
+def _counts(group: Sequence[Transition], rl: Any) -> bool:
+    """Whether the group is of the batch: another may have been sampled in its place."""
+    rewards = {one.reward for one in group if one.outcome is not Outcome.INFRA_FAILURE}
+    return rl.algorithm == "ppo" or not rl.refill or len(rewards) > 1
 
 
 def plain_advantages(groups: Sequence[Sequence[Transition]], rl: Any, said: Mapping[str, Said]) -> dict[str, float]:

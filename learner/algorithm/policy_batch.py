@@ -86,11 +86,12 @@ def build(
     samples = [t.id.rpartition("/")[0] for t in members] if rl.episode_steps > 1 else ()
     worth = advantages(rl.algorithm, [t.reward for t in members], number, valid, best, samples)
     part = np.repeat(_parts(len(groups), rl.minibatches), [len(group) for group in groups])
+    counted = worth.informative if rl.refill else np.array(valid)
     weights = np.zeros(len(members))
     for own in (part == which for which in np.unique(part)):
-        weights[own] = token_weights(rl.aggregation, np.array(lengths)[own], np.array(valid)[own], longest)
+        weights[own] = token_weights(rl.aggregation, np.array(lengths)[own], counted[own], longest)
     by_prompt: dict[tuple[int, bytes], list[int]] = {}
-    has_gradient = valid if rl.kl or rl.entropy or rl.entropy_target else worth.informative
+    has_gradient = counted if rl.kl or rl.entropy or rl.entropy_target else worth.informative
     for index in np.flatnonzero(has_gradient).tolist():  # a group of whole episodes has many prompts
         by_prompt.setdefault((number[index], members[index].prompt_ids.tobytes()), []).append(index)
     kept = [index for same in by_prompt.values() for index in same]

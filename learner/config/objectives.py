@@ -22,6 +22,7 @@ GRPO: dict[str, Any] = {
     "correction": "none",
     "mask": "none",
     "minibatches": 1,
+    "refill": 0,
 }
 """DeepSeekMath, arXiv 2402.03300, eq. 3 and section 4.2."""
 
@@ -32,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2402.14740, section 3.3: REINFORCE of whole responses, which a clip leaves alone where they are fresh.
     "rloo": GRPO | {"algorithm": "rloo", "aggregation": "sequence_sum", "kl": 0.0},
     # arXiv 2503.14476, section 3 (what is too long is for the reward to say).
-    "dapo": GRPO | {"clip_high": 0.28, "aggregation": "token", "kl": 0.0},
+    "dapo": GRPO | {"clip_high": 0.28, "aggregation": "token", "kl": 0.0, "refill": 3},
     # arXiv 2507.18071, eq. 5 and section 5.1.
     "gspo": GRPO | {"ratio": "sequence", "clip": 3e-4, "clip_high": 4e-4, "kl": 0.0, "minibatches": 4},
     # MiniMax-M1, arXiv 2506.13585, eq. 4, without a bound below; that above is of ScaleRL, arXiv 2510.13786.

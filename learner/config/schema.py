@@ -209,6 +209,10 @@ class RlConfig:
     )
     best_of: int = key(4, "best_of: how many samples the best is of; below rl.actions.", positive=True)
     best_of_steps: int = key(0, "best_of: learner steps over which the objective goes there from the mean; 0: at once.")
+    refill: int = key(
+        0,
+        "Groups whose rewards are all alike are replaced by others: so many times rl.states of a learner step at most.",
+    )
     episode_steps: int = key(
         1,
         "Actions of a sample: one from a state of the pool, or a whole episode whose actions share its reward.",

@@ -56,6 +56,7 @@ def step_metrics(
     (of invalid actions: `envs.records.Fault`) and `findings` count all, `suspicious` those with any finding
     (`envs.records.Finding`). Staleness of a transition is `version` minus the version of its oldest token, its age the
     seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
+    `equal_share` is that of groups whose rewards do not differ, replaced ones (`rl.refill`) included.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]
@@ -97,6 +98,7 @@ def step_metrics(
         "faults": {str(fault): faults[fault] for fault in Fault},
         "suspicious": sum(bool(t.info.findings) for t in members),
         "findings": {str(finding): found[finding] for finding in Finding},
+        "equal_share": report.equal_groups / len(groups),
         "task_rewards": {task: _mean([t.reward for t in counted if t.task_id == task]) for task in tasks},
         **report.figures(),
     }

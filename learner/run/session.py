@@ -36,7 +36,8 @@ class Session:
         rl, run, self._place = cfg.rl, cfg.run, place(cfg.run.mode)
         options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000, **self._place.here()}
         batch = rl.steps, rl.states, rl.actions, rl.max_staleness
-        self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, cursor)
+        refill = 0 if rl.algorithm == "ppo" else rl.refill * rl.states  # whose groups teach however alike they are
+        self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, cursor, refill)
         self._scaler = Scaler(cfg, actors, progress.say)
         actors.collect(self._stream)
 

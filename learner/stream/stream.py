@@ -15,6 +15,8 @@ Invariants:
 * nobody waits for ever: when all that started has finished, its B oldest are taken, the k-th that remains was the
   (k + B)-th before, and so the second rule holds; no actor stands at admission while a group may start;
 * no group is started that the run would not train;
+* a group whose rewards are all alike takes no place in a batch, as long as no more than `refill` of a learner step are:
+  another is started for it, and it is delivered beside the next batch, of which there are B in any case;
 * the transitions of a group pass through as the bytes that the actor made of them, and an event concerns only those
   whom it lets in, so that neither their size nor the number of actors costs time here.
 """
@@ -80,6 +82,8 @@ class Untrained:
     """As the ticket's."""
     packed: bytes | None = None
     """Its transitions as they came; None: it was in flight, and is sampled again."""
+    replaced: bool = False
+    """Another was started for it."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,25 @@ class Stream:
     """Bounded exchange of groups of transitions; its methods are coroutines of one event loop."""
 
     def __init__(
-        self, pool: StatePool, seed: int, steps: int, states: int, actions: int, max_staleness: int, cursor: Cursor
+        self,
+        pool: StatePool,
+        seed: int,
+        steps: int,
+        states: int,
+        actions: int,
+        max_staleness: int,
+        cursor: Cursor,
+        refill: int = 0,
     ):
+        """refill: groups of a learner step that may be replaced by others, as their rewards are all alike."""
         self._pool, self._seed, self._actions = pool, seed, actions
         self._steps, self._batch, self._max_staleness = steps, states, max_staleness
         self._step, self._next, self._trained = cursor.step, cursor.next_index, cursor.trained
         self._training = 0
         self._in_flight: dict[str, Ticket] = {}
         self._ready: dict[int, tuple[Ticket, bytes]] = {}
+        self._replaced: dict[int, tuple[Ticket, bytes]] = {}
+        self._refill, self._refilled = refill, 0
         self._again: collections.deque[Ticket] = collections.deque()
         self._take_up(cursor.untrained)
         self._gone: set[str] = set()
@@ -168,7 +183,9 @@ class Stream:
         tickets = [self._ticket(number, self._pool.by_id(of.state), of.step) for number, of in untrained.items()]
         for ticket in sorted(tickets, key=lambda ticket: ticket.age):
             packed = untrained[ticket.index].packed
-            if packed is not None and self._in_time(len(self._ready), ticket.step, self._step):
+            if packed is not None and untrained[ticket.index].replaced:
+                self._replaced[ticket.index] = ticket, packed
+            elif packed is not None and self._in_time(len(self._ready), ticket.step, self._step):
                 self._ready[ticket.index] = ticket, packed
             else:
                 self._again.append(ticket)
@@ -224,16 +241,24 @@ class Stream:
             self._standing.remove(standing)
             self._answer(standing, None)
 
-    async def put(self, actor_id: str, group_id: str, transitions: Sequence[Transition] | bytes) -> None:
-        """Deliver a finished group; ignored unless the actor holds it (it was called lost, and another has it)."""
+    async def put(
+        self, actor_id: str, group_id: str, transitions: Sequence[Transition] | bytes, differ: bool = True
+    ) -> None:
+        """Deliver a finished group; ignored unless the actor holds it (it was called lost, and another has it).
+
+        differ: whether its rewards do.
+        """
         if ticket := self._release(actor_id, group_id):
             packed = transitions if isinstance(transitions, bytes) else pickle.dumps(transitions)
-            self._ready[ticket.index] = ticket, packed
+            replaced = not differ and self._refilled < self._refill
+            self._refilled += replaced
+            (self._replaced if replaced else self._ready)[ticket.index] = ticket, packed
             self._delivered.set()
+            self._let_in()
 
-    async def exchange(self, actor_id: str, group_id: str, transitions: bytes) -> Ticket | None:
+    async def exchange(self, actor_id: str, group_id: str, transitions: bytes, differ: bool = True) -> Ticket | None:
         """`put` and `admit` in one call, which halves the messages."""
-        await self.put(actor_id, group_id, transitions)
+        await self.put(actor_id, group_id, transitions, differ)
         return await self.admit(actor_id)
 
     async def fail(self, actor_id: str, group_id: str, reason: str) -> None:
@@ -267,7 +292,8 @@ class Stream:
         self._let_in()
 
     async def batch(self) -> list[bytes]:
-        """The oldest finished groups, as many as a learner step trains, once the rest can be trained in time.
+        """The oldest finished groups, as many as a learner step trains, once the rest can be trained in time; and those
+        that were replaced since.
 
         `unpack` makes transitions of them.
 
@@ -280,8 +306,10 @@ class Stream:
         if self._error:
             raise StreamError(self._error)
         self._training = len(oldest)
-        self._trained += len(oldest)
-        return [self._ready.pop(ticket.index)[1] for ticket in oldest]
+        replaced = [packed for _, packed in self._replaced.values()]
+        self._replaced.clear()
+        self._trained += len(oldest) + len(replaced)
+        return [*(self._ready.pop(ticket.index)[1] for ticket in oldest), *replaced]
 
     def _complete(self) -> list[Ticket]:
         """What the next step trains; nothing while it has to wait."""
@@ -307,7 +335,7 @@ class Stream:
         """
         self._pool.learn(spreads or {}, found)
         self._step += 1
-        self._training = 0
+        self._training = self._refilled = 0
         untrained = self._untrained() if saved else {}
         cursor = Cursor(self._step, self._next, self._trained, untrained, self._pool.experience())
         self._let_in()
@@ -316,12 +344,15 @@ class Stream:
     def _untrained(self) -> dict[int, Untrained]:
         tickets = [*self._in_flight.values(), *self._again]
         unfinished = {ticket.index: Untrained(ticket.state.id, ticket.step) for ticket in tickets}
-        return unfinished | {i: Untrained(of.state.id, of.step, packed) for i, (of, packed) in self._ready.items()}
+        for replaced, finished in ((False, self._ready), (True, self._replaced)):
+            for index, (of, packed) in finished.items():
+                unfinished[index] = Untrained(of.state.id, of.step, packed, replaced)
+        return unfinished
 
     async def account(self) -> Account:
         now = time.monotonic()
         waited = self._waited + sum(now - standing.since for standing in self._standing)
-        parts = len(self._ready), len(self._in_flight), len(self._again)
+        parts = len(self._ready) + len(self._replaced), len(self._in_flight), len(self._again)
         return Account(self._next, self._trained, *parts, waited)
 
     async def close(self) -> None:

@@ -146,6 +146,7 @@ def test_alerts_fire_when_they_should(tmp_path):
         "MlagentLogprobGap": (['ray_mlagent_logprob_gap_nats{run="a"}', "0.2x100"], "15m"),
         "MlagentActorsMissing": (['ray_mlagent_actors{run="a", state="wanted"}', "4x100"], "30m"),
         "MlagentSuspicious": (['ray_mlagent_suspicious_ratio{run="a", finding="any"}', "0.2x100"], "40m"),
+        "MlagentNothingToCompare": (['ray_mlagent_training{run="a", figure="equal_share"}', "0.6x100"], "40m"),
         "MlagentTruncated": (['ray_mlagent_transitions_total{run="a", outcome="truncated"}', "0+1x100"], "70m"),
         "MlagentInvalidActions": (['ray_mlagent_valid_ratio{run="a"}', "0.1x100"], "40m"),
         "MlagentInfrastructureFailures": (

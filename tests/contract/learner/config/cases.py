@@ -166,6 +166,7 @@ CASES = [
     case("rl.objective=best_of", "steps", given=("rl.best_of=2",)),
     case("rl.best_of=3", "steps", given=BEST),
     case("rl.best_of_steps=5", "steps", given=BEST),
+    case("rl.refill=3", "steps", given=("reward.version=tests.stand_ins:all_alike",)),
     case("rl.episode_steps=2", "pool", "requests"),
     case("rl.epochs=2", "steps", "rates"),
     case("rl.minibatches=2", "steps", "rates"),

@@ -36,6 +36,7 @@ configurations = st.builds(
     correction_cap=st.sampled_from([0.9, 2.0]),
     correction_level=st.sampled_from(["token", "sequence"]),
     mask=st.sampled_from(["none", "token", "sequence", "geometric"]),
+    refill=st.sampled_from([0, 2]),
     mask_low=st.sampled_from([0.0, 0.44]),
     mask_high=st.sampled_from([1.4, 3.0]),
     kl=st.sampled_from([0.0, 0.3]),

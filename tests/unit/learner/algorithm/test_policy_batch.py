@@ -69,6 +69,16 @@ def test_a_group_of_whole_episodes_has_a_place_for_each_of_its_prompts():
     assert part.advantages.tolist() == pytest.approx([-1, -1, 1] * 2, abs=1e-5)
 
 
+def test_groups_that_were_replaced_weigh_nothing_even_where_every_token_has_a_gradient():
+    """The second is of equal rewards: without `rl.refill` its tokens thin the others."""
+    for keys in ({}, {"kl": 0.1}, {"entropy": 0.1}):
+        batch = policy_batch.build(GROUPS, VERSION, 100, RlConfig(refill=1, **keys))
+        assert {t.id for t in batch.members} == {"a.0", "a.2", "c.0", "c.1"}
+        assert sum(row.weights.sum() for row in batch.rows) == pytest.approx(1)
+    thinned = policy_batch.build(GROUPS, VERSION, 100, RlConfig(refill=0))
+    assert sum(row.weights.sum() for row in thinned.rows) == pytest.approx(7 / 10)
+
+
 @pytest.mark.parametrize("row_tokens", [6, 100])
 def test_parts_are_of_whole_groups_with_weights_of_their_own_and_places_in_the_whole(row_tokens):
     whole = policy_batch.build(GROUPS, VERSION, row_tokens, RlConfig(algorithm="ppo"))

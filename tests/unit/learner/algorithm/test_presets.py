@@ -150,6 +150,8 @@ def test_a_preset_has_the_objective_and_the_gradient_of_its_paper(name, groups, 
     for group in groups:
         members = [one for one in group if not one.masked]
         rewards = [one.reward for one in members]
+        if name == "dapo" and len(set(rewards)) < 2:
+            continue  # another is sampled in its place, eq. 11
         worth = advantage(rewards) if len(set(rewards)) > 1 else [0.0] * len(members)
         responses += [(one, wanted[one.id], a) for one, a in zip(members, worth, strict=True)]
     expected = paper(responses) if responses else torch.zeros(())

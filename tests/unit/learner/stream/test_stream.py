@@ -15,8 +15,8 @@ def pool() -> StatePool:
     return StatePool([State(f"{t}{i}", t, snapshot=f"{t}{i}") for t in "ab" for i in range(3)], seed=1)
 
 
-def stream(steps=10, states=2, max_staleness=1, cursor=None) -> Stream:
-    return Stream(pool(), 7, steps, states, 4, max_staleness, cursor or Cursor())
+def stream(steps=10, states=2, max_staleness=1, cursor=None, refill=0) -> Stream:
+    return Stream(pool(), 7, steps, states, 4, max_staleness, cursor or Cursor(), refill)
 
 
 async def admitted(s: Stream, actor: str = "actor") -> list:
@@ -112,6 +112,43 @@ def test_a_batch_leaves_no_more_for_later_than_later_batches_can_train_in_time()
             await asyncio.wait_for(s.batch(), 0.05)
         await s.put("actor", "group-000001", [1])
         assert unpack(await s.batch()) == [[1], [3]]
+
+    run(scenario())
+
+
+def test_groups_of_equal_rewards_are_replaced_as_long_as_the_step_has_some_left():
+    async def scenario():
+        s = stream(max_staleness=0, refill=2)
+        for ticket in await admitted(s):
+            await s.put("actor", ticket.group_id, [ticket.index], differ=False)
+        (third, fourth) = await admitted(s)
+        await s.put("actor", third.group_id, [2], differ=False)
+        assert await admitted(s) == [], "two were replaced: this one takes a place in the batch"
+        await s.put("actor", fourth.group_id, [3])
+        assert unpack(await s.batch()) == [[2], [3], [0], [1]]
+        assert (await s.account()).trained == 4
+        await s.advance()
+        assert [t.index for t in await admitted(s)] == [4, 5]
+        await s.put("actor", "group-000004", [4], differ=False)
+        assert [t.index for t in await admitted(s)] == [6], "the next step has its own"
+
+    run(scenario())
+
+
+def test_a_replaced_group_of_a_resumed_run_is_delivered_and_sampled_no_more():
+    async def scenario():
+        s = stream(refill=1)
+        tickets = await admitted(s)
+        for ticket in tickets[:2]:
+            await s.put("actor", ticket.group_id, [ticket.index])
+        await s.batch()
+        await s.put("actor", tickets[2].group_id, [2], differ=False)
+        resumed = stream(cursor=await s.advance(saved=True), refill=1)
+        again = await admitted(resumed)
+        assert [ticket.index for ticket in again] == [3, 4, 5, 6], "three in its place and that of the batch"
+        for ticket in again[:2]:
+            await resumed.put("actor", ticket.group_id, [ticket.index])
+        assert unpack(await resumed.batch()) == [[3], [4], [2]]
 
     run(scenario())
 
