@@ -55,7 +55,8 @@ def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
 
         show()
         sys.exit(0)
-    cfg, of_files = OmegaConf.structured(Config), {}
+    cfg = OmegaConf.structured(Config)
+    of_files: dict[str, str] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals:
