@@ -182,11 +182,11 @@ class Stream:
         """Go on from a cursor; what a smaller bound or batch than before makes too old is sampled again."""
         tickets = [self._ticket(number, self._pool.by_id(of.state), of.step) for number, of in untrained.items()]
         for ticket in sorted(tickets, key=lambda ticket: ticket.age):
-            packed = untrained[ticket.index].packed
-            if packed is not None and untrained[ticket.index].replaced:
-                self._replaced[ticket.index] = ticket, packed
-            elif packed is not None and self._in_time(len(self._ready), ticket.step, self._step):
-                self._ready[ticket.index] = ticket, packed
+            of = untrained[ticket.index]
+            held = self._replaced if of.replaced else self._ready
+            older = 0 if of.replaced else len(self._ready)
+            if of.packed is not None and self._in_time(older, ticket.step, self._step):
+                held[ticket.index] = ticket, of.packed
             else:
                 self._again.append(ticket)
 

@@ -152,7 +152,7 @@ def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runne
     answers(actor, lambda seed: texts.get(seed, "no action"))
     stream = new_stream(state, 1)
     ticket = dataclasses.replace(runner.run(stream.admit("actor-0")), seeds=(7, 8))
-    found = pickle.loads(runner.run(actor._group(remote(stream), ticket)))
+    found = pickle.loads(runner.run(actor._group(remote(stream), ticket))[0])
     ended, failed = found[:2], found[2:]
     assert [t.info.action for t in found] == ["edit", "final answer", "edit", "invalid", "invalid"]
     assert ended[1].info.score_before == 0.6 and ended[0].state_id == state.id != ended[1].state_id

@@ -58,6 +58,8 @@ class World:
         """Below 0 where smaller batches or a smaller bound than before leave groups over."""
         self.beside = 0
         """Groups that the last batch had beside those of the learner step."""
+        self.kept = sum(of.replaced for of in cursor.untrained.values())
+        """Of those to come, from a run that may have replaced more."""
         self.tasks: dict[str, list[asyncio.Task]] = {}
         self.others: set[asyncio.Task] = set()
         self.standing: collections.Counter[str] = collections.Counter()
@@ -71,7 +73,8 @@ class World:
         while self.cursor.step < until:
             groups = [pickle.loads(group) for group in await self.stream.batch()]
             self.beside = len(groups) - self.plan.states
-            assert 0 <= self.beside <= 2 * self.plan.refill, "as many of a step as of one, which may begin in the last"
+            assert 0 <= self.beside <= max(self.kept, self.plan.refill) + self.plan.refill, "of a step, and of the last"
+            self.kept = 0
             for number, version in groups:
                 assert number not in self.trained, "trained twice"
                 assert 0 <= self.cursor.step - version <= self.plan.staleness
