@@ -22,7 +22,7 @@ log = os.open("taken", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
 def took(mb): os.write(log, b"." * mb)
 def in_processes(number, work):
     for _ in range(number):
-        if os.fork() == 0: work(); time.sleep(5); os._exit(0)
+        if os.fork() == 0: work(); time.sleep(20); os._exit(0)
     for _ in range(number): os.wait()
 """
 HOARDERS = {
@@ -69,8 +69,8 @@ HOARDERS = {
             ctypes.memset(at, 1, 10 << 20); libc.shmdt(at); took(10)
     """,
     "sockets": """
+        kept = []  # for as long as the process lives
         def work():
-            kept = []
             try:
                 while True:
                     kept.append(socket.socketpair()); kept[-1][0].setblocking(False); free = 1 << 20
