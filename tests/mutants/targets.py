@@ -43,7 +43,6 @@ TARGETS = (
     Target("learner/algorithm/algorithms.py", ALGORITHM),
     Target("learner/algorithm/batching.py", ALGORITHM),
     Target("learner/algorithm/best_of.py", ALGORITHM),
-    Target("learner/algorithm/best_of.py", ALGORITHM),
     Target("learner/algorithm/losses.py", ALGORITHM),
     Target("learner/algorithm/policy_batch.py", ALGORITHM),
     Target("learner/algorithm/policy_step.py", ALGORITHM),
