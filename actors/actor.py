@@ -185,8 +185,8 @@ class Actor(Explorer):
         return pickle.dumps(transitions, protocol=5), bool(rewards) and max(rewards) > min(rewards)
 
     async def catch_up(self, m_init: dict[str, float], version: int, buckets: Sequence[ray.ObjectRef]) -> int:
-        """What an actor that joins a run takes over from the others; returns the weight version that it serves."""
-        await self.set_baselines(m_init)
+        """As `Explorer.catch_up`, and the weights; returns the weight version that it serves."""
+        await super().catch_up(m_init, version, buckets)
         if buckets:
             await self.receive(version, buckets)
         return self._policy.version

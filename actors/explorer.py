@@ -116,6 +116,11 @@ class Explorer:
             self._tasks[name] = dataclasses.replace(self._tasks[name], m_init=score)
         self._environment.tasks = self._tasks
 
+    async def catch_up(self, m_init: dict[str, float], version: int, buckets: Sequence[ray.ObjectRef]) -> int | None:
+        """What one that joins a run takes over from the others; returns the weight version it serves: here, none."""
+        await self.set_baselines(m_init)
+        return None
+
     async def ideas(self, task_id: str, seed: int) -> tuple[int, list[Idea]]:
         """How many candidates there were, and the idea pool of a task: those that differ most.
 

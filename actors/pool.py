@@ -333,7 +333,8 @@ class ActorPool:
             self._share()
             if self._stream:
                 member.collecting = member.handle.collect.remote(self._stream)
-            self._say(f"{member.name} serves weight version {answer} and joins")
+            serves = "" if answer is None else f"serves weight version {answer} and "
+            self._say(f"{member.name} {serves}joins")
 
     def _look_at(self, member: Member) -> None:
         if member.serving and self._place.wait([member.serving], timeout=0)[0]:

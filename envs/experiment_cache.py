@@ -34,6 +34,9 @@ BY_CHANCE = frozenset({Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY})
 """What may go otherwise another time."""
 ONCE = ".once"
 """The folder, beside those of the tasks, of the results that happened once and may go otherwise."""
+RECORD = msgspec.json.Decoder(Experiment)
+"""Made while one thread imports this: where several are the first to decode a dataclass at the same time, msgspec hands
+one of them what another has half built, and the process dies of it (msgspec 0.22)."""
 
 
 class CachedRunner:
@@ -84,7 +87,7 @@ def _hash(*parts: Any) -> str:
 def read_record(store: Store, name: str) -> Experiment | None:
     """The kept result of that name, marked as such; None if there is none, or none that can be read."""
     try:
-        experiment = msgspec.json.decode(store.read(name), type=Experiment)
+        experiment = RECORD.decode(store.read(name))
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:

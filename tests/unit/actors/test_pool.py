@@ -6,14 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from omegaconf import OmegaConf
 
+from actors.explorer import Explorer
 from actors.policy.policy import PolicyDead, PolicyError
 from actors.pool import ActorError, ActorPool
 from actors.runtime.remote import place
+from envs.benchmarks.loader import load
 from learner.config.schema import Config
 
 M_INIT = {"wine": 0.5}
@@ -157,6 +160,38 @@ def test_an_actor_that_joins_knows_what_the_others_know_and_each_has_its_share_o
     pool.resize(1)
     until_there_are(1, pool)
     assert shares() == {"actor-0": (1, 0)}
+
+
+class Exploring(Explorer):
+    """In the place of an actor without a policy: all of it but its sandboxes."""
+
+    all: ClassVar[dict[str, Exploring]] = {}
+
+    async def start(self) -> dict[str, Any]:
+        runner = SimpleNamespace(resize=lambda _: None, expect=lambda _: None, running=0)
+        self._environment = SimpleNamespace(runner=runner, tasks=self._tasks, close=lambda: None)
+        self.all[self._id] = self
+        return {"sandbox": "none", "host": "here", "node": "one", "pid": 0}
+
+    async def status(self) -> dict[str, int]:
+        if self._id == "actor-0":
+            raise PolicyDead("it broke")
+        return await super().status()
+
+
+def test_one_without_a_policy_is_replaced_by_another_that_knows_the_baselines(tmp_path):
+    cfg, said = OmegaConf.structured(Config), []
+    cfg.run.mode, cfg.actors.count, cfg.actors.sequences, cfg.actors.deadline = "serial", 1, 1, 10
+    task = load("wine")
+    pool = ActorPool(cfg, [task], "", str(tmp_path), 0, said.append, list, Exploring)
+    pool.started()
+    pool.set_baselines({task.id: 0.5})
+    while not said:
+        pool.check()
+    until_there_are(1, pool)
+    assert len(said) == 2 and "it broke; replaced by actor-1" in said[0] and said[1] == "actor-1 joins"
+    assert Exploring.all["actor-1"]._tasks[task.id].m_init == 0.5
+    pool.close()
 
 
 def test_an_actor_that_joins_before_anything_was_published_takes_no_weights(started):

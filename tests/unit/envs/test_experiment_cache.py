@@ -3,6 +3,8 @@
 import dataclasses
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -140,6 +142,28 @@ def test_duplicates_at_the_same_time_wait_for_the_first_in_threads_and_processes
     for one in both:
         one.join()
     assert counting.runs == 1
+
+
+READERS = """
+import sys, threading
+from envs.experiment_cache import read_record
+from envs.store import Store
+sys.setswitchinterval(1e-5)
+together = threading.Barrier(8)
+def reader():
+    together.wait()
+    read_record(Store(sys.argv[1]), sys.argv[2])
+threads = [threading.Thread(target=reader) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_the_first_records_of_a_process_can_be_read_by_many_threads_at_once(counting, tmp_path):
+    CachedRunner(counting, tmp_path / "cache").run(TASK, FILES)
+    name = next(str(file.relative_to(tmp_path / "cache")) for file in (tmp_path / "cache").rglob("*.json"))
+    readers = [subprocess.Popen([sys.executable, "-c", READERS, str(tmp_path / "cache"), name]) for _ in range(3)]
+    assert [reader.wait() for reader in readers] == [0, 0, 0], "msgspec's race over a type that was never decoded"
 
 
 def test_one_that_dies_leaves_its_place_to_the_next(counting, tmp_path):
