@@ -43,6 +43,8 @@ LIKE_ARGUMENT = re.compile(r"(?!Thought:)\w+:|(?:File|Lines)\b")
 BLOCK = tuple(map(re.compile, (r"<{5,9} SEARCH[ \t]*", r"={5,9}[ \t]*", r">{5,9} REPLACE[ \t]*")))
 FENCE = tuple(map(re.compile, (r"```\w*[ \t]*", r"```[ \t]*")))
 BLANKS = " \t"
+TAB = 4
+"""Columns of a tab, where SEARCH lines with blanks are compared with a file that has tabs."""
 PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_PATH_PARTS = 4
 
@@ -57,7 +59,10 @@ class InvalidAction(ValueError):
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace lines of a file: each block's search lines must occur exactly once."""
+    """Replace lines of a file: each block's search lines must occur exactly once.
+
+    They may all be indented by as much more, or less, than in the file: then so are the lines in their place.
+    """
 
     kind: ClassVar[str] = "edit"
     path: str
@@ -270,22 +275,27 @@ def _first_lines(file: Path, count: int) -> list[str]:
 
 
 def _edited(action: Edit, files: Mapping[str, str]) -> str:
-    """Text of the file after the edit. Lines are matched whole, but for blanks at their ends."""
+    """Text of the file after the edit. Lines are matched whole, but for blanks at their ends; where that finds none,
+    up to a common indentation, which is put back."""
     if action.path not in files:
         raise InvalidAction(f"there is no file {action.path} to edit: use Write to make it")
     lines = _rows(files[action.path])
+    tabs = any(line.startswith("\t") for line in lines) and not any(line.startswith(" ") for line in lines)
     for search, replacement in action.blocks:
         wanted = [line.rstrip() for line in _rows(search)]
         if not any(wanted):
             raise InvalidAction("the SEARCH lines are empty: copy the lines to replace", Fault.NO_MATCH)
         place, again = _places([line.rstrip() for line in lines], wanted)
         if place is None:
+            place, again = _shifted_places(lines, wanted)
+        if place is None:
             raise InvalidAction(f"the SEARCH lines are not in {action.path}: copy them exactly", Fault.NO_MATCH)
         if again is not None:
             raise InvalidAction(
                 f"the SEARCH lines occur more than once in {action.path}: add one that differs", Fault.AMBIGUOUS
             )
-        lines[place : place + len(wanted)] = _rows(replacement)
+        shift = _columns(lines[place]) - _columns(wanted[0])
+        lines[place : place + len(wanted)] = _indented(_rows(replacement), shift, tabs, action.path)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -295,6 +305,57 @@ def _places(lines: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, in
     first = text.find(needle)
     second = text.find(needle, first + 1) if first >= 0 else -1
     return tuple(None if found < 0 else text.count("\n", 0, found) for found in (first, second))
+
+
+def _shifted_places(lines: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, int | None]:
+    """As `_places`, where the wanted lines may all be indented by as much more, or less; the first is not empty."""
+    if not wanted[0]:
+        return None, None
+    text = "".join(f"\n{step}\n|{line}" for step, line in _steps(lines)) + "\n"
+    (_, begins), *others = _steps(wanted)
+    needle = f"\n|{begins}" + "".join(f"\n{step}\n|{line}" for step, line in others) + "\n"
+    first = text.find(needle)
+    second = text.find(needle, first + 1) if first >= 0 else -1
+    return tuple(None if found < 0 else text.count("\n", 0, found) // 2 for found in (first, second))
+
+
+def _steps(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """(columns that it is indented more than the line before, the line without blanks at its ends) of each line; empty
+    ones count for nothing."""
+    steps, last = [], 0
+    for line in lines:
+        text, columns = line.strip(), _columns(line)
+        steps.append((columns - last, text) if text else (0, ""))
+        last = columns if text else last
+    return steps
+
+
+def _columns(line: str) -> int:
+    """That a line is indented."""
+    expanded = line.expandtabs(TAB)
+    return len(expanded) - len(expanded.lstrip(" "))
+
+
+def _indented(new: Sequence[str], shift: int, tabs: bool, path: str) -> list[str]:
+    """New lines, `shift` columns further right; tabs: the file that they come into is indented by tabs alone.
+
+    Raises:
+        InvalidAction: a line would begin left of the first column.
+    """
+    if not shift and not tabs:
+        return list(new)
+    indented = []
+    for line in new:
+        text, columns = line.lstrip(BLANKS), _columns(line) + shift
+        if text and columns < 0:
+            raise InvalidAction(
+                f"the SEARCH lines are not in {path} at that indentation, and {text[:40]!r} has no room {-shift} "
+                "columns further left: copy them exactly",
+                Fault.NO_MATCH,
+            )
+        count, rest = divmod(columns, TAB) if tabs else (0, columns)
+        indented.append("\t" * count + " " * rest + text if text else "")
+    return indented
 
 
 def _rows(text: str) -> list[str]:

@@ -97,6 +97,51 @@ def test_each_fault_has_its_name(text, fault):
     assert refused.value.fault is fault
 
 
+NESTED = "def main():\n    for x in y:\n        fit(x)\n\n        score(x)\n    end()\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "search", "replacement", "after"),
+    [
+        (NESTED, "fit(x)\n\nscore(x)\n", "if x:\n    fit(x)\n\nscore(x)\n",
+         "def main():\n    for x in y:\n        if x:\n            fit(x)\n\n        score(x)\n    end()\n"),
+        (NESTED, "            end()\n", "            stop()\n            end()\n",
+         "def main():\n    for x in y:\n        fit(x)\n\n        score(x)\n    stop()\n    end()\n"),
+        (NESTED, "for x in y:\n    fit(x)\n", "for x in z:\n    fit(x)\n", NESTED.replace("y", "z")),
+        (NESTED.replace("    ", "\t"), "    for x in y:\n        fit(x)\n", "    for x in z:\n        fit(x)\n",
+         NESTED.replace("    ", "\t").replace("y", "z")),
+        (NESTED.replace("    ", "\t"), "def main():\n", "def main():\n    begin()\n",
+         NESTED.replace("    ", "\t").replace("main():\n", "main():\n\tbegin()\n")),
+    ],
+    ids=["left", "right", "block", "blanks for tabs", "new lines with blanks among tabs"],
+)  # fmt: skip
+def test_search_lines_match_up_to_a_common_indentation_which_is_put_back(file, search, replacement, after):
+    action = parse(edit(search, replacement), TASK)
+    assert apply(action, {"train.py": file}, TASK) == {"train.py": after}
+
+
+@pytest.mark.parametrize(
+    ("search", "replacement", "fault"),
+    [
+        ("for x in y:\nfit(x)\n", "pass\n", Fault.NO_MATCH),
+        ("        end()\n", "stop()\n", Fault.NO_MATCH),
+        ("x = 1\n", "x = 2\n", Fault.AMBIGUOUS),
+    ],
+    ids=["another shape", "no room", "twice"],
+)
+def test_search_lines_of_another_shape_match_nothing(search, replacement, fault):
+    with pytest.raises(InvalidAction) as refused:
+        file = f"{NESTED}if a:\n    x = 1\nelse:\n  x = 1\n"
+        apply(parse(edit(search, replacement), TASK), {"train.py": file}, TASK)
+    assert refused.value.fault is fault
+
+
+def test_lines_that_match_as_they_are_go_before_those_that_do_when_shifted():
+    file = "if a:\n    x = 1\nx = 1\n"
+    changed = apply(parse(edit("x = 1\n", "x = 2\n"), TASK), {"train.py": file}, TASK)
+    assert changed == {"train.py": "if a:\n    x = 1\nx = 2\n"}
+
+
 def test_write_makes_or_replaces_a_file():
     text = "Action: Write\nFile: lib/features.py\n```python\nx = 1\nAction: Undo\n```\n"
     assert apply(parse(text, TASK), FILES, TASK) == {"lib/features.py": "x = 1\nAction: Undo\n"}
