@@ -45,7 +45,7 @@ class Unknown(ValueError):
 
 def divide(scripts: Path, env: Path, folder: Path) -> None:
     """Fill `folder` with validation/ and test/, each as `scripts` but with its part of the answers, and their ids; or,
-    where the answers cannot be divided, with the reason."""
+    where the answers cannot be divided, with the reason. A grader finds ../env there as beside `scripts`."""
     folder.mkdir(parents=True)
     try:
         file, column, ids, targets = _answers(scripts, env)
@@ -56,6 +56,7 @@ def divide(scripts: Path, env: Path, folder: Path) -> None:
     parts = {VALIDATION: tested == 0, TEST: tested == 1}
     (folder / IDS).write_text(json.dumps([column, {name: np.array(ids)[of].tolist() for name, of in parts.items()}]))
     division = Division(folder)
+    (folder / "env").symlink_to(env.absolute())
     for name in parts:
         shutil.copytree(scripts, folder / name, copy_function=os.link, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / name / file.name).unlink()

@@ -2,5 +2,6 @@
 
 In: a task's name, folder or `source:name`. Out: a prepared `Task`, whose answers no experiment sees. `loader.py` reads
 the one format of folders, and another format is a source that makes such folders: `sources.py` is their socket,
-`mlebench.py` an example. Knows nothing of sandboxes, actions or grading.
+`mlebench.py` and `packages.py` are two. Knows nothing of sandboxes and actions; `package_graders.py` is imported by
+graders.
 """

@@ -3,6 +3,7 @@
     NAME/env/train.py, task_descriptor.txt       what the agent sees, with the data that prepare.py adds
     NAME/scripts/research_problem.txt, eval.py   eval.get_score(submission_folder) -> float
     NAME/scripts/prepare.py                      optional; run once in scripts/, writes data to ../env, answers here
+    NAME/scripts/prepared                        optional; that has been done already, so it is not run
     NAME/scripts/read_only_files.txt             optional; globs of files in env/ that the agent may not change
     NAME/task.yaml, or NAME.yaml beside NAME/    ours: metric, direction, … (envs.benchmarks.task_file)
 
@@ -32,6 +33,9 @@ from envs.records import Task
 log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parents[1] / "tasks"
+PREPARED = "prepared"
+"""File in scripts/ that MLAgentBench's own preparation leaves: what prepare.py writes is there."""
+ASKED = "EOFError: EOF when reading a line"
 
 
 def builtin_tasks() -> list[str]:
@@ -128,8 +132,9 @@ def _prepare(source: Path) -> Path:
 
     def make(partial: Path) -> None:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
-        if (partial / "scripts" / "prepare.py").exists():
-            _run_prepare(source, partial / "scripts")
+        scripts = partial / "scripts"
+        if (scripts / "prepare.py").exists() and not (scripts / PREPARED).exists():
+            _run_prepare(source, scripts)
         for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
             path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -187,13 +192,20 @@ def _run_prepare(source: Path, scripts: Path) -> None:
     script = source / "scripts" / "prepare.py"
     try:
         done = subprocess.run(
-            [sys.executable, "prepare.py"], cwd=scripts, env=environment, capture_output=True, text=True,
+            [sys.executable, "prepare.py"], cwd=scripts, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True,
             errors="replace", timeout=task_cache.DEADLINE, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise TaskError(f"{script} ran longer than {task_cache.DEADLINE:.0f} s") from error
     if done.returncode:
-        raise TaskError(f"{script} failed; correct it:\n{(done.stdout + done.stderr)[-2000:].strip()}")
+        said = (done.stdout + done.stderr)[-2000:].strip()
+        if said.endswith(ASKED):  # by `input`, as scripts of MLAgentBench that download from Kaggle do
+            raise TaskError(
+                f"{script} asks for input: run it yourself, in its folder, with what it needs, and create the file "
+                f"{script.with_name(PREPARED)} when it is done"
+            )
+        raise TaskError(f"{script} failed; correct it:\n{said}")
 
 
 def _text(file: Path) -> str:

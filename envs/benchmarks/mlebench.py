@@ -8,16 +8,14 @@ the competition's private folder are read on the host only, by its own grader.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import stat
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from envs.benchmarks.competition import ANSWERS, digest, write
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
 from envs.records import Direction, Limits
@@ -25,13 +23,12 @@ from envs.records import Direction, Limits
 DATA_VARIABLE = "MLEBENCH_DATA"
 INSTALL = "pip install git+https://github.com/openai/mle-bench"
 LIMITS = Limits(seconds=3600.0, cpus=2.0, memory_mb=8192, disk_mb=16384)
-ANSWERS = "answers.csv"
 MEDALS = ("gold", "silver", "bronze")
-SCRIPT = """import pandas as pd
-
-# The sample submission, as it is: replace it by the predictions of a model.
-pd.read_csv({sample!r}).to_csv("submission.csv", index=False)
-"""
+LFS_POINTER = b"version https://git-lfs"
+REFUSED = {"tgs-salt-identification-challenge": "its grader calls DataFrame.applymap, which pandas 3 has no longer"}
+"""Competitions whose own grader fails with the packages that are pinned here, and why."""
+NEED_ALL = {"osic-pulmonary-fibrosis-progression", "rsna-2022-cervical-spine-fracture-detection"}
+"""Competitions whose grader takes several rows together, so that answers are not divided by rows."""
 GRADER = """from envs.benchmarks.mlebench import score
 
 
@@ -47,27 +44,26 @@ def task_folder(name: str) -> Path:
         TaskError: the package is missing, it has no such competition, or its data is not prepared.
     """
     competition = _competition(name, os.environ.get(DATA_VARIABLE))
+    if reason := REFUSED.get(competition.id):
+        raise TaskError(f"mlebench:{name} cannot be graded here: {reason}")
     for needed in (competition.public_dir, competition.answers, competition.sample_submission):
         if not needed.exists():
             raise TaskError(f"mlebench:{name}: {needed} is missing: run `mlebench prepare -c {competition.id}` first")
 
     def make(folder: Path) -> None:
-        shutil.copytree(competition.public_dir, folder / "env", copy_function=_link_or_copy)
-        sample = str(competition.sample_submission.relative_to(competition.public_dir))
-        files = {
-            "env/train.py": SCRIPT.format(sample=sample),
-            "scripts/research_problem.txt": competition.description,
-            "scripts/eval.py": GRADER.format(competition=competition.id, data=str(_data_dir(competition))),
-            "task.yaml": yaml.safe_dump(_stated(competition), sort_keys=False),
+        inside = competition.sample_submission.is_relative_to(competition.public_dir)
+        sample = competition.sample_submission
+        scripts: dict[str, str | Path] = {
+            "research_problem.txt": competition.description,
+            "eval.py": GRADER.format(competition=competition.id, data=str(_data_dir(competition))),
         }
-        for file, text in files.items():
-            (folder / file).parent.mkdir(exist_ok=True)
-            (folder / file).write_text(text, encoding="utf-8")
         if competition.answers.suffix == ".csv":  # what the grader reads, so that it can be given a part of it
-            shutil.copyfile(competition.answers, folder / "scripts" / ANSWERS)
-        for path in (folder / "env", *(folder / "env").rglob("*")):
-            if path.is_dir():
-                path.chmod(0o755)
+            scripts[ANSWERS] = competition.answers
+        name = str(sample.relative_to(competition.public_dir)) if inside else sample.name
+        write(folder, competition.public_dir, name, _stated(competition), scripts)
+        if not inside:  # five competitions show it in an archive only, and keep the file beside the answers
+            shutil.copyfile(sample, folder / "env" / name)
+            (folder / "env" / name).chmod(0o644)
 
     return made_once(f"{competition.id}-{_hash(competition)}", make)
 
@@ -93,14 +89,26 @@ def _competition(competition_id: str, data: str | None) -> Any:
     known = registry.list_competition_ids()
     if competition_id not in known:
         raise TaskError(f"mlebench has no competition {competition_id!r}: choose one of {', '.join(known)}")
-    return (registry.set_data_dir(Path(data)) if data else registry).get_competition(competition_id)
+    try:
+        return (registry.set_data_dir(Path(data)) if data else registry).get_competition(competition_id)
+    except ImportError as error:  # of the modules that its grader and its preparation need
+        raise TaskError(
+            f"mlebench:{competition_id} needs a package that is not installed ({error}): {INSTALL} installs it, unless "
+            "with --no-deps"
+        ) from error
 
 
 def _stated(competition: Any) -> dict[str, Any]:
     """The content of task.yaml."""
+    with competition.leaderboard.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise TaskError(
+                f"{competition.leaderboard} is a Git LFS pointer, not the leaderboard: install git-lfs, then {INSTALL} "
+                "--force-reinstall --no-deps (in a clone: `git lfs pull`)"
+            )
     leaderboard = pd.read_csv(competition.leaderboard)
     if "score" not in leaderboard:
-        raise TaskError(f"{competition.leaderboard} has no column `score`: fetch it with `git lfs pull`")
+        raise TaskError(f"{competition.leaderboard} has no column `score`")
     minimize = competition.grader.is_lower_better(leaderboard)
     thresholds = competition.grader.rank_score(None, leaderboard)
     return {
@@ -111,33 +119,16 @@ def _stated(competition: Any) -> dict[str, Any]:
         "origin": f"Kaggle competition {competition.id}, prepared by MLE-bench",
         "licence": "the rules of the competition",
         "medals": {medal: float(thresholds[f"{medal}_threshold"]) for medal in MEDALS},
+        "parts": competition.id not in NEED_ALL,
         "limits": {name: getattr(LIMITS, name) for name in ("seconds", "cpus", "memory_mb", "disk_mb")},
     }
 
 
 def _hash(competition: Any) -> str:
-    """Of all that the folder is made from; of the data, names and sizes and times."""
-    digest = hashlib.sha256(Path(__file__).read_bytes() + competition.description.encode())
-    digest.update(competition.leaderboard.read_bytes())
-    for path in (competition.answers, *sorted(competition.public_dir.rglob("*"))):
-        about = path.stat()
-        digest.update(
-            f"{os.path.relpath(path, competition.public_dir)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode()
-        )
-    return digest.hexdigest()[:16]
+    data = (competition.answers, competition.sample_submission, *sorted(competition.public_dir.rglob("*")))
+    texts = (competition.description, competition.leaderboard.read_bytes())
+    return digest(__file__, texts, data, competition.public_dir)
 
 
 def _data_dir(competition: Any) -> Path:
     return competition.public_dir.parents[2]
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """A link where experiments, which run as another user, may read the file, and where it is on the same disk."""
-    try:
-        if os.stat(source).st_mode & stat.S_IROTH:
-            os.link(source, target)
-            return
-    except OSError:  # another disk
-        pass
-    shutil.copyfile(source, target)
-    os.chmod(target, 0o644)

@@ -15,7 +15,10 @@ from typing import Protocol
 from envs.benchmarks.task_file import TaskError
 from envs.sockets import PATH, SocketError, imported
 
-SOURCES = {"mlebench": "envs.benchmarks.mlebench:task_folder"}
+SOURCES = {
+    "mlebench": "envs.benchmarks.mlebench:task_folder",
+    **{name: f"envs.benchmarks.packages:{name}" for name in ("openmle", "mledojo", "sandmle")},
+}
 NAMED = re.compile(rf"({'|'.join(SOURCES)}|{PATH.pattern}):(?P<task>.+)")
 
 

@@ -144,6 +144,14 @@ def test_the_grader_of_either_part_has_the_whole_of_its_time(tmp_path: Path, mon
     assert scored(make(tmp_path, grader=slow), ANSWERS) == (1.0, Withheld(1.0))
 
 
+def test_a_grader_finds_what_the_agent_sees_where_it_looks_for_it(tmp_path: Path) -> None:
+    """Those of MLAgentBench take functions of the unchanged script."""
+    beside = "import os, sys\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), '../env'))\nimport helper\n"
+    task = make(tmp_path, grader=beside + GRADER.replace("float(", "helper.half * float("))
+    (task.env_dir / "helper.py").write_text("half = 0.5\n")
+    assert scored(task, ANSWERS) == (0.5, Withheld(0.5))
+
+
 def test_a_grader_that_needs_all_answers_is_named_and_can_say_so(tmp_path: Path) -> None:
     needs_all = GRADER.replace("    return", f"    assert len(answers) == {ROWS}, 'all are needed'\n    return")
     task = make(tmp_path, grader=needs_all)

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from envs.admission import node_capacity
+from envs.benchmarks import task_file
 from envs.benchmarks.loader import TaskError, load
 from envs.editor import EndpointEditor
 from envs.environment import ANSWER_CHARACTERS, Environment
@@ -63,6 +64,7 @@ test[["Id", "SalePrice"]].to_csv("submission.csv", index=False)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks") / "house-price"
+    folder.with_name("house-price.yaml").write_text("metric: MAE\ndirection: minimize\nactions: mlagentbench\n")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(textwrap.dedent(text).lstrip())
@@ -136,6 +138,13 @@ def test_an_unknown_folder_says_what_to_write_and_a_file_beside_it_serves(folder
         load(copy)
     copy.with_name("copied.yaml").write_text("metric: MAE\ndirection: minimize\nactions: mlagentbench\nbest: 0.1\n")
     assert (load(copy).m_best, load(copy).actions) == (0.1, "mlagentbench")
+
+
+def test_tasks_of_the_benchmark_that_run_as_published_are_known_by_name(tmp_path):
+    stated = task_file.read(tmp_path / "amp-parkinsons-disease-progression-prediction")
+    assert (stated.metric, stated.direction, stated.actions) == ("SMAPE", Direction.MINIMIZE, "mlagentbench")
+    with pytest.raises(TaskError, match=r"house-price\.yaml, states at least metric and direction"):
+        task_file.read(tmp_path / "house-price")
 
 
 def test_an_episode_of_the_benchmark(environment, endpoint):

@@ -4,7 +4,8 @@ The stand-in has the package's interface (registry, graders, leaderboards) and o
 """
 
 import importlib.util
-import os
+import json
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -14,11 +15,13 @@ import pandas as pd
 import pytest
 
 from envs.admission import node_capacity
+from envs.benchmarks import mlebench
 from envs.benchmarks.loader import TaskError, load
 from envs.experiments import SandboxRunner
-from envs.grading import medal
+from envs.grading import grade, medal
 from envs.records import Direction, Outcome, Withheld
 from envs.sandbox import SandboxFailure, SandboxPool
+from tests.contract.envs.benchmarks.mlebench_shapes import SHAPES
 
 STAND_IN = {
     "__init__.py": "",
@@ -121,11 +124,15 @@ def data(tmp_path, monkeypatch) -> Path:
     table[40:].assign(y=0.0)[["id", "y"]].to_csv(prepared / "public/sample_submission.csv", index=False)
     table[40:].to_csv(prepared / "private/test.csv", index=False)
     monkeypatch.syspath_prepend(tmp_path / "packages")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mlebench"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget()
     monkeypatch.setenv("MLEBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
     yield tmp_path / "data"
+    forget()
+
+
+def forget() -> None:
+    """The next test imports another package of that name."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "mlebench"]:
         del sys.modules[name]
 
@@ -177,33 +184,80 @@ def test_what_is_missing_is_named(data, monkeypatch):
         load("mlebench:line-fit")
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_sample_submission_beside_the_answers_is_what_the_script_starts_from(data, private):
+    """Five competitions keep the file there and show it in an archive."""
+    prepared = data / "line-fit/prepared"
+    if private:
+        (prepared / "public/sample_submission.csv").rename(prepared / "private/sample_submission.csv")
+        registry = data.parent / "packages/mlebench/registry.py"
+        registry.write_text(registry.read_text().replace('"public" / "sample', '"private" / "sample'))
+    task = load("mlebench:line-fit")
+    assert pd.read_csv(task.env_dir / "sample_submission.csv")["y"].eq(0).all() and task.parts
+    assert 'read_csv("sample_submission.csv")' in (task.env_dir / "train.py").read_text().replace("'", '"')
+    assert "sample_submission.csv" in task.read_only and not list(task.env_dir.rglob("answers*"))
+
+
+def test_a_leaderboard_that_was_not_fetched_says_so(data):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:e071\nsize 125841\n"
+    (data.parent / "packages/mlebench/leaderboard.csv").write_text(pointer)
+    with pytest.raises(
+        TaskError, match=r"leaderboard\.csv is a Git LFS pointer, .*: install git-lfs, then pip install"
+    ):
+        load("mlebench:line-fit")
+
+
+def test_a_package_that_a_grader_lacks_is_named(data):
+    registry = data.parent / "packages/mlebench/registry.py"
+    registry.write_text(registry.read_text().replace("prepared = self", "import Levenshtein_\n        prepared = self"))
+    with pytest.raises(TaskError, match=r"line-fit needs a package that is not installed \(No module named 'Leven"):
+        load("mlebench:line-fit")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("mlebench") is not None, reason="the package is installed")
 def test_without_the_package_the_message_says_how_to_install_it():
     with pytest.raises(TaskError, match="pip install git"):
         load("mlebench:spaceship-titanic")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("mlebench") is None,
-    reason="NOT TESTED: the package mlebench, which is not on PyPI, is not installed",
-)
-def test_the_real_packages_graders(tmp_path, monkeypatch, runner):
-    """AUC of detecting-insults and column-wise RMSLE of nomad2018, on small folders in the package's format."""
+@pytest.fixture
+def real_package(tmp_path, monkeypatch) -> Path:
+    """A copy of the installed package, with leaderboards where it has Git LFS pointers only."""
+    found = importlib.util.find_spec("mlebench")
+    if found is None:
+        pytest.skip("NOT TESTED: the package mlebench, which is not on PyPI, is not installed")
+    shutil.copytree(Path(found.origin).parent, tmp_path / "packages/mlebench")
+    for leaderboard in (tmp_path / "packages/mlebench/competitions").glob("*/leaderboard.csv"):
+        leaderboard.write_text(STAND_IN["leaderboard.csv"])
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    forget()
     monkeypatch.setenv("MLEBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
-    comments = pd.DataFrame({"Comment": [f"c{i}" for i in range(40)], "Insult": [i % 2 for i in range(40)]})
-    energies = pd.DataFrame(
-        {"id": range(40), "formation_energy_ev_natom": np.arange(40) / 100, "bandgap_energy_ev": np.arange(40) / 10}
-    )
-    for name, answers, sample in (
-        ("detecting-insults-in-social-commentary", comments, "sample_submission_null.csv"),
-        ("nomad2018-predict-transparent-conductors", energies, "sample_submission.csv"),
-    ):
-        prepared = tmp_path / "data" / name / "prepared"
-        for folder in ("public", "private"):
-            os.makedirs(prepared / folder)
-        answers.to_csv(prepared / "private/test.csv", index=False)
-        answers.assign(**dict.fromkeys(answers.columns[1:], 0.5)).to_csv(prepared / "public" / sample, index=False)
-        task = limited(load(f"mlebench:{name}"))
-        assert len(task.medals) == 3 and runner.run(task, {}).score is not None
-        assert task.direction is (Direction.MAXIMIZE if answers is comments else Direction.MINIMIZE)
+    yield tmp_path / "data"
+    forget()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_real_graders_score_the_sample_submission(name, real_package):
+    """All of them, on stand-ins in the form in which the package prepares data; which need all answers is known."""
+    from mlebench.registry import registry
+
+    if name in mlebench.REFUSED:
+        with pytest.raises(TaskError, match=f"mlebench:{name} cannot be graded here: "):
+            load(f"mlebench:{name}")
+        return
+    competition = registry.set_data_dir(real_package).get_competition(name)
+    answers, sample = SHAPES[name](np.random.default_rng(0), name)
+    for folder in (competition.public_dir, competition.private_dir):
+        folder.mkdir(parents=True)
+    if competition.answers.suffix == ".jsonl":
+        competition.answers.write_text("".join(json.dumps(record) + "\n" for record in answers))
+    else:
+        answers.to_csv(competition.answers, index=False)
+    sample.to_csv(competition.sample_submission, index=False)
+    task = load(f"mlebench:{name}")
+    shutil.copyfile(task.env_dir / competition.sample_submission.name, real_package / "submission.csv")
+    score, withheld, _ = grade(task, real_package)
+    assert np.isfinite([score, withheld.test, withheld.whole]).all()
+    whole = mlebench.NEED_ALL | {"tensorflow2-question-answering", "uw-madison-gi-tract-image-segmentation"}
+    assert (task.parts is None) == (name in whole), task.undivided

@@ -113,6 +113,17 @@ def test_a_failing_prepare_is_named_and_leaves_nothing(folder, cache):
     assert {name.partition("-parts-")[0] for name in made} == {load(folder).env_dir.parent.name}
 
 
+def test_what_a_benchmark_has_prepared_is_not_prepared_again(folder, tmp_path):
+    (folder / "scripts/prepare.py").write_text("input('Consent to the rules; press any key')")
+    with pytest.raises(
+        TaskError, match=r"prepare\.py asks for input: run it yourself, in .*create the file .*prepared"
+    ):
+        load(folder)
+    (folder / "scripts/prepared").write_text("success")
+    (folder / "env/train.csv").write_text("x,y\n")
+    assert load(folder).read_only == {"task_descriptor.txt", "train.csv"}
+
+
 @pytest.mark.parametrize("name", ["task.yaml", "env/train.py", "scripts/eval.py", "scripts/research_problem.txt"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
