@@ -177,6 +177,12 @@ class ActorPool:
 
         The calls of an actor that is lost are made again on another.
         """
+        return filter(None, self.spreading(method, calls, each, seconds=1.0))
+
+    def spreading(
+        self, method: str, calls: Sequence[tuple], each: int, seconds: float = 0.0
+    ) -> Iterator[tuple[int, Any] | None]:
+        """As `spread`, for calls beside others: it yields None, too, where none has ended in so many seconds."""
         todo = list(enumerate(calls))[::-1]
         running: dict[Any, tuple[int, tuple, str]] = {}
         self._active = time.monotonic()
@@ -185,12 +191,13 @@ class ActorPool:
                 while todo and sum(on == name for _, _, on in running.values()) < each:
                     index, args = todo.pop()
                     running[getattr(member.handle, method).remote(*args)] = (index, args, name)
-            done = self._place.wait(list(running), timeout=1.0)[0] if running else self._place.sleep(1.0)
+            done = self._place.wait(list(running), timeout=seconds)[0] if running else self._place.sleep(seconds)
             self.check()
             if not done:
                 if self.idle_seconds > self._deadline:
                     names = ", ".join(sorted({name for _, _, name in running.values()})) or "any actor"
                     raise ActorError(f"no {method} ended on {names} in {self._deadline:.0f} s (actors.deadline)")
+                yield None
                 continue
             self._active = time.monotonic()
             index, args, name = running.pop(done[0])

@@ -19,6 +19,7 @@ from actors.pool import ActorPool
 from envs.records import Task
 from learner.config.schema import Config
 from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.held_out import HeldOut
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
 from learner.ranks.turns import Turns
@@ -45,6 +46,7 @@ class Parts:
     journal: Journal
     watch: Watch
     evaluation: Evaluation
+    held_out: HeldOut
     actors: ActorPool
     learner: Learner
     turns: Turns
@@ -111,6 +113,7 @@ def started(cfg: Config) -> Iterator[Parts]:
             journal=journal,
             watch=Watch(cfg.run.name),
             evaluation=Evaluation(run.dir, tasks),
+            held_out=HeldOut(cfg, tasks, actors, run.dir, progress.say),
             actors=actors,
             learner=learner,
             turns=turns,

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from envs.records import Outcome, Transition
 from envs.sandbox import SandboxFailure
@@ -22,7 +23,7 @@ from learner.parts import Parts, started
 from learner.ranks import logprob_gap
 from learner.recipe import enrichment, finetuning
 from learner.reporting import report
-from learner.run import transitions, truncation
+from learner.run import journal, transitions, truncation
 from learner.run.attempts import Attempts
 from learner.run.journal import step_metrics
 from learner.run.session import Session
@@ -52,6 +53,8 @@ class Training:
         self.resumed = False
         self.cursor = Cursor()
         """Where a restart goes on."""
+        self._points: list[dict[str, Any]] = []
+        """Of the held-out curve, one for each next row of the journal; between two rows no more than one comes."""
         self.session: Session | None = None
         """With the actors, once RL has begun."""
 
@@ -91,6 +94,8 @@ class Training:
             progress.advance()
         self.parts.evaluation.add(stage, list(itertools.chain.from_iterable(done[name] for name in tasks)))
         progress.show(self.parts.evaluation.table())
+        if stage != "base":
+            self._judge(self.cursor.step, self.parts.held_out.of_stage(self.parts.evaluation.results, stage))
 
     def explore(self) -> list[Example]:
         """Let the expert try ideas on the held-in tasks; keep the states; return the actions worth imitating.
@@ -126,12 +131,16 @@ class Training:
         parts, steps = self.parts, self.parts.cfg.rl.steps
         if parts.cfg.rl.kl:
             self._hold_reference()
+        if self.resumed:
+            self._recall_held_out()
         parts.progress.stage("reinforce", steps, done=self.cursor.step)
         self.session = Session(parts.cfg, self._pool(), self.cursor, parts.actors, parts.progress, parts.watch)
-        for _ in range(self.cursor.step, steps):
+        while self.cursor.step < steps and not parts.held_out.over:
             parts.turns.actors()
-            yield self.session.batch(self._look_after_checkpoint)
+            yield self.session.batch(self._meanwhile)
         self.session.close()
+        if self.cursor.step < steps:
+            self._end_early()
 
     def learn(self, groups: list[list[Transition]]) -> StepReport:
         """One learner step on groups of transitions."""
@@ -150,6 +159,8 @@ class Training:
         if all(t.outcome is Outcome.INFRA_FAILURE for t in members):
             raise SandboxFailure(f"every experiment of a learner step failed; the last: {members[-1].info.log_tail}")
         due = parts.checkpointing.due(step)
+        if parts.held_out.due(step):
+            self._begin_held_out(step)
         self.cursor = session.advance(groups, due)
         logprob_gap.check(step, report, parts.cfg.rl, parts.model_dir, parts.progress.say)
         transitions.write(parts.run.dir, step, groups, report)
@@ -157,6 +168,8 @@ class Training:
         row = step_metrics(groups, parts.publisher.version - 1, report, seconds, session.waited, time.time())
         row |= {"step": step, **parts.publisher.figures(), **parts.turns.figures()}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
+        self._look_at_held_out(wait=step == parts.cfg.rl.steps)
+        row |= {"held_out": self._points.pop(0)} if self._points else {}
         parts.journal.append(row)
         parts.watch.step(row)
         parts.progress.advance(**row)
@@ -166,16 +179,55 @@ class Training:
         if due:
             self.checkpoint()
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, last: bool = False) -> None:
         """Keep what a restart needs, and no longer what only an earlier one did; beside training, but before the first
         learner step and after the last. Raises NoRoom after the last step."""
         self.parts.turns.learner()
-        if self.parts.checkpointing.save(self.cursor):
+        if self.parts.checkpointing.save(self.cursor, last):
             self._forget()
 
-    def _look_after_checkpoint(self) -> None:
+    def _meanwhile(self) -> None:
+        """What goes on beside training."""
         if self.parts.checkpointing.settle():
             self._forget()
+        self._look_at_held_out()
+
+    def _begin_held_out(self, step: int) -> None:
+        held_out = self.parts.held_out
+        self.parts.turns.actors()
+        held_out.begin(step, self.parts.publisher.version)
+        self._look_at_held_out(wait=held_out.alone)
+
+    def _look_at_held_out(self, wait: bool = False) -> None:
+        if point := self.parts.held_out.look(wait):
+            self._points.append(point)
+            self._judge(point["step"], point["reward"])
+
+    def _judge(self, step: int, reward: float | None) -> None:
+        """A checkpoint's reward on held-out tasks, where these are evaluated beside training."""
+        if reward is not None and self.parts.cfg.evaluation.every:
+            self.parts.held_out.heard(step, reward)
+            self.parts.checkpointing.judge(step, reward)
+
+    def _recall_held_out(self) -> None:
+        """What a resumed run had heard, and the evaluation after its last step where it had not come to an end."""
+        parts, step = self.parts, self.cursor.step
+        points = [row["held_out"] for row in journal.read(parts.run.dir) if row.get("held_out")]
+        self._judge(0, parts.held_out.of_stage(parts.evaluation.results, "sft"))
+        for point in points:
+            self._judge(point["step"], point["reward"])
+        if parts.held_out.due(step) and step not in [point["step"] for point in points]:
+            self._begin_held_out(step)
+
+    def _end_early(self) -> None:
+        parts, step = self.parts, self.cursor.step
+        parts.progress.say(
+            f"RL ends after step {step}: {parts.cfg.evaluation.patience} evaluations in a row were no better than the "
+            "best (evaluation.patience)"
+        )
+        parts.checkpointing.settle(wait=True)
+        if parts.run.checkpoints[-1].name != f"step_{step}":
+            self.checkpoint(last=True)
 
     def _forget(self) -> None:
         """What only an earlier checkpoint needed. (States stay in a pool: the present one has all of the last's.)"""

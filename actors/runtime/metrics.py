@@ -40,6 +40,7 @@ METRICS = {
     "mlagent_reward_mean": Metric("gauge", "Mean reward of the last step's transitions."),
     "mlagent_task_reward": Metric("gauge", "The same by task.", ("task",)),
     "mlagent_valid_ratio": Metric("gauge", "Share of the last step's actions that were valid."),
+    "mlagent_held_out_reward": Metric("gauge", "Mean reward on held-out tasks, when they were last tried."),
     "mlagent_transitions": Metric("counter", "Transitions trained on, by outcome.", ("outcome",)),
     "mlagent_suspicious_ratio": Metric("gauge", "Share of the last step's transitions with a finding.", ("finding",)),
     "mlagent_staleness_versions": Metric("gauge", "Weight versions between sampling and training.", ("of",)),

@@ -39,6 +39,10 @@ def impossible(cfg: Config) -> str | None:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
     if cfg.sandbox.hosts and not (cfg.sandbox.cpus and cfg.sandbox.memory_gb):
         return f"sandbox.hosts={cfg.sandbox.hosts} needs sandbox.cpus and sandbox.memory_gb: what one host offers"
+    if cfg.evaluation.every and cfg.sandbox.backend == "simulated":
+        return "evaluation.every needs experiments that run, which sandbox.backend=simulated has not"
+    if cfg.evaluation.patience and not cfg.evaluation.every:
+        return "evaluation.patience counts evaluations beside training: evaluation.every says how often there is one"
     for name in ("learner", "actors", "sandbox"):
         label = getattr(cfg, name).node
         if label and not all(label.partition("=")):

@@ -353,6 +353,11 @@ class ActorsConfig:
 class EvalConfig:
     attempts: int = key(16, "Attempts per task and stage, or per state or task and agent.", positive=True)
     seed: int = key(1234, "Seed of attempt i is seed + i at every stage and for every agent.")
+    every: int = key(
+        0,
+        "Learner steps between evaluations on held-out tasks, beside training; they choose checkpoints/best. 0: none.",
+    )
+    patience: int = key(0, "Such evaluations in a row without a better reward after which RL ends; 0: it never does.")
     states: int = key(4, "evaluate.py: fixed states per task from which single steps are tried; 0: none.")
     steps: int = key(15, "evaluate.py: most actions of a whole episode (15 in the paper); 0: no episodes.")
     baselines: list[str] = key(

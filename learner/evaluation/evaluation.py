@@ -54,6 +54,11 @@ class Evaluation:
         return self._result
 
     @property
+    def results(self) -> Mapping[str, Any]:
+        """The content of `evaluation.json`."""
+        return self._result
+
+    @property
     def stages(self) -> set[str]:
         """Those that have been evaluated."""
         return {stage for task in self._result["tasks"] for stage in task["stages"]}

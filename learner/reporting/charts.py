@@ -137,6 +137,25 @@ def reward(rows: Rows) -> str | None:
     return _over_steps("reward", rows, ["reward_mean"], draw)
 
 
+def held_out(rows: Rows, results: Mapping[str, Any]) -> str | None:
+    """Mean reward on held-out tasks while the policy was trained, with 95 % intervals: from the stage sft on, through
+    the points of the journal, to the stage rl. None where there are no such points."""
+    points = [row["held_out"] for row in rows if row.get("held_out")]
+    stages = results["splits"].get("held_out") or results["splits"].get("held_in") or {}
+    curve = [(point["step"], *(point[name] for name in ("reward", "reward_low", "reward_high"))) for point in points]
+    for stage, step in (("sft", 0), ("rl", rows[-1]["step"] if rows else 0)):
+        if figures := stages.get(stage):
+            curve.append((step, figures["mean_reward"], *(figures["mean_reward_ci"] or (None, None))))
+    known = sorted(point for point in curve if None not in point)
+
+    def draw(axes: Axes) -> None:
+        steps, means, low, high = zip(*known, strict=True)
+        axes.fill_between(steps, low, high, color=FAINT, alpha=0.5, linewidth=0)
+        axes.plot(steps, means, color=LINE, linewidth=1.8, **_marker(steps))
+
+    return _over_steps("held_out", rows, ["held_out"], draw) if points and known else None
+
+
 def valid_rate(rows: Rows) -> str | None:
     def draw(axes: Axes) -> None:
         _line(axes, rows, "valid_rate")

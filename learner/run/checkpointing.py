@@ -31,6 +31,8 @@ class Begun:
     """What the steps since the one before earned."""
     writing: Generator[None, None, Path]
     """Of `Run.saving`."""
+    last: bool
+    """After the last learner step, where there is no next to try again after."""
 
 
 class Checkpointing:
@@ -42,18 +44,28 @@ class Checkpointing:
         self._overdue = False
         self._rewards: list[float] = []
         """What the steps since the last checkpoint was begun earned."""
+        self._judged: dict[int, float] = {}
 
     def due(self, step: int) -> bool:
         """Whether there is to be one after this learner step."""
-        return self._overdue or step % self._run.cfg.checkpoint.every == 0 or step == self._run.cfg.rl.steps
+        cfg = self._run.cfg
+        evaluated = cfg.evaluation.every and step % cfg.evaluation.every == 0
+        return bool(self._overdue or evaluated or step % cfg.checkpoint.every == 0 or step == cfg.rl.steps)
 
     def earned(self, reward: float | None) -> None:
         """Mean reward of a learner step; None where nothing was rewarded."""
         if reward is not None:
             self._rewards.append(reward)
 
-    def save(self, cursor: Cursor) -> bool:
+    def judge(self, step: int, reward: float) -> None:
+        """Mean reward on held-out tasks after a learner step, by which the best checkpoint is chosen."""
+        self._judged[step] = reward
+        self._run.judge(self._judged)
+
+    def save(self, cursor: Cursor, last: bool = False) -> bool:
         """Begin to keep what a restart needs, once the checkpoint before is there; whether one has come to count.
+
+        last: no learner step follows, though fewer than `rl.steps` were done.
 
         Raises:
             NoRoom: the disk is full after the last step.
@@ -63,10 +75,11 @@ class Checkpointing:
         # With adapters hardly anything but the model is written, which all ranks take part in merging; a learner whose
         # card the engine has can be asked for nothing, nor be started again.
         whole = cfg.learner.lora.rank or cfg.actors.colocate
-        beside = cfg.checkpoint.beside and not whole and 0 < cursor.step < cfg.rl.steps
-        reward = float(np.mean(self._rewards)) if self._rewards else None
-        writing = self._run.saving(cursor, self._learner, reward, beside)
-        self._begun, self._rewards, self._overdue = Begun(cursor.step, self._rewards, writing), [], False
+        last = last or cursor.step == cfg.rl.steps
+        beside = cfg.checkpoint.beside and not whole and cursor.step > 0 and not last
+        earned = None if cfg.evaluation.every or not self._rewards else float(np.mean(self._rewards))
+        writing = self._run.saving(cursor, self._learner, earned, beside)
+        self._begun, self._rewards, self._overdue = Begun(cursor.step, self._rewards, writing, last), [], False
         return self.settle() or before
 
     def settle(self, wait: bool = False) -> bool:
@@ -86,9 +99,11 @@ class Checkpointing:
                 time.sleep(POLL_SECONDS)
         except StopIteration as end:
             self._say(f"checkpoint {end.value}")
+            if self._judged:
+                self._run.judge(self._judged)
             return True
         except Lost as error:
-            if begun.step == self._run.cfg.rl.steps:
+            if begun.last:
                 raise
             self._overdue, self._rewards = True, begun.rewards + self._rewards
             self._say(f"no checkpoint of step {begun.step}: {error}; trying again after the next step")

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -181,6 +181,13 @@ class Run:
             needed, room = _size(last), shutil.disk_usage(last).free + _size(partial)
             if room < needed:
                 raise NoRoom(f"{last.parent} has {room >> 20} MiB of room, a checkpoint takes {needed >> 20} MiB")
+
+    def judge(self, rewards: Mapping[int, float]) -> None:
+        """Of checkpoints, by their step, the rewards by which the best is chosen; of others nothing is kept."""
+        for checkpoint in self.checkpoints:
+            if (reward := rewards.get(int(checkpoint.name[5:]))) is not None:
+                (checkpoint / REWARD).write_text(json.dumps(reward))
+        self._best()
 
     def _best(self) -> Path | None:
         """The checkpoint with the highest reward, the newest of equals; the link is made to lead to it."""

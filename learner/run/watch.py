@@ -31,6 +31,8 @@ class Watch:
             show(name, row.get(figure))
         if row.get("logprob_gap_on_current"):  # of older tokens it is what was learned since, too
             show("mlagent_logprob_gap_nats", row.get("logprob_gap_mean"))
+        if point := row.get("held_out"):
+            show("mlagent_held_out_reward", point["reward"])
         for task, reward in row["task_rewards"].items():
             show("mlagent_task_reward", reward, task=task)
         for outcome, count in row["outcomes"].items():

@@ -58,8 +58,8 @@ MAY_IMPORT = {
         "learner.figures", "learner.ranks", "learner.run", "learner.stream",
     ),
     "learner.evaluation": (
-        "actors", "actors.policy", "envs.records", "learner.config", "learner.figures", "learner.recipe",
-        "learner.run",
+        "actors", "actors.policy", "actors.runtime", "envs.records", "learner.config", "learner.figures",
+        "learner.recipe", "learner.run",
     ),
     "learner.reporting": (
         "envs.records", "learner.algorithm", "learner.config", "learner.evaluation", "learner.figures", "learner.run",

@@ -6,6 +6,7 @@ Everything on the driver is real: stream, session, checkpoints, journal, transit
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -63,6 +64,10 @@ class Actors:
 
     bounds, wanted, idle_seconds = (1, 1), 1, 0.0
     outcome: Outcome | None = None
+    looks = 1
+    """Without an answer of an evaluation beside training."""
+    rewards: dict[int, float] | None = None
+    """Of evaluations, by weight version."""
 
     def __init__(
         self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any, resting: bool
@@ -85,6 +90,11 @@ class Actors:
         for index, call in enumerate(calls):
             yield index, {"evaluate": self._evaluate, "ideas": self._ideas, "explore": self._explore}[method](*call)
 
+    def spreading(self, method: str, calls: list[tuple], each: int) -> Iterator[tuple[int, Any] | None]:
+        ended = list(self.spread(method, calls, each))
+        yield from [None] * self.looks
+        yield from ended
+
     def _baselines(self) -> dict[str, StepResult]:
         return {task_id: result(task_id, "initial", 0.5) for task_id in self._tasks}
 
@@ -96,7 +106,10 @@ class Actors:
 
     def _evaluate(self, task_id: str, attempts: int, seed: int) -> list:
         assert self.serves, "nobody waited for the engine"
-        return [fake_run.transition(random.Random(seed), f"e/{k}", task_id, 0, 0.5) for k in range(attempts)]
+        version = self.published[-1][0] if self.published else 0
+        given = {"reward": self.rewards[version]} if self.rewards else {}
+        one = functools.partial(fake_run.transition, random.Random(seed), task_id=task_id, version=version, skill=0.5)
+        return [one(name=f"e/{k}", **given) for k in range(attempts)]
 
     def _ideas(self, task_id: str, seed: int) -> tuple[int, tuple]:
         return 0, ()
@@ -335,3 +348,47 @@ def test_a_run_whose_every_experiment_fails_says_so(run, monkeypatch, capsys):
     monkeypatch.setattr(Actors, "outcome", Outcome.INFRA_FAILURE)
     assert run()[0] == 1
     assert "every experiment of a learner step failed; the last: " in capsys.readouterr().err
+
+
+def points(folder: Path) -> dict[int, float]:
+    """Rewards on held-out tasks, by learner step."""
+    told = [row["held_out"] for row in journal.read(folder) if row.get("held_out")]
+    assert len({point["step"] for point in told}) == len(told)
+    assert all(point["reward_low"] <= point["reward"] <= point["reward_high"] for point in told)
+    return {point["step"]: point["reward"] for point in told}
+
+
+def test_held_out_tasks_are_tried_beside_training_and_choose_the_best_checkpoint(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Actors, "rewards", {0: 0.1, 1: 0.5, 2: 0.6, 3: 0.9, 4: 0.7, 5: 0.8})
+    assert run("evaluation.every=1", "checkpoint.keep=1", "checkpoint.every=100")[0] == 0
+    folder = tmp_path / "smoke"
+    assert points(folder) == {1: 0.6, 2: 0.9, 3: 0.7}, "the last is that of the stage rl"
+    assert os.readlink(folder / "checkpoints/best") == "step_2"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best", "step_2", "step_4"}
+    assert "held-out tasks after step 2: reward 0.900 (0.900 to 0.900), " in capsys.readouterr().out
+    assert "Held-out reward" in (folder / "report.html").read_text()
+
+
+def test_training_that_no_longer_helps_held_out_tasks_ends_early(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Actors, "rewards", {0: 0.1, 1: 0.5} | dict.fromkeys(range(2, 9), 0.4))
+    monkeypatch.setattr(Actors, "looks", 3)
+    code, learner = run("rl.steps=8", "evaluation.every=2", "evaluation.patience=1", "checkpoint.every=100")
+    folder = tmp_path / "smoke"
+    assert code == 0 and learner.trained == [1, 2, 3], "the point of step 2 came while step 3 was sampled"
+    assert "RL ends after step 3: 1 evaluations in a row" in capsys.readouterr().out
+    assert (folder / "checkpoints/step_3/hf").exists() and os.readlink(folder / "checkpoints/best") == "step_0"
+    assert status.of(folder).result == "done" and '"rl"' in (folder / "evaluation.json").read_text()
+
+
+def test_an_evaluation_beside_training_that_was_interrupted_is_made_once_more(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Actors, "rewards", {version: version / 10 for version in range(6)})
+    monkeypatch.setattr(Actors, "looks", 100)
+    monkeypatch.setattr(Ranks, "stops_at", 3)
+    settings = "evaluation.every=1", "evaluation.patience=4"
+    assert run(*settings)[0] == 130
+    assert points(tmp_path / "smoke") == {}
+    monkeypatch.setattr(Actors, "looks", 1)
+    monkeypatch.setattr(Ranks, "stops_at", None)
+    code, learner = run(*settings, "run.resume=true")
+    assert code == 0 and learner.trained == [1, 2, 3, 4]
+    assert points(tmp_path / "smoke")[2] == pytest.approx(0.3), "that of the last checkpoint, which nobody had heard of"

@@ -236,6 +236,8 @@ CASES = [
     case("evaluation.attempts=3", "evaluation", by="evaluate"),
     case("evaluation.seed=99", "requests"),
     case("evaluation.seed=99", "requests", by="evaluate"),
+    case("evaluation.every=1", "requests", "steps"),
+    case("evaluation.patience=1", "steps", "checkpoints", given=("evaluation.every=1", "rl.steps=3")),
     case("evaluation.states=1", "evaluation", by="evaluate"),
     case("evaluation.steps=1", "evaluation", by="evaluate"),
     case("evaluation.baselines=[random]", "evaluation", by="evaluate"),
