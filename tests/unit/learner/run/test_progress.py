@@ -96,7 +96,7 @@ def test_the_file_is_written_seldom_but_ends_up_with_the_last_word(tmp_path, mon
         (UserError("rl.steps is wrong\nand more"), "failed", "rl.steps is wrong"),
         (RayTaskError("step", "Traceback …", UserError("rank 0 failed")), "failed", "rank 0 failed"),
     ],
-    ids=str,
+    ids=["interrupted", "defect", "exit", "user", "far away"],
 )
 def test_the_file_tells_how_the_run_ended(tmp_path, error, result, reason):
     console = terminal()
