@@ -40,6 +40,7 @@ LISTED = {
     r"cd .*": "moves the shell, for what follows",
     r"docker (tag|push) .*": "needs an image of many GB and a registry",
     r"kustomize .*": "the manifests are built by tests/unit/cluster/test_kuberay.py",
+    r"sbatch .*": "needs a Slurm cluster: tests/unit/cluster/test_slurm.py runs the script",
     r"kubectl .*|export \w+=\$\(kubectl .*": "needs a Kubernetes cluster",
 }
 """What is neither run nor read, and why; the files that it names are there all the same."""
