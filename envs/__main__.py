@@ -1,14 +1,15 @@
-"""`python -m envs`: list the tasks, write a new one, check one, run its best solution, show its prompt, try an action.
+"""`python -m envs`: list, write, check and vary tasks, run a best solution, show a prompt, try an action.
 
-Each of `check`, `best` and `step` prints one JSON object on stdout; what it used and what went wrong go to stderr. The
-exit status is 0 only if the task has no problem (`check`), its best score comes out as stated (`best`), or the action
-was carried out, whatever came of it (`step`).
+Each of `check`, `best`, `vary` and `step` prints one JSON object on stdout; what it used and what went wrong go to
+stderr. The exit status is 0 only if the task has no problem (`check`), its best score comes out as stated (`best`), as
+many variants were kept as were asked for (`vary`), or the action was carried out, whatever came of it (`step`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from envs import vary as variations
 from envs.admission import node_capacity
 from envs.benchmarks.loader import about, builtin_tasks, load
 from envs.check import problems
@@ -37,6 +39,8 @@ from reward import Terms, reward
 log = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "template"
+ATTEMPTS = 4
+"""Variants that are tried for each that is asked for."""
 SAME_SCORE = 1e-4
 """Relative difference up to which a score is the stated one: machines round differently."""
 
@@ -138,6 +142,37 @@ def best(arguments: argparse.Namespace) -> None:
         raise CommandError(f"task {task.id}: scripts/best.py scored {run.score}: {reason}")
 
 
+def vary(arguments: argparse.Namespace) -> None:
+    """Derive verified variants of a task: other rows, columns, targets, metrics, starts, or corrupted cells."""
+    task, folder = load(arguments.task), arguments.out or Path(f"{Path(arguments.task).name}-variants")
+    if arguments.n < 1:
+        raise CommandError(f"--n must be at least 1, not {arguments.n}")
+    if folder.exists():
+        raise CommandError(f"{folder} exists: give the name of a new folder (--out)")
+    kept, rejected = [], {}
+    with _sandboxes(arguments.sandbox) as sandboxes:
+        for number, variant in itertools.islice(variations.variants(task, arguments.seed), ATTEMPTS * arguments.n):
+            name = f"{task.id}-{arguments.seed}-{number:03}"
+            variations.write(folder / name, task, variant, arguments.seed, number)
+            scores, wrong = variations.tried(folder / name, variant, sandboxes, node_capacity())
+            if wrong:
+                rejected[name] = wrong
+                shutil.rmtree(folder / name)
+            else:
+                kept.append({"task": str(folder / name), **asdict(variant), **scores})
+            log.info(
+                "%s: %s", name, "; ".join(wrong) or f"{variant.metric} {scores['score']:.4g} → {scores['best']:.4g}"
+            )
+            if len(kept) == arguments.n:
+                break
+    print(json.dumps({"task": task.id, "split": task.split, "variants": kept, "rejected": rejected}))
+    if len(kept) < arguments.n:
+        raise CommandError(
+            f"task {task.id}: only {len(kept)} of {len(kept) + len(rejected)} variants were worth keeping"
+        )
+    log.info("tasks.%s=[%s]", task.split, ",".join(one["task"] for one in kept))
+
+
 def step(arguments: argparse.Namespace) -> None:
     """Measure the unchanged script, apply the action to it, and print what came of it."""
     try:
@@ -194,6 +229,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands.add_parser("check", parents=[one], help=check.__doc__).set_defaults(command=check)
     commands.add_parser("best", parents=[one], help=best.__doc__).set_defaults(command=best)
+    varied = commands.add_parser("vary", parents=[one], help=vary.__doc__)
+    varied.add_argument("--n", type=int, default=10, help="variants to keep (default: %(default)s)")
+    varied.add_argument("--seed", type=int, default=0, help="another gives other variants (default: %(default)s)")
+    varied.add_argument("--out", metavar="FOLDER", type=Path, help="new folder for them (default: TASK-variants)")
+    varied.set_defaults(command=vary)
     fresh = commands.add_parser("new", help=new.__doc__)
     fresh.add_argument("folder", metavar="NAME", type=Path, help="folder to make")
     fresh.set_defaults(command=new)
