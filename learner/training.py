@@ -1,7 +1,7 @@
 """The verbs of `learner/main.py`, each in terms of the parts that it needs.
 
-Invariants: all that changes while a run lasts is in `Training.cursor` and `Training.session`, and in the parts that say
-so; results are written as soon as they exist, so that a failure loses nothing finished.
+Invariants: all that changes while a run lasts is in `Training.cursor`, `Training.needed` and `Training.session`, and in
+the parts that say so; results are written as soon as they exist, so that a failure loses nothing finished.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from envs.records import Outcome, Transition
+from envs.records import Outcome, State, Transition
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
 from learner.algorithm.batching import Example
@@ -52,7 +52,9 @@ class Training:
         self.parts = parts
         self.resumed = False
         self.cursor = Cursor()
-        """Where a restart goes on."""
+        """Where a restart goes on; whole after a step with a checkpoint, which only these need."""
+        self.needed: list[list[State]] = []
+        """The states of the last two whole ones: of the checkpoint that is there, and of one that is being written."""
         self._points: list[dict[str, Any]] = []
         """Of the held-out curve, one for each next row of the journal; between two rows no more than one comes."""
         self.session: Session | None = None
@@ -64,6 +66,7 @@ class Training:
         run, checkpoint = self.parts.run, self.parts.run.checkpoints[-1]
         self.parts.turns.learner()
         self.cursor = run.restore(checkpoint, self.parts.learner)
+        self.needed = [self.cursor.states]
         self.parts.publisher.version = self.cursor.step  # publishing makes it one more, as it was after that step
         self.parts.journal.truncate_after(self.cursor.step)
         transitions.truncate_after(run.dir, self.cursor.step)
@@ -138,9 +141,16 @@ class Training:
         while self.cursor.step < steps and not parts.held_out.over:
             parts.turns.actors()
             yield self.session.batch(self._meanwhile)
+        if early := self.cursor.step < steps:
+            self._whole(self.session.cursor())
         self.session.close()
-        if self.cursor.step < steps:
+        if early:
             self._end_early()
+
+    def _whole(self, cursor: Cursor) -> None:
+        """Go on from one that a checkpoint is to have."""
+        self.cursor = cursor
+        self.needed = [*self.needed[-1:], cursor.states]
 
     def learn(self, groups: list[list[Transition]]) -> StepReport:
         """One learner step on groups of transitions."""
@@ -162,6 +172,8 @@ class Training:
         if parts.held_out.due(step):
             self._begin_held_out(step)
         self.cursor = session.advance(groups, due)
+        if due:
+            self._whole(self.cursor)
         logprob_gap.check(step, report, parts.cfg.rl, parts.model_dir, parts.progress.say)
         transitions.write(parts.run.dir, step, groups, report)
         seconds, account = session.account()
@@ -230,11 +242,11 @@ class Training:
             self.checkpoint(last=True)
 
     def _forget(self) -> None:
-        """What only an earlier checkpoint needed. (States stay in a pool: the present one has all of the last's.)"""
+        """What only an earlier checkpoint needed. (States that joined the pool since the last are young.)"""
         cfg, run = self.parts.cfg, self.parts.run
         finetuning.forget(run.dir)
         snapshots = SnapshotStore(cfg.sandbox.snapshots or run.dir / "snapshots")
-        snapshots.collect(self._pool().states, UNUSED_SECONDS)
+        snapshots.collect([*self._pool().states, *itertools.chain(*self.needed)], UNUSED_SECONDS)
 
     def _hold_reference(self) -> None:
         """The policy as it was before the first RL step; a resumed run finds it in the run's folder."""
@@ -251,4 +263,5 @@ class Training:
         rl, seed = self.parts.cfg.rl, self.parts.cfg.run.seed
         short = round(rl.curriculum * rl.steps) * rl.states
         held_in = list(self.parts.held_in)
-        return StatePool.load(self.parts.run.pool_file, seed, held_in, rl.sampling, self.cursor.experience, short)
+        learned = self.cursor.experience
+        return StatePool.load(self.parts.run.pool_file, seed, held_in, rl.sampling, learned, short, rl.pool_states)

@@ -269,7 +269,12 @@ class RlConfig:
     curriculum: float = key(
         0.0, "Share of the steps that begin with short experiments: tasks.held_in such as NAME@0.1.", maximum=1
     )
-    grow_pool: bool = key(False, "Add the states that improved a script to the state pool.")
+    grow_pool: bool = key(True, "Add the states that improved a script to the state pool.")
+    pool_states: int = key(
+        50,
+        "grow_pool: most such states of a task; beyond, those whose rewards vary least leave the pool.",
+        positive=True,
+    )
     max_staleness: int = key(2, "Most versions between sampling and training; 0 is synchronous and reproducible.")
     temperature: float = key(1.0, "Sampling temperature of training and evaluation.", positive=True)
     gap_warn: float = key(

@@ -20,7 +20,7 @@ from learner.run.progress import Progress
 from learner.run.watch import Watch
 from learner.stream.scaling import Scaler
 from learner.stream.states import StatePool, what_was_seen
-from learner.stream.stream import Account, Cursor, Stream, StreamError, unpack
+from learner.stream.stream import Account, Cursor, Stream, StreamError, states_of, unpack
 
 
 class Session:
@@ -29,6 +29,8 @@ class Session:
     def __init__(
         self, cfg: Config, pool: StatePool, cursor: Cursor, actors: ActorPool, progress: Progress, watch: Watch
     ) -> None:
+        """Raises StreamError where the cursor is not of this pool."""
+        states_of(cursor, pool)  # else it would be the stream that ends, for whatever reason
         self._cfg, self._actors, self._progress, self._watch = cfg, actors, progress, watch
         self.waited = 0.0, 0.0
         """Unix times between which the learner waited for the last batch."""
@@ -64,6 +66,10 @@ class Session:
             StreamError: the stream has ended.
         """
         return self._ask("advance", *what_was_seen(groups), saved)
+
+    def cursor(self) -> Cursor:
+        """As of `advance`, for a checkpoint that is not due; raises as that."""
+        return self._ask("cursor")
 
     def account(self) -> tuple[float, Account]:
         """Seconds since the step began, and where all groups are; the number of actors follows from both."""

@@ -1,7 +1,8 @@
 """The state pool p_expert(s): the states that step-wise RL draws from.
 
 Invariants: draw number i depends only on the seed, i, the pool and what was learned of it so far, so a run resumed
-from what `Experience` holds draws what the interrupted one would have; a state, once in the pool, stays.
+from what `Experience` holds draws what the interrupted one would have; the expert's states stay, and of those that the
+policy reached no task has more than a bound.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ FLOOR = 0.1
 """Weight of a state whose rewards no longer vary, against 1 of the state where they vary most: none is given up."""
 MEMORY = 0.5
 """Share of the old estimate that stays when a state's rewards are seen again."""
+OWN_SHARE = 0.5
+"""`balanced`: share of a task's draws that are of states which the policy reached, once there are any."""
+OWN_STATES = 50
+"""Most of a task, unless told otherwise."""
 
 
 class StatePoolError(UserError):
@@ -33,17 +38,17 @@ class Experience:
     """What training added to a pool."""
 
     spread: dict[str, float] = field(default_factory=dict)
-    """By state id: moving average of the standard deviation of its groups' rewards."""
+    """By id of a state of the pool: moving average of the standard deviation of its groups' rewards."""
     added: list[State] = field(default_factory=list)
-    """Good states that the policy reached."""
+    """States of the pool that the policy reached, the oldest first."""
 
 
 class StatePool:
     """Distinct states of each task and the rule by which they are drawn.
 
-    `uniform`: every state equally often. `balanced`: every round visits each task once, in a random order. `progress`:
-    by how much the rewards of a state's groups still vary, which is where a policy gradient has something to learn;
-    a state not tried yet counts as the one that varies most.
+    `uniform`: every state equally often. `balanced`: every round visits each task once, in a random order, and half of
+    the time a state that the policy reached. `progress`: by how much the rewards of a state's groups still vary, which
+    is where a policy gradient has something to learn; a state not tried yet counts as the one that varies most.
     """
 
     def __init__(
@@ -53,18 +58,26 @@ class StatePool:
         sampling: str = "balanced",
         experience: Experience | None = None,
         short: int = 0,
+        most: int = OWN_STATES,
     ):
         """short: as many first draws are of tasks at a fidelity below 1 (`NAME@0.1`), all later ones of the others; 0:
-        all are of all tasks."""
+        all are of all tasks. most: of the states of a task that the policy reached, from the next `learn` on."""
         self._experience = experience or Experience()
         every = [*states, *self._experience.added]
         self.states = list({(s.task_id, s.snapshot, s.history): s for s in every}.values())
         if not self.states:
             raise StatePoolError("the state pool is empty: the expert left no state (see experts.trajectories)")
-        self._seed, self._sampling, self._short = seed, sampling, short
-        self._by_task: dict[str, list[State]] = collections.defaultdict(list)
+        self._seed, self._sampling, self._short, self._most = seed, sampling, short, most
+        self._index()
+
+    def _index(self) -> None:
+        """What is looked up, from the states."""
+        self._by_id = {state.id: state for state in self.states}
+        added = {state.id for state in self._experience.added}
+        self._given: dict[str, list[State]] = collections.defaultdict(list)
+        self._own: dict[str, list[State]] = collections.defaultdict(list)
         for state in self.states:
-            self._by_task[state.task_id].append(state)
+            (self._own if state.id in added else self._given)[state.task_id].append(state)
 
     def draw(self, index: int) -> State:
         """The state of draw `index` (0, 1, …)."""
@@ -76,7 +89,8 @@ class StatePool:
         tasks = sorted({state.task_id for state in eligible})
         turn, place = divmod(index, len(tasks))
         random.Random(f"{self._seed}/{turn}").shuffle(tasks)
-        return rng.choice(self._by_task[tasks[place]])
+        given, own = self._given[tasks[place]], self._own[tasks[place]]
+        return rng.choice(own if own and (not given or rng.random() < OWN_SHARE) else given)
 
     def _eligible(self, index: int) -> list[State]:
         if not self._short:
@@ -89,23 +103,40 @@ class StatePool:
         return [FLOOR + (1 - FLOOR) * spread.get(state.id, largest) / largest for state in states]
 
     def learn(self, spreads: Mapping[str, float], found: Iterable[State] = ()) -> None:
-        """Take in what a learner step saw: the deviation of rewards by state id, and new good states."""
+        """Take in what a learner step saw: the deviation of rewards by state id, and new good states.
+
+        A script that the pool has joins it no more. Where a task has too many states that the policy reached, those
+        whose rewards vary least leave, and of equals the oldest: one that was not tried yet counts as in `progress`.
+        """
         known = self._experience.spread
-        for name, spread in spreads.items():
-            known[name] = MEMORY * known[name] + (1 - MEMORY) * spread if name in known else spread
-        held = {(s.task_id, s.snapshot, s.history) for s in self.states}
+        for name in spreads.keys() & self._by_id.keys():
+            known[name] = MEMORY * known[name] + (1 - MEMORY) * spreads[name] if name in known else spreads[name]
+        held = {(state.task_id, state.snapshot) for state in self.states}
         for state in found:
-            if (key := (state.task_id, state.snapshot, state.history)) not in held:
+            if (key := (state.task_id, state.snapshot)) not in held:
                 held.add(key)
                 self.states.append(state)
-                self._by_task[state.task_id].append(state)
                 self._experience.added.append(state)
+        self._index()
+        gone = {state.id for own in self._own.values() for state in self._too_many(own)}
+        if gone:
+            self.states = [state for state in self.states if state.id not in gone]
+            self._experience.added = [state for state in self._experience.added if state.id not in gone]
+            for name in gone:
+                known.pop(name, None)
+            self._index()
+
+    def _too_many(self, own: Sequence[State]) -> list[State]:
+        weights = dict(zip((state.id for state in own), self._weights(own), strict=True))
+        return sorted(own, key=lambda state: weights[state.id])[: max(0, len(own) - self._most)]
 
     def experience(self) -> Experience:
-        return self._experience
+        """As it is now."""
+        return Experience(dict(self._experience.spread), list(self._experience.added))
 
-    def by_id(self, name: str) -> State:
-        return next(state for state in self.states if state.id == name)
+    def by_id(self, name: str) -> State | None:
+        """None: it has left."""
+        return self._by_id.get(name)
 
     def kinds(self) -> dict[str, int]:
         """How many states of each kind the pool holds."""
@@ -125,6 +156,7 @@ class StatePool:
         sampling: str = "balanced",
         experience: Experience | None = None,
         short: int = 0,
+        most: int = OWN_STATES,
     ) -> StatePool:
         """Read a saved pool; arguments as for a new one.
 
@@ -141,7 +173,7 @@ class StatePool:
             raise StatePoolError(
                 f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name"
             )
-        return cls(states, seed, sampling, experience, short)
+        return cls(states, seed, sampling, experience, short, most)
 
 
 def what_was_seen(groups: Sequence[Sequence[Transition]]) -> tuple[dict[str, float], list[State]]:

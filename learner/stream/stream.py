@@ -95,8 +95,15 @@ class Cursor:
     trained: int = 0
     """Groups."""
     untrained: dict[int, Untrained] = field(default_factory=dict)
-    """By their number; in a cursor for a checkpoint."""
+    """By their number; in a cursor for a checkpoint, as what follows."""
     experience: Experience = field(default_factory=Experience)
+    gone: list[State] = field(default_factory=list)
+    """States of groups that are not trained which have left the pool."""
+
+    @property
+    def states(self) -> list[State]:
+        """Those that a restart needs beside the expert's."""
+        return [*self.experience.added, *self.gone]
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,23 @@ def unpack(groups: Iterable[bytes]) -> list[list[Transition]]:
         StreamError: one holds something else than records.
     """
     return [_Records(io.BytesIO(group)).load() for group in groups]
+
+
+def states_of(cursor: Cursor, pool: StatePool) -> dict[str, State]:
+    """The states of the groups that are not trained, by id.
+
+    Raises:
+        StreamError: one is nowhere.
+    """
+    gone = {state.id: state for state in cursor.gone}
+    states = {of.state: pool.by_id(of.state) or gone.get(of.state) for of in cursor.untrained.values()}
+    for name, state in states.items():
+        if state is None:
+            raise StreamError(
+                f"the checkpoint has a group of state {name}, which neither it nor the run's states.json has: they are "
+                "not of one run, so that it cannot be resumed"
+            )
+    return {name: state for name, state in states.items() if state}
 
 
 class _Records(pickle.Unpickler):
@@ -167,7 +191,7 @@ class Stream:
         self._replaced: dict[int, tuple[Ticket, bytes]] = {}
         self._refill, self._refilled = refill, 0
         self._again: collections.deque[Ticket] = collections.deque()
-        self._take_up(cursor.untrained)
+        self._take_up(cursor)
         self._gone: set[str] = set()
         self._closed = False
         self._error: str | None = None
@@ -178,9 +202,10 @@ class Stream:
     def __repr__(self) -> str:  # Ray's dashboard shows it
         return "stream: groups from actors to the learner"
 
-    def _take_up(self, untrained: Mapping[int, Untrained]) -> None:
+    def _take_up(self, cursor: Cursor) -> None:
         """Go on from a cursor; what a smaller bound or batch than before makes too old is sampled again."""
-        tickets = [self._ticket(number, self._pool.by_id(of.state), of.step) for number, of in untrained.items()]
+        untrained, states = cursor.untrained, states_of(cursor, self._pool)
+        tickets = [self._ticket(number, states[of.state], of.step) for number, of in untrained.items()]
         for ticket in sorted(tickets, key=lambda ticket: ticket.age):
             of = untrained[ticket.index]
             held = self._replaced if of.replaced else self._ready
@@ -331,15 +356,25 @@ class Stream:
         """All actors serve the weights of one more learner step; returns where a restart would go on.
 
         spreads, found: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is for a
-        checkpoint, and so carries the groups that are not trained, which may be many.
+        checkpoint, and so carries the groups that are not trained and what the pool learned, which may be much.
         """
         self._pool.learn(spreads or {}, found)
         self._step += 1
         self._training = self._refilled = 0
-        untrained = self._untrained() if saved else {}
-        cursor = Cursor(self._step, self._next, self._trained, untrained, self._pool.experience())
+        cursor = await self.cursor() if saved else Cursor(self._step, self._next, self._trained)
         self._let_in()
         return cursor
+
+    async def cursor(self) -> Cursor:
+        """Where a restart would go on, for a checkpoint; between two learner steps."""
+        learned, gone = self._pool.experience(), self._gone_states()
+        return Cursor(self._step, self._next, self._trained, self._untrained(), learned, gone)
+
+    def _gone_states(self) -> list[State]:
+        held = [*self._in_flight.values(), *self._again]
+        held += [ticket for ticket, _ in (*self._ready.values(), *self._replaced.values())]
+        states = {ticket.state.id: ticket.state for ticket in held}
+        return [state for name, state in states.items() if self._pool.by_id(name) is None]
 
     def _untrained(self) -> dict[int, Untrained]:
         tickets = [*self._in_flight.values(), *self._again]

@@ -6,16 +6,18 @@ Everything on the driver is real: stream, session, checkpoints, journal, transit
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
 import random
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
@@ -23,6 +25,7 @@ from ray.exceptions import ActorDiedError
 from actors.expert.trajectory import Ending, Move, Trajectory
 from actors.runtime.remote import place
 from envs.records import Durations, Outcome, State, StepResult
+from envs.workspace import SnapshotStore
 from learner import main, parts
 from learner.config.load import load
 from learner.evaluation.evaluation import STAGES
@@ -32,6 +35,7 @@ from learner.ranks.steps import FinetuneStep, Position
 from learner.reporting import report_data
 from learner.run import beforehand, journal, preparation, status, transitions
 from learner.run.folder import LEARNER
+from learner.stream.stream import Cursor
 from tests.unit import fake_run
 
 STEPS, STATES, ACTIONS = 4, 2, 3
@@ -56,6 +60,8 @@ class Loop:
                 fake_run.transition(self._rng, f"{ticket.group_id}/{k}", "wine", version, 0.5, **changes)
                 for k in range(len(ticket.seeds))
             ]
+            name = f"reached-{ticket.index}"
+            made[0] = dataclasses.replace(made[0], successor=State(name, "wine", name))
             await stream.put.remote("actor-0", ticket.group_id, made)
 
 
@@ -332,6 +338,24 @@ def test_what_has_become_of_a_run_is_told_truly(run, tmp_path, monkeypatch, hand
     assert told.result == result and told.reason.startswith(reason) and bool(told.reason) == bool(reason)
     assert all(stage.ended for stage in told.stages)
     assert report_data.load(tmp_path / "smoke").status == told
+
+
+def test_what_a_checkpoint_needs_is_kept_though_it_has_left_the_pool(run, tmp_path, monkeypatch):
+    collected: list[set[str]] = []
+    folder = tmp_path / "smoke/checkpoints"
+
+    def collect(self: SnapshotStore, keep: Iterable[State], older_than: float) -> int:
+        kept = {state.snapshot for state in keep}
+        last = max(folder.glob("step_*"), key=lambda path: int(path.name[5:])) / "cursor.msgpack"
+        needed = {state.snapshot for state in msgspec.msgpack.decode(last.read_bytes(), type=Cursor).states}
+        assert needed | {"snapshot"} <= kept, "and the expert's"
+        collected.append(needed)
+        return 0
+
+    monkeypatch.setattr(SnapshotStore, "collect", collect)
+    assert run("rl.pool_states=1", "rl.max_staleness=1")[0] == 0
+    assert len(collected) > STEPS and len(set.union(*collected)) > 2, "states came and went"
+    assert all(len([name for name in needed]) <= 1 + STATES * 2 for needed in collected)
 
 
 def test_log_probs_that_are_far_apart_end_the_run_and_near_ones_do_not(run, monkeypatch, tmp_path, capsys):

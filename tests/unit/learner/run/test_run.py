@@ -2,7 +2,9 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -112,17 +114,24 @@ def test_a_checkpoint_restores_the_stream_and_old_ones_are_deleted(tmp_path):
     good = State("n", "t", "snap", (Step("act", "seen"),), 0.5, 0.4, (("old", None),), "middle")
     groups = [[transition("a"), transition("b")]]
     untrained = {7: Untrained("s", 2), 8: Untrained("s", 3, pickle.dumps(groups[0]))}
-    cursor = Cursor(3, 9, 7, untrained, Experience({"s": 0.25}, [good]))
+    cursor = Cursor(3, 9, 7, untrained, Experience({"s": 0.25}, [good]), [replace(good, id="left")])
     with Run(config(tmp_path, **{"checkpoint.keep": 2})) as run:
         for step in (1, 2):
             saved(run, Cursor(step), DiskLearner())
         saved(run, cursor, DiskLearner())
         assert [p.name for p in run.checkpoints] == ["step_2", "step_3"]
         restored = run.restore(run.checkpoints[-1], DiskLearner())
-    assert restored == cursor
+    assert restored == cursor and restored.states == [good, *cursor.gone]
     (group,) = unpack([restored.untrained[8].packed])
     assert [t.id for t in group] == ["a", "b"]
     np.testing.assert_array_equal(group[0].behaviour_logprobs, groups[0][0].behaviour_logprobs)
+
+
+def test_a_cursor_that_an_earlier_version_wrote_is_read():
+    earlier = {"step": 3, "next_index": 9, "trained": 7, "untrained": {7: {"state": "s", "step": 2, "packed": None}}}
+    earlier["experience"] = {"spread": {"s": 0.25}, "added": [{"id": "n", "task_id": "t", "snapshot": "snap"}]}
+    read = msgspec.msgpack.decode(msgspec.msgpack.encode(earlier), type=Cursor)
+    assert read == Cursor(3, 9, 7, {7: Untrained("s", 2)}, Experience({"s": 0.25}, [State("n", "t", "snap")]))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):

@@ -21,6 +21,7 @@ from learner.stream.states import StatePool
 from learner.stream.stream import MAX_TRIES, Cursor, Stream, Ticket
 from tests.virtual_time import VirtualTime
 
+GIVEN = [State(f"s{i}", "t", f"s{i}") for i in range(5)]
 HEARTBEAT = 30.0
 """Seconds after which an actor that hangs is given up."""
 
@@ -42,17 +43,21 @@ class Plan:
     alike: float = 0.0
     """Probability that the rewards of a group do not differ."""
     refill: int = 0
+    found: float = 0.0
+    """Probability that a group leads to a state that joins the pool, of which it keeps `most`."""
+    most: int = 1
+    sampling: str = "balanced"
 
 
 class World:
     """Actors and a learner around one stream."""
 
-    def __init__(self, plan: Plan, cursor: Cursor, trained: dict[int, int]):
-        """trained: the learner step of each group that was trained so far, by its number."""
-        self.plan, self.trained, self.cursor = plan, trained, cursor
+    def __init__(self, plan: Plan, cursor: Cursor, trained: dict[int, int], drawn: dict[int, State] | None = None):
+        """trained: the learner step of each group that was trained so far, by its number; drawn: its state."""
+        self.plan, self.trained, self.cursor, self.drawn = plan, trained, cursor, {} if drawn is None else drawn
         self.rng = random.Random(plan.seed)
-        states = [State(f"s{i}", "t", f"s{i}") for i in range(5)]
-        self.stream = Stream(StatePool(states, 0), 0, plan.steps, plan.states, 1, plan.staleness, cursor, plan.refill)
+        self.pool = StatePool(GIVEN, 0, plan.sampling, cursor.experience, most=plan.most)
+        self.stream = Stream(self.pool, 0, plan.steps, plan.states, 1, plan.staleness, cursor, plan.refill)
         self.version = cursor.step
         self.least = min(0, self.room(sum(not of.replaced for of in cursor.untrained.values())))
         """Below 0 where smaller batches or a smaller bound than before leave groups over."""
@@ -83,7 +88,8 @@ class World:
             await asyncio.sleep(self.plan.train * self.rng.uniform(0.5, 1.5))
             self.version += 1  # all actors serve it before the stream knows
             await asyncio.sleep(0.01)
-            self.cursor, self.beside = await self.stream.advance(saved=True), 0
+            self.cursor, self.beside = await self.stream.advance(*self.seen(groups), saved=True), 0
+            self.check_pool()
             await self.check()
         await self.stream.close()
         alive = [task for name, tasks in self.tasks.items() if name not in self.gone for task in tasks]
@@ -92,6 +98,22 @@ class World:
         for task in [*self.others, *(task for tasks in self.tasks.values() for task in tasks)]:
             task.cancel()
         return self.cursor
+
+    def seen(self, groups: list[tuple[int, int]]) -> tuple[dict[str, float], list[State]]:
+        """What the pool learns of a step."""
+        spreads = {self.drawn[number].id: self.rng.choice([0.0, 0.3, 0.6]) for number, _ in groups}
+        found = [number for number, _ in groups if self.rng.random() < self.plan.found]
+        return spreads, [State(f"n{number}", "t", f"n{number}") for number in found]
+
+    def check_pool(self) -> None:
+        """What a restart needs is in the cursor, and no more; the pool keeps to its bound and to what it was given."""
+        added, gone = ([state.id for state in of] for of in (self.cursor.experience.added, self.cursor.gone))
+        assert len(added) <= self.plan.most and [state.id for state in self.pool.states] == [*map(id_of, GIVEN), *added]
+        assert self.cursor.experience.spread.keys() <= {*map(id_of, GIVEN), *added}
+        needed = {of.state for of in self.cursor.untrained.values()}
+        assert set(gone) == needed - set(added) - set(map(id_of, GIVEN)) and len(set(gone)) == len(gone)
+        for number, of in self.cursor.untrained.items():
+            assert of.state == self.drawn[number].id
 
     async def check(self) -> None:
         """Every group is somewhere, and nobody stands at admission who may start one."""
@@ -135,6 +157,7 @@ class World:
         ticket = await self.admitted(name, self.stream.admit(name))
         while ticket:
             assert ticket.actor_id == name and self.version >= ticket.step
+            assert self.drawn.setdefault(ticket.index, ticket.state) == ticket.state, "its state stays the same"
             made = pickle.dumps((ticket.index, self.version))
             await asyncio.sleep(min(self.rng.lognormvariate(0, 1.2), 200.0))
             what = self.rng.choice(["fails", "dies", "hangs", "goes"]) if self.rng.random() < self.plan.trouble else ""
@@ -164,16 +187,22 @@ class World:
             self.standing[name] -= 1
 
 
+def id_of(state: State) -> str:
+    return state.id
+
+
 def run(plan: Plan, resumed: tuple[int, Plan] | None = None) -> dict[int, int]:
     """The learner step at which each group was trained; resumed: after which step, and how the run goes on."""
 
     async def whole() -> dict[int, int]:
         trained: dict[int, int] = {}
+        drawn: dict[int, State] = {}
         stop, after = resumed or (plan.steps, plan)
-        cursor = await World(plan, Cursor(), trained).run(stop)
+        cursor = await World(plan, Cursor(), trained, drawn).run(stop)
         if resumed:
             cursor = msgspec.msgpack.decode(msgspec.msgpack.encode(cursor), type=Cursor)
-            await World(after, cursor, trained).run(after.steps)
+            kept = {number: drawn[number] for number in cursor.untrained}
+            await World(after, cursor, trained, kept).run(after.steps)
         return trained
 
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
@@ -192,6 +221,9 @@ plans = st.builds(
     train=st.sampled_from([0.05, 1.0, 10.0]),
     alike=st.sampled_from([0.0, 0.4, 1.0]),
     refill=st.integers(0, 4),
+    found=st.sampled_from([0.0, 0.5, 1.0]),
+    most=st.integers(1, 4),
+    sampling=st.sampled_from(["balanced", "uniform", "progress"]),
 )
 
 

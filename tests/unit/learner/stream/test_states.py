@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from envs.records import Outcome, State, Transition
+from envs.records import Outcome, State, Step, Transition
 from learner.stream.states import FLOOR, MEMORY, Experience, StatePool, StatePoolError, what_was_seen
 
 
@@ -85,6 +85,44 @@ def test_what_was_learned_survives_a_restart_and_good_states_join_once():
     second = StatePool(pool().states, 5, "progress", first.experience())
     assert [second.draw(i) for i in range(50)] == [first.draw(i) for i in range(50)]
     assert good in [second.draw(i) for i in range(50)]
+
+
+def reached(task: str, *names: str) -> list[State]:
+    return [State(name, task, snapshot=name) for name in names]
+
+
+def test_of_too_many_states_of_a_task_those_leave_whose_rewards_vary_least_and_of_equals_the_oldest():
+    found = StatePool(pool().states, 5, most=3)
+    found.learn({"a0": 0.5}, [*reached("a", "n1", "n2", "n3"), *reached("b", "m1")])
+    found.learn({"n1": 0.5, "n2": 0.1, "n3": 0.2})
+    found.learn({}, reached("a", "n4", "n5"))
+    assert [state.id for state in found.experience().added] == ["n1", "m1", "n4", "n5"]
+    assert found.experience().spread == {"a0": 0.5, "n1": 0.5}, "of those that left nothing is kept"
+    found.learn({"n2": 0.9}, reached("a", "n6"))
+    assert [state.id for state in found.experience().added] == ["m1", "n4", "n5", "n6"], "n1 varies as untried ones do"
+    assert "n2" not in found.experience().spread and found.by_id("n1") is None
+    drawn = {found.draw(i).id for i in range(400)}
+    assert drawn == {state.id for state in found.states} == {"a0", "a1", "a2", "b0", "b1", "b2", "m1", "n4", "n5", "n6"}
+
+
+def test_a_script_that_is_in_the_pool_joins_it_no_more_whatever_led_to_it():
+    found = StatePool(pool().states, 5)
+    known = State("k", "a", "a0", (Step("act", "seen"),))
+    found.learn({}, [known, replace(known, id="n", snapshot="s"), replace(known, id="m", snapshot="s")])
+    assert [state.id for state in found.experience().added] == ["n"]
+    found.learn({}, [replace(known, id="o", task_id="b", snapshot="s")])
+    assert [state.id for state in found.experience().added] == ["n", "o"], "of another task it is another one"
+
+
+def test_half_of_a_balanced_task_is_drawn_from_what_the_policy_reached():
+    found = StatePool(pool().states, 5)
+    before = [found.draw(i) for i in range(40)]
+    found.learn({}, reached("a", "n1"))
+    counts = collections.Counter(found.draw(i).id for i in range(4000))
+    assert counts["n1"] == pytest.approx(1000, rel=0.1)
+    assert [counts[name] for name in ("b0", "b1", "b2")] == pytest.approx([667] * 3, rel=0.15)
+    others = [(state, found.draw(i)) for i, state in enumerate(before) if state.task_id == "b"]
+    assert all(then == now for then, now in others), "of tasks without any it is as before"
 
 
 def test_draws_are_balanced_over_tasks_and_reproducible():

@@ -3,11 +3,12 @@
 import asyncio
 import pickle
 import time
+from dataclasses import replace
 
 import pytest
 
 from envs.records import Direction, Origin, Outcome, State
-from learner.stream.states import StatePool
+from learner.stream.states import Experience, StatePool
 from learner.stream.stream import MAX_TRIES, Cursor, Stream, StreamError, unpack
 
 
@@ -191,6 +192,29 @@ def test_a_cursor_repeats_only_what_was_in_flight():
         for ticket in redone:
             await resumed.put("actor", ticket.group_id, [ticket.index])
         assert unpack(await resumed.batch()) == [[4], [0]], "the oldest tokens first"
+
+    run(scenario())
+
+
+def test_a_group_goes_on_from_its_state_though_that_has_left_the_pool_and_the_run_is_resumed():
+    async def scenario():
+        first = Stream(StatePool([State("s", "t", "s")], 0, most=1), 7, 20, 1, 4, 9, Cursor())
+        await first.advance({}, [State("n1", "t", "n1")])
+        tickets = await admitted(first)
+        unsaved = await first.advance({"n1": 0.0}, [State("n2", "t", "n2")])
+        assert unsaved.experience == Experience() and not unsaved.untrained and not unsaved.gone
+        cursor = await first.advance(saved=True)
+        assert [state.id for state in cursor.experience.added] == ["n2"]
+        assert {state.id for state in cursor.gone} == {"n1"}
+        left = {ticket.index: ticket.state for ticket in tickets}
+
+        def resumed(of: Cursor) -> Stream:
+            return Stream(StatePool([State("s", "t", "s")], 0, experience=of.experience, most=1), 7, 20, 1, 4, 9, of)
+
+        again = {ticket.index: ticket.state for ticket in await admitted(resumed(cursor))}
+        assert again.items() >= {number: left[number] for number in cursor.untrained}.items()
+        with pytest.raises(StreamError, match="state n1.*not of one run"):
+            resumed(replace(cursor, gone=[]))
 
     run(scenario())
 
