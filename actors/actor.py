@@ -274,6 +274,7 @@ class Actor(Explorer):
                 text=sample.text,
                 action=result.action,
                 score_before=result.score_before,
+                best_before=result.best_before,
                 score_after=result.score_after,
                 log_tail=result.log_tail,
                 durations=result.durations,

@@ -38,8 +38,8 @@ class Environment:
 
     def initial_state(self, task_id: str) -> State:
         """Where every episode of the task begins: the unchanged script with its measured score m_init."""
-        m_init = self.tasks[task_id].m_init
-        return State(f"{task_id}/initial", task_id, self._snapshots.put({}), score=m_init, reference=m_init)
+        start, snapshot = self.tasks[task_id].m_init, self._snapshots.put({})
+        return State(f"{task_id}/initial", task_id, snapshot, score=start, reference=start, best=start)
 
     def files(self, state: State) -> dict[str, str]:
         """The files that the agent may read and change: the script and what it wrote, path → text."""
@@ -60,6 +60,18 @@ class Environment:
         truncated: the text was cut by its limit of tokens. Nothing is carried out then, though an action may stand
         there whole: nobody knows what was to follow.
         """
+        best = self._best(state)
+        result = self._applied(state, text, truncated)
+        reached = replace(result.state, best=self._best(result.state, best))
+        return replace(result, state=reached, best_before=best)
+
+    def _best(self, state: State, *others: float | None) -> float | None:
+        """The best valid score on the way to a state, and of others."""
+        known = (state.best, state.score, state.reference, *(score for _, score in state.undo), *others)
+        sign = self.tasks[state.task_id].direction.sign
+        return max((score for score in known if score is not None), key=lambda score: score * sign, default=None)
+
+    def _applied(self, state: State, text: str, truncated: bool) -> StepResult:
         if truncated:
             return _unapplied(state, "truncated", Outcome.TRUNCATED, text, TOO_LONG, TOO_LONG)
         task, files, kind = self.tasks[state.task_id], self.files(state), "invalid"

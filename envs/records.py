@@ -164,6 +164,8 @@ class State:
     """(snapshot, score) before each edit so far, newest last."""
     kind: str = "initial"
     """`initial`, `middle`, `plateau` or `error`."""
+    best: float | None = None
+    """Best valid score on the way here, undone or not; states of earlier versions lack it."""
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,8 @@ class StepResult:
     """Of an invalid action: which `Fault` it has."""
     response_used: float = 0.0
     """In [0, 1]: tokens of the response over the most that it may have."""
+    best_before: float | None = None
+    """The best of all scores up to score_before."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,7 @@ class StepInfo:
     action: str = ""
     """As of `StepResult`, like what follows."""
     score_before: float | None = None
+    best_before: float | None = None
     score_after: float | None = None
     log_tail: str = ""
     durations: Durations = field(default_factory=Durations)

@@ -100,7 +100,7 @@ def check(terms: Terms) -> None:
             if outcome is Outcome.INFRA_FAILURE:
                 continue
             graded = SAMPLE if outcome is Outcome.EDITED else replace(SAMPLE, score_after=None)
-            for result in (graded, replace(graded, score_before=None)):
+            for result in (graded, replace(graded, score_before=None, best_before=None)):
                 for direction in Direction:
                     for m_best in (0.9, None):
                         task = replace(SAMPLE_TASK, direction=direction, m_best=m_best)
@@ -110,6 +110,7 @@ def check(terms: Terms) -> None:
 SAMPLE = StepResult(
     action="edit", outcome=Outcome.EDITED, score_before=0.5, score_after=0.6, observation="", log_tail="",
     durations=Durations(execute=1.0), state=State("sample", "sample", ""), peak_mb=100.0, milestones=("data_opened",),
+    best_before=0.55,
 )  # fmt: skip
 SAMPLE_TASK = Task(
     id="sample", problem="", env_dir=Path(), private_dir=Path(), script="train.py", read_only=frozenset(),

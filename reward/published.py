@@ -13,6 +13,10 @@ range; at 3 the whole range counts. v2 is not clipped, as published. Where the r
 is as good as the best known score or none is known, |m_init| (or 1) takes its place, so that gains still count. An
 edit that repairs a script whose start never ran is compared with m_init.
 
+`over=best` takes the best score on the way so far in the place of m_before, and a gain below 0 for 0: what is paid for
+is the best script that there will be, since the gains of an episode then add up to its best score less the first (v2).
+A script that was tried before is worth no more than an action that edits nothing.
+
 `milestones`, off by default, gives a script that fails a part of the way from failure to neutral for how far it was
 seen to get (after arXiv 2509.01684).
 """
@@ -37,6 +41,8 @@ class Terms:
     """Of the published ones, or an import path."""
     steepness: float = PAPER_STEEPNESS
     """v1: factor on gain / range inside the sigmoid."""
+    over: str = "last"
+    """What an edit has to be better than: the `last` valid score, or the `best` so far."""
     milestones: float = 0.0
     """In [0, 1]: share of the way from failure to neutral that a failing script can earn."""
     time: float = 0.0
@@ -55,14 +61,14 @@ class Terms:
 def v1(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:
     """Of 2025: in [0, 1]."""
     if result.outcome is Outcome.EDITED:
-        return {"improvement": sigmoid(terms.steepness * relative_gain(result, task))}
+        return {"improvement": sigmoid(terms.steepness * relative_gain(result, task, terms.over))}
     return _without_gain(result, terms, failure=0.0, neutral=0.5)
 
 
 def v2(result: StepResult, task: Task, terms: Terms) -> dict[str, float]:
     """Of 2026: −1 for failures, otherwise unbounded."""
     if result.outcome is Outcome.EDITED:
-        return {"improvement": relative_gain(result, task)}
+        return {"improvement": relative_gain(result, task, terms.over)}
     return _without_gain(result, terms, failure=-1.0, neutral=0.0)
 
 
@@ -76,15 +82,21 @@ def _without_gain(result: StepResult, terms: Terms, failure: float, neutral: flo
     return parts
 
 
-def relative_gain(result: StepResult, task: Task) -> float:
+def relative_gain(result: StepResult, task: Task, over: str = "last") -> float:
     """gain / range of an edit. Raises ValueError where a score is missing that every graded edit has."""
     if result.score_after is None or task.m_init is None:
         raise ValueError("a graded edit needs score_after and m_init")
-    gain = task.direction.sign * (
-        result.score_after - (task.m_init if result.score_before is None else result.score_before)
-    )
-    span = 0.0 if task.m_best is None else task.direction.sign * (task.m_best - task.m_init)
-    return gain / (span if span > 0 else abs(task.m_init) or 1.0)
+    start = result.best_before if over == "best" else result.score_before
+    gain = task.direction.sign * (result.score_after - (task.m_init if start is None else start))
+    return (max(0.0, gain) if over == "best" else gain) / span(task)
+
+
+def span(task: Task) -> float:
+    """What gains of a task are measured by, above 0: m_best − m_init, larger is better; |m_init| or 1 where that is not
+    above 0, or not known."""
+    m_init = task.m_init or 0.0
+    known = 0.0 if task.m_best is None else task.direction.sign * (task.m_best - m_init)
+    return known if known > 0 else abs(m_init) or 1.0
 
 
 def sigmoid(x: float) -> float:

@@ -125,6 +125,11 @@ class RewardConfig:
     steepness: float = key(
         100.0, "v1: factor on gain/range inside the sigmoid (100 in the paper; lower saturates later).", positive=True
     )
+    over: str = key(
+        "last",
+        "What an edit has to be better than: the last score, or the best so far, and then less is worth no edit.",
+        ["last", "best"],
+    )
     milestones: float = key(
         0.0, "Share of the way from failure to neutral that a failing script earns by how far it got.", maximum=1
     )

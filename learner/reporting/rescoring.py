@@ -25,8 +25,8 @@ from learner.run.task_figures import TaskFigures
 from reward import Terms, reward, shared
 
 COLUMNS = (
-    "step", "id", "group_id", "task_id", "action", "outcome", "reward", "score_before", "score_after", "advantage",
-    "log_tail", "peak_mb", "milestones", "origin", "queue_seconds", "restore_seconds", "execute_seconds",
+    "step", "id", "group_id", "task_id", "action", "outcome", "reward", "score_before", "best_before", "score_after",
+    "advantage", "log_tail", "peak_mb", "milestones", "origin", "queue_seconds", "restore_seconds", "execute_seconds",
     "grade_seconds", "response_ids",
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ class NotStored:
         raise RescoreError(f"this reward reads {self._what}, which a run does not store: it cannot be applied again")
 
     __getattr__ = __bool__ = __call__ = __contains__ = __eq__ = __format__ = __fspath__ = __getitem__ = _refuse
-    __add__ = __hash__ = __iter__ = __len__ = __str__ = __truediv__ = _refuse
+    __add__ = __hash__ = __iter__ = __len__ = __rsub__ = __str__ = __truediv__ = _refuse
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,12 @@ def _task(of: TaskFigures) -> Task:
 def _result(row: Mapping[str, Any], longest: int) -> StepResult:
     observation: Any = NotStored("result.observation")
     state: Any = NotStored("result.state")
+    best: Any = row["best_before"] if "best_before" in row else NotStored("result.best_before")  # of an earlier version
     parts = ("queue", "restore", "execute", "grade")
     return StepResult(
         action=row["action"], outcome=Outcome(row["outcome"]), score_before=row["score_before"],
         score_after=row["score_after"], observation=observation, log_tail=row["log_tail"],
         durations=Durations(*(row[f"{part}_seconds"] for part in parts)), state=state, peak_mb=row["peak_mb"],
         milestones=tuple(row["milestones"]), origin=Origin(row["origin"]), response_used=row["response_ids"] / longest,
+        best_before=best,
     )  # fmt: skip

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("reward", pa.float64()),
         ("reward_parts", pa.map_(pa.string(), pa.float64())),
         ("score_before", pa.float64()),
+        ("best_before", pa.float64()),
         ("score_after", pa.float64()),
         ("test_score", pa.float64()),
         ("advantage", pa.float64()),
@@ -60,7 +61,7 @@ SCHEMA = pa.schema(
 of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
 gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it. `findings`
 is what an audit found suspicious in the action (`envs.records.Finding`), with why, and `fault` what is wrong with an
-invalid one (`envs.records.Fault`); files of earlier versions lack them.
+invalid one (`envs.records.Fault`); files of earlier versions lack them, and `best_before`.
 """
 
 

@@ -129,6 +129,7 @@ def transition(rng: random.Random, name: str, task_id: str, version: int, skill:
         text=text,
         action="invalid" if outcome is Outcome.INVALID else "edit",
         score_before=start,
+        best_before=start,
         score_after=start * (1 + rng.gauss(0.05, 0.04) * TASKS[task_id].direction.sign) if edited else None,
         log_tail=log,
         durations=Durations(rng.random(), 0.02, 0.4 + rng.random(), 0.01),

@@ -74,3 +74,13 @@ def test_a_run_of_the_tasks_own_script_mends_a_score_that_was_lost(environment):
     lost: State = dataclasses.replace(environment.initial_state("toy"), score=None)
     result = environment.step(lost, text("Execute Script", script_name="train.py"))
     assert result.outcome is Outcome.NEUTRAL and result.state.score == 0.5
+
+
+def test_the_best_on_the_way_is_known_of_states_that_earlier_versions_left(environment):
+    start = environment.initial_state("toy")
+    assert start.best == 0.5
+    for content, best in (("0.9", 0.9), ("0.7", 0.9), ("raise KeyError", 0.9), ("0.95", 0.95)):
+        earlier = dataclasses.replace(start, best=None)
+        result = environment.step(earlier, text("Write File", file_name="train.py", content=content))
+        assert (result.best_before, result.state.best) == (max(0.5, start.best), best)
+        start = result.state

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.environment import Environment
 from envs.records import Direction, Durations, Experiment, Limits, Outcome, State, Task
 from envs.workspace import SnapshotStore
+from reward import Terms, reward
 
 SCRIPT = "value = 0\n"
 TASK = Task(
@@ -45,6 +47,7 @@ class Model:
     score: float | None
     reference: float
     before: list[tuple[dict[str, str], float | None]]
+    best: float = 0.0
 
 
 VALUE = st.integers(0, 11)
@@ -91,6 +94,7 @@ def move(model: Model, kind: str, value: int) -> Outcome:
         model.files = {**model.files, name: content}
     run = Scores().run(TASK, model.files)
     model.score, model.reference = run.score, model.reference if run.score is None else run.score
+    model.best = max(model.best, model.reference)
     return Outcome.NEUTRAL if kind == "execute" and run.score is not None else run.outcome
 
 
@@ -107,8 +111,9 @@ def test_states_are_what_was_done_undo_gives_back_what_was_and_only_what_nobody_
         state = environment.initial_state("toy")
         model = Model({"train.py": SCRIPT}, 0.0, 0.0, [])
         passed: list[tuple[State, dict[str, str]]] = [(state, model.files)]
+        earned = 0.0
         for kind, value in moves:
-            before = state
+            before, best = state, model.best
             expected = move(model, kind, value)
             result = environment.step(state, text(kind, value, environment.files(state)))
             state = result.state
@@ -116,9 +121,13 @@ def test_states_are_what_was_done_undo_gives_back_what_was_and_only_what_nobody_
             assert environment.files(state) == model.files
             assert (state.score, state.reference) == (model.score, model.reference)
             assert kind == "undo" or result.score_before == before.reference
+            assert (result.best_before, state.best) == (best, model.best)
+            if result.outcome is Outcome.EDITED:
+                earned += reward(result, task, Terms("v2", over="best")).value
             assert [score for _, score in state.undo] == [score for _, score in model.before]
             assert len(state.history) == len(before.history) + 1 and state.id != before.id
             passed.append((state, model.files))
+        assert earned * 100 == pytest.approx(model.best), "what is paid adds up to the best score, whatever the way"
         kept = data.draw(st.sets(st.sampled_from(range(len(passed)))), "states kept")
         stored = set((Path(folder) / "snapshots").glob("*.json"))
         needed = {name for i in kept for name in (passed[i][0].snapshot, *(s for s, _ in passed[i][0].undo))}

@@ -99,6 +99,23 @@ def test_published_figures():
     assert edit(None, 0.7, 0.5, 0.9, version="v2") == pytest.approx(0.5)  # a start that never ran: against m_init
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_only_what_is_better_than_the_best_so_far_is_paid_for_where_that_is_asked_for(sign):
+    direction = Direction.MAXIMIZE if sign > 0 else Direction.MINIMIZE
+    task = replace(SAMPLE_TASK, m_init=0.5 * sign, m_best=0.9 * sign, direction=direction)
+    step = replace(SAMPLE, score_before=0.4 * sign, best_before=0.6 * sign)
+
+    def worth(after, terms, of=step):
+        return reward(replace(of, score_after=after * sign), task, terms).value
+
+    last, best = Terms("v2"), Terms("v2", over="best")
+    assert [worth(after, last) for after in (0.3, 0.6, 0.7)] == pytest.approx([-0.25, 0.5, 0.75])
+    assert [worth(after, best) for after in (0.3, 0.6, 0.7)] == pytest.approx([0, 0, 0.25]), "back again is no gain"
+    neutral = replace(step, outcome=Outcome.NEUTRAL, score_after=None)
+    assert worth(0.6, Terms(over="best")) == worth(0.3, Terms(over="best")) == reward(neutral, task, Terms()).value
+    assert worth(0.7, best, replace(step, best_before=None)) == pytest.approx(0.5), "nothing ran: against m_init"
+
+
 @pytest.mark.parametrize("m_best", [0.5, 0.4])
 def test_a_start_that_is_as_good_as_the_best_still_counts_gains(m_best):
     assert edit(0.5, 0.6, 0.5, m_best, version="v2") == pytest.approx(0.2)  # against |m_init|

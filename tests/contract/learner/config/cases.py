@@ -118,6 +118,8 @@ CASES = [
     case("reward.version=v2", "evaluation", by="evaluate"),
     case("reward.steepness=9", "steps", "evaluation"),
     case("reward.steepness=9", "evaluation", by="evaluate"),
+    case("reward.over=best", "steps"),
+    case("reward.over=best", "evaluation", by="evaluate"),
     case("reward.milestones=0.5", "steps"),
     case("reward.milestones=0.5", "rewards", by="evaluate"),
     case("reward.time=0.5", "steps", "evaluation"),

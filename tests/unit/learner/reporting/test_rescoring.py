@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
 from learner import rescore
@@ -98,6 +99,18 @@ def test_what_is_not_stored_is_refused_by_name(run_dir: Path, monkeypatch, capsy
     monkeypatch.setitem(sys.modules, "my_rewards_of_test", SimpleNamespace(mine=mine))
     assert rescore.main([str(run_dir), "reward.version=my_rewards_of_test:mine"]) == 1
     assert used and f"error: this reward reads {named}, which a run does not store" in capsys.readouterr().err
+
+
+def test_a_reward_over_the_best_so_far_is_of_runs_that_stored_it(tmp_path: Path, capsys) -> None:
+    run = fake_run.make(tmp_path / "run", steps=1, actions=4)
+    assert rescore.main([str(run), "reward.version=v2", "reward.over=best", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["all"]["changed"] > 0
+    for file in run.glob("transitions/*.parquet"):  # as an earlier version wrote it
+        pq.write_table(pq.read_table(file).drop_columns("best_before"), file)
+    assert rescore.main([str(run), "reward.version=v2"]) == 0
+    capsys.readouterr()
+    assert rescore.main([str(run), "reward.version=v2", "reward.over=best"]) == 1
+    assert "error: this reward reads result.best_before, which a run does not store" in capsys.readouterr().err
 
 
 def test_what_cannot_be_rescored_says_why(run_dir: Path, tmp_path: Path, capsys) -> None:

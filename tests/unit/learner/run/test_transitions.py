@@ -26,6 +26,7 @@ def transition(name: str, **parts: float) -> Transition:
             text="Action: Edit",
             action="edit",
             score_before=0.5,
+            best_before=0.75,
             log_tail="ü ✓",
             durations=Durations(1, 2, 3, 4),
             reward_parts=parts,
@@ -47,6 +48,7 @@ def test_rows_come_back_with_step_and_the_learners_figures(tmp_path):
     assert a["version_spans"] == [{"version": 3, "start": 0, "end": 1}, {"version": 4, "start": 1, "end": 2}]
     assert a["reward_parts"] == {"score": 0.7} and b["reward_parts"] == {}
     assert (a["outcome"], a["score_after"], a["log_tail"], a["actor_id"]) == ("edited", None, "ü ✓", "actor-0")
+    assert (a["score_before"], a["best_before"]) == (0.5, 0.75)
     assert a["test_score"] == 0.25 and a["findings"] == {"copied": "y is age", "perfect": "1.0"}
     seconds = [a[f"{part}_seconds"] for part in ("queue", "restore", "execute", "grade", "generate")]
     assert seconds == [1, 2, 3, 4, 5]
