@@ -26,7 +26,7 @@ from actors.policy.weights import Bucket, restore
 from envs import audit, relief
 from envs.actions import FinalAnswer
 from envs.prompt import PromptError
-from envs.records import Outcome, State, StepInfo, StepResult, Task, Transition
+from envs.records import Outcome, Reached, State, StepInfo, StepResult, Task, Transition
 from envs.research_actions import Editor
 from reward import Reward, Terms, reward, shared
 
@@ -269,6 +269,7 @@ class Actor(Explorer):
             reward=worth.value,
             excluded=self._excluded(result),
             successor=result.state if self._cfg.rl.grow_pool and _improved(task, result) else None,
+            reached=_reached(result),
             info=StepInfo(
                 actor_id=self._id,
                 text=sample.text,
@@ -323,6 +324,11 @@ def loops(cfg: Any) -> int:
         return 1
     share = math.ceil((rl.max_staleness + 1) * rl.states / max(actors.count, actors.max))
     return max(math.ceil(actors.sequences / rl.actions) + 1, share)
+
+
+def _reached(result: StepResult) -> Reached | None:
+    over = result.outcome is Outcome.INFRA_FAILURE or result.action == FinalAnswer.kind
+    return None if over else Reached(result.state.snapshot, result.state.score)
 
 
 def _improved(task: Task, result: StepResult) -> bool:

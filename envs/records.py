@@ -169,6 +169,15 @@ class State:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """The script that an action led to."""
+
+    snapshot: str
+    score: float | None
+    """None: it fails, or was never run."""
+
+
+@dataclass(frozen=True)
 class Durations:
     """Seconds spent in each part of a step."""
 
@@ -327,9 +336,18 @@ class Transition:
     reward: float
     successor: State | None = None
     """The state it led to, where that is to join the state pool."""
+    reached: Reached | None = None
+    """Where it led in any case; None where the episode is over."""
+    future: float = 0.0
+    """What is expected to be earned from there on, discounted (`rl.discount`)."""
     info: StepInfo = field(default_factory=StepInfo)
     excluded: bool = False
     """It is suspicious or truncated, and `audit.mask` or `reward.truncated` leaves such ones out of training."""
+
+    @property
+    def worth(self) -> float:
+        """What is compared within a group."""
+        return self.reward + self.future
 
     @property
     def masked(self) -> bool:

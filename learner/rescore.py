@@ -78,6 +78,7 @@ def compared(run_dir: Path, settings: Sequence[str]) -> dict[str, Any]:
     before, after = load(own), load([*own, *settings])
     steps = of_run("rl.episode_steps")
     how = of_run("rl.algorithm"), Best(of_run("rl.best_of")) if of_run("rl.objective") == "best_of" else None, steps
+    how = *how, of_run("rl.discount")
     others = rescored(run_dir, Terms.of(after.reward), steps, of_run("model.response"))
     before_it = rescored(run_dir, Terms.of(before.reward), steps, of_run("model.response"))
     unlike = sum(one.before != one.after for one in before_it)

@@ -29,6 +29,7 @@ from learner.run.journal import step_metrics
 from learner.run.session import Session
 from learner.stream.states import StatePool
 from learner.stream.stream import Cursor
+from reward.published import span
 
 UNUSED_SECONDS = 6 * 3600.0
 """Age at which a snapshot that no state of the pool needs is deleted: longer than any step that may still use it."""
@@ -263,5 +264,6 @@ class Training:
         rl, seed = self.parts.cfg.rl, self.parts.cfg.run.seed
         short = round(rl.curriculum * rl.steps) * rl.states
         held_in = list(self.parts.held_in)
-        learned = self.cursor.experience
-        return StatePool.load(self.parts.run.pool_file, seed, held_in, rl.sampling, learned, short, rl.pool_states)
+        spans = {task_id: span(task) for task_id, task in self.parts.held_in.items()}
+        learned = self.cursor.experience, short, rl.pool_states, spans
+        return StatePool.load(self.parts.run.pool_file, seed, held_in, rl.sampling, *learned)

@@ -84,7 +84,7 @@ def build(
     lengths = [len(t.response_ids) for t in members]
     best = annealed(rl.best_of, step, rl.best_of_steps) if rl.objective == "best_of" else None
     samples = [t.id.rpartition("/")[0] for t in members] if rl.episode_steps > 1 else ()
-    worth = advantages(rl.algorithm, [t.reward for t in members], number, valid, best, samples)
+    worth = advantages(rl.algorithm, [t.worth for t in members], number, valid, best, samples)
     part = np.repeat(_parts(len(groups), rl.minibatches), [len(group) for group in groups])
     counted = worth.informative if rl.refill else np.array(valid)
     weights = np.zeros(len(members))

@@ -64,6 +64,8 @@ def impossible(cfg: Config) -> str | None:
         return f"rl.best_of={rl.best_of} must be below rl.actions={rl.actions}: the best of k is estimated from more"
     if rl.objective == "best_of" and rl.algorithm == "ppo":
         return "rl.objective=best_of compares the rewards of a group: rl.algorithm=ppo does not, take grpo or rloo"
+    if rl.discount and rl.episode_steps > 1:
+        return f"rl.discount={rl.discount} is of single steps: rl.episode_steps={rl.episode_steps} must be 1"
     if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:
         return "rl.curriculum needs tasks.held_in of both kinds, such as [wine@0.1,wine]"
     if 0 < rl.dual_clip <= 1:

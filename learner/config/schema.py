@@ -223,6 +223,12 @@ class RlConfig:
         "Actions of a sample: one from a state of the pool, or a whole episode whose actions share its reward.",
         positive=True,
     )
+    discount: float = key(
+        0.0,
+        "Of single steps: what the reached state is worth counts so much beside the reward, by what was earned from "
+        "states of the pool; 0: nothing.",
+        maximum=0.99,
+    )
     epochs: int = key(1, "Passes over each batch of groups.", positive=True)
     minibatches: int = key(1, "Optimiser steps of a pass: parts of a batch, of whole groups.", positive=True)
     learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)

@@ -110,10 +110,12 @@ def rescored(run_dir: Path, terms: Terms, episode_steps: int, longest: int) -> l
     ]
 
 
-def changes(those: Sequence[Rescored], algorithm: str, best: Best | None = None, episode_steps: int = 1) -> Changes:
-    """algorithm, episode_steps: those of the run's `rl`; best: its objective, if not the mean."""
+def changes(
+    those: Sequence[Rescored], algorithm: str, best: Best | None = None, episode_steps: int = 1, discount: float = 0.0
+) -> Changes:
+    """algorithm, episode_steps, discount: those of the run's `rl`; best: its objective, if not the mean."""
     groups = [list(group) for _, group in itertools.groupby(those, key=lambda one: (one.step, one.group))]
-    from_group = not named(algorithm).value_head
+    from_group = not named(algorithm).value_head and not discount
     return Changes(
         actions=len(those),
         mean_before=float(np.mean([one.before for one in those])),

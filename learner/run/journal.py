@@ -51,8 +51,9 @@ def step_metrics(
     groups: what the step trained on; version: the weight version that it trained; report: the learner's, whose figures
     are taken over; seconds: wall-clock time of the step, waiting included; waited: Unix times between which the learner
     waited for the groups (`waited_for` says what for); now: Unix time, for the ages.
-    `reward_mean` and `valid_rate` are over transitions that are not masked (null if there is none), as are the
-    different actions per state (`distinct_actions`, `distinct_valid`); `truncated_rate` is of all; `outcomes`, `faults`
+    `reward_mean`, `future_mean` (what counts beside the reward: `rl.discount`) and `valid_rate` are over transitions
+    that are not masked (null if there is none), as are the different actions per state (`distinct_actions`,
+    `distinct_valid`); `truncated_rate` is of all; `outcomes`, `faults`
     (of invalid actions: `envs.records.Fault`) and `findings` count all, `suspicious` those with any finding
     (`envs.records.Finding`). Staleness of a transition is `version` minus the version of its oldest token, its age the
     seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
@@ -71,6 +72,7 @@ def step_metrics(
     tasks = sorted({t.task_id for t in counted})
     return {
         "reward_mean": _mean([t.reward for t in counted]),
+        "future_mean": _mean([t.future for t in counted]),
         "valid_rate": _mean([t.outcome in VALID for t in counted]),
         "truncated_rate": outcomes[Outcome.TRUNCATED] / len(members),
         "distinct_actions": distinct(counted),

@@ -53,9 +53,16 @@ class Session:
             StreamError: a group cannot be finished, or the stream has ended.
         """
         self._began, asked_at = time.monotonic(), time.time()
-        groups = unpack(self._filled(meanwhile))
+        groups = self._with_future(unpack(self._filled(meanwhile)))
         self.waited = asked_at, asked_at + time.monotonic() - self._began
         return groups
+
+    def _with_future(self, groups: list[list[Transition]]) -> list[list[Transition]]:
+        """The groups with what is earned from the reached states on, of the present experience of the pool."""
+        if not (discount := self._cfg.rl.discount):
+            return groups
+        values = iter(self._ask("values", [(t.task_id, t.reached) for group in groups for t in group]))
+        return [[dataclasses.replace(t, future=discount * next(values)) for t in group] for group in groups]
 
     def advance(self, groups: list[list[Transition]], saved: bool) -> Cursor:
         """The step on these groups is done, and all actors serve its weights; returns where a restart would go on.

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("outcome", pa.string()),
         ("fault", pa.string()),
         ("reward", pa.float64()),
+        ("future", pa.float64()),
         ("reward_parts", pa.map_(pa.string(), pa.float64())),
         ("score_before", pa.float64()),
         ("best_before", pa.float64()),
@@ -61,7 +62,9 @@ SCHEMA = pa.schema(
 of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
 gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it. `findings`
 is what an audit found suspicious in the action (`envs.records.Finding`), with why, and `fault` what is wrong with an
-invalid one (`envs.records.Fault`); files of earlier versions lack them, and `best_before`.
+invalid one (`envs.records.Fault`). `future` is what is expected to be earned from the reached state on, discounted
+(`rl.discount`): in the advantage it counts as the reward does. Files of earlier versions lack these three and
+`best_before`.
 """
 
 

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from envs.errors import UserError
-from envs.records import State, Transition
+from envs.records import Reached, State, Transition
+from learner.stream.values import Known, Values
 
 FLOOR = 0.1
 """Weight of a state whose rewards no longer vary, against 1 of the state where they vary most: none is given up."""
@@ -41,6 +42,8 @@ class Experience:
     """By id of a state of the pool: moving average of the standard deviation of its groups' rewards."""
     added: list[State] = field(default_factory=list)
     """States of the pool that the policy reached, the oldest first."""
+    values: dict[str, list[Known]] = field(default_factory=dict)
+    """By task: what is earned from scripts on (`Values`)."""
 
 
 class StatePool:
@@ -59,15 +62,18 @@ class StatePool:
         experience: Experience | None = None,
         short: int = 0,
         most: int = OWN_STATES,
+        spans: Mapping[str, float] | None = None,
     ):
         """short: as many first draws are of tasks at a fidelity below 1 (`NAME@0.1`), all later ones of the others; 0:
-        all are of all tasks. most: of the states of a task that the policy reached, from the next `learn` on."""
+        all are of all tasks. most: of the states of a task that the policy reached, from the next `learn` on. spans: by
+        task, the range of its scores (`Values`)."""
         self._experience = experience or Experience()
         every = [*states, *self._experience.added]
         self.states = list({(s.task_id, s.snapshot, s.history): s for s in every}.values())
         if not self.states:
             raise StatePoolError("the state pool is empty: the expert left no state (see experts.trajectories)")
         self._seed, self._sampling, self._short, self._most = seed, sampling, short, most
+        self._values = Values(self._experience.values, spans or {})
         self._index()
 
     def _index(self) -> None:
@@ -102,8 +108,11 @@ class StatePool:
         largest = max(spread.values(), default=0.0) or 1.0
         return [FLOOR + (1 - FLOOR) * spread.get(state.id, largest) / largest for state in states]
 
-    def learn(self, spreads: Mapping[str, float], found: Iterable[State] = ()) -> None:
-        """Take in what a learner step saw: the deviation of rewards by state id, and new good states.
+    def learn(
+        self, spreads: Mapping[str, float], found: Iterable[State] = (), earned: Mapping[str, float] | None = None
+    ) -> None:
+        """Take in what a learner step saw: the deviation of rewards by state id, new good states, and the mean reward
+        and future by state id.
 
         A script that the pool has joins it no more. Where a task has too many states that the policy reached, those
         whose rewards vary least leave, and of equals the oldest: one that was not tried yet counts as in `progress`.
@@ -111,6 +120,9 @@ class StatePool:
         known = self._experience.spread
         for name in spreads.keys() & self._by_id.keys():
             known[name] = MEMORY * known[name] + (1 - MEMORY) * spreads[name] if name in known else spreads[name]
+        for name, mean in (earned or {}).items():
+            if tried := self.by_id(name):
+                self._values.learn(tried.task_id, Reached(tried.snapshot, tried.score), mean)
         held = {(state.task_id, state.snapshot) for state in self.states}
         for state in found:
             if (key := (state.task_id, state.snapshot)) not in held:
@@ -132,7 +144,12 @@ class StatePool:
 
     def experience(self) -> Experience:
         """As it is now."""
-        return Experience(dict(self._experience.spread), list(self._experience.added))
+        values = {task_id: list(known) for task_id, known in self._experience.values.items()}
+        return Experience(dict(self._experience.spread), list(self._experience.added), values)
+
+    def values(self, reached: Iterable[tuple[str, Reached | None]]) -> list[float]:
+        """What is earned from each on, which is of the task named beside it."""
+        return [self._values.of(*one) for one in reached]
 
     def by_id(self, name: str) -> State | None:
         """None: it has left."""
@@ -157,6 +174,7 @@ class StatePool:
         experience: Experience | None = None,
         short: int = 0,
         most: int = OWN_STATES,
+        spans: Mapping[str, float] | None = None,
     ) -> StatePool:
         """Read a saved pool; arguments as for a new one.
 
@@ -173,11 +191,16 @@ class StatePool:
             raise StatePoolError(
                 f"state pool {file} has states of {sorted(unknown)}, which tasks.held_in does not name"
             )
-        return cls(states, seed, sampling, experience, short, most)
+        return cls(states, seed, sampling, experience, short, most, spans)
 
 
-def what_was_seen(groups: Sequence[Sequence[Transition]]) -> tuple[dict[str, float], list[State]]:
-    """For `StatePool.learn`: the deviation of rewards by state id, and the good states that a learner step reached."""
-    counted = [[t for t in group if not t.masked] for group in groups]
-    spreads = {group[0].state_id: float(np.std([t.reward for t in group])) for group in counted if group}
-    return spreads, [t.successor for group in counted for t in group if t.successor]
+def what_was_seen(
+    groups: Sequence[Sequence[Transition]],
+) -> tuple[dict[str, float], list[State], dict[str, float]]:
+    """For `StatePool.learn`: by state id the deviation of what actions were worth, the good states that a learner step
+    reached, and by state id the mean of that worth."""
+    counted = [group for group in ([t for t in group if not t.masked] for group in groups) if group]
+    worth = {group[0].state_id: [t.worth for t in group] for group in counted}
+    spreads = {name: float(np.std(of)) for name, of in worth.items()}
+    found = [t.successor for group in counted for t in group if t.successor]
+    return spreads, found, {name: float(np.mean(of)) for name, of in worth.items()}

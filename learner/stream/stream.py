@@ -34,7 +34,7 @@ from typing import Any
 
 from envs import records
 from envs.errors import UserError
-from envs.records import State, Transition
+from envs.records import Reached, State, Transition
 from learner.stream.states import Experience, StatePool
 
 MAX_TRIES = 3
@@ -350,15 +350,23 @@ class Stream:
         """Whether the k-th oldest group before a step can be trained within the bound."""
         return step + k // self._batch <= admitted + self._max_staleness
 
+    async def values(self, reached: Sequence[tuple[str, Reached | None]]) -> list[float]:
+        """As of the state pool."""
+        return self._pool.values(reached)
+
     async def advance(
-        self, spreads: Mapping[str, float] | None = None, found: Sequence[State] = (), saved: bool = False
+        self,
+        spreads: Mapping[str, float] | None = None,
+        found: Sequence[State] = (),
+        earned: Mapping[str, float] | None = None,
+        saved: bool = False,
     ) -> Cursor:
         """All actors serve the weights of one more learner step; returns where a restart would go on.
 
-        spreads, found: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is for a
+        spreads, found, earned: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is for a
         checkpoint, and so carries the groups that are not trained and what the pool learned, which may be much.
         """
-        self._pool.learn(spreads or {}, found)
+        self._pool.learn(spreads or {}, found, earned)
         self._step += 1
         self._training = self._refilled = 0
         cursor = await self.cursor() if saved else Cursor(self._step, self._next, self._trained)

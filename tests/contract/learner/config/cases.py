@@ -170,6 +170,7 @@ CASES = [
     case("rl.best_of_steps=5", "steps", given=BEST),
     case("rl.refill=3", "steps", given=("reward.version=tests.stand_ins:all_alike",)),
     case("rl.episode_steps=2", "pool", "requests"),
+    case("rl.discount=0.5", "steps"),
     case("rl.epochs=2", "steps", "rates"),
     case("rl.minibatches=2", "steps", "rates"),
     case("rl.minibatches=2", "rows of hold_proximal", given=("rl.correction=decoupled",)),

@@ -47,6 +47,7 @@ CASES = [
     (["experts.embeddings=https://x/v1"], "experts.embeddings is an endpoint", ["experts.embeddings=folder"]),
     (["rl.actions=1"], "rl.actions=1 must be at least 2: grpo compares", ["rl.algorithm=ppo"]),
     (["rl.actions=1", "rl.algorithm=rloo"], "rloo compares", ["rl.actions=2"]),
+    (["rl.discount=0.9", "rl.episode_steps=2"], "rl.discount=0.9 is of single steps", ["rl.episode_steps=1"]),
     (["rl.objective=best_of", "rl.best_of=16"], "rl.best_of=16 must be below rl.actions=16", ["rl.best_of=15"]),
     (["rl.objective=best_of", "rl.algorithm=ppo"], "rl.objective=best_of compares", ["rl.algorithm=rloo"]),
     (["rl.curriculum=0.5", "tasks.held_in=[a,b]"], "rl.curriculum needs", ["tasks.held_in=[a@0.1,b]"]),

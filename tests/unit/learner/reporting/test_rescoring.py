@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,7 @@ def test_order_and_signs_are_those_within_a_group(
     found = changes(of_group(before, after), "grpo")
     assert (found.reordered, found.turned) == (reordered, turned)
     assert changes(of_group(before, after), "ppo").turned is None
+    assert changes(of_group(before, after), "grpo", discount=0.5).turned is None, "the future is in it"
 
 
 def test_groups_are_not_compared_with_each_other() -> None:
@@ -101,8 +103,8 @@ def test_what_is_not_stored_is_refused_by_name(run_dir: Path, monkeypatch, capsy
     assert used and f"error: this reward reads {named}, which a run does not store" in capsys.readouterr().err
 
 
-def test_a_reward_over_the_best_so_far_is_of_runs_that_stored_it(tmp_path: Path, capsys) -> None:
-    run = fake_run.make(tmp_path / "run", steps=1, actions=4)
+def test_a_reward_over_the_best_so_far_is_of_runs_that_stored_it(run_dir: Path, tmp_path: Path, capsys) -> None:
+    run = shutil.copytree(run_dir, tmp_path / "run")
     assert rescore.main([str(run), "reward.version=v2", "reward.over=best", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["all"]["changed"] > 0
     for file in run.glob("transitions/*.parquet"):  # as an earlier version wrote it

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from actors.runtime.remote import place
-from envs.records import State
+from envs.records import Outcome, Reached, State, Transition
 from learner.config.schema import Config
 from learner.run.session import Session
-from learner.stream.states import StatePool
+from learner.stream.states import Experience, StatePool
 from learner.stream.stream import Cursor, Ticket
+from learner.stream.values import Known
 
 POOL = [State(f"{task}{i}", task, f"{task}{i}") for task in "ab" for i in range(3)]
 
@@ -60,3 +62,23 @@ def test_a_run_with_another_seed_samples_otherwise_and_one_with_the_same_alike()
     seeds = {seed: [ticket.seeds for ticket in admitted(run__seed=seed)] for seed in (0, 1, 2)}
     assert len({tuple(of_run) for of_run in seeds.values()}) == 3
     assert [ticket.seeds for ticket in admitted(run__seed=2)] == seeds[2]
+
+
+def test_what_is_earned_from_the_reached_states_on_is_in_the_worth_of_what_the_learner_gets():
+    cfg, actors, reached = OmegaConf.structured(Config), Actors(), [Reached("a1", 0.5), None]
+    cfg.run.mode, cfg.rl.states, cfg.rl.steps, cfg.rl.discount = "serial", 1, 2, 0.5
+    learned = Experience(values={"a": [Known("a1", 0.5, 3.0)]})
+    session = Session(cfg, StatePool(POOL, 0, experience=learned), Cursor(), actors, _Silent(), None)
+    ids, even = np.arange(2, dtype=np.int32), np.zeros(2, np.float32)
+    groups = [
+        [
+            Transition(f"t{k}", "g", "a0", "a", ids, ids, even, (), Outcome.EDITED, 1.0, reached=to)
+            for k, to in enumerate(reached)
+        ]
+    ]
+    found = session._with_future(groups)
+    assert [(t.reward, t.future, t.worth) for t in found[0]] == [(1.0, 1.5, 2.5), (1.0, 0.0, 1.0)]
+    cursor = session.advance(found, saved=True)
+    assert {one.snapshot: one.value for one in cursor.experience.values["a"]} == {"a1": 3.0, "a0": (2.5 + 1.0) / 2}
+    cfg.rl.discount = 0.0
+    assert session._with_future(groups) is groups

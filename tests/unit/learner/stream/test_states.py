@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from envs.records import Outcome, State, Step, Transition
+from envs.records import Outcome, Reached, State, Step, Transition
 from learner.stream.states import FLOOR, MEMORY, Experience, StatePool, StatePoolError, what_was_seen
+from learner.stream.values import Known
 
 
 def pool() -> StatePool:
@@ -53,13 +54,15 @@ def test_what_a_step_saw_is_what_the_pool_learns_but_for_failures_of_the_infrast
 
     groups = [
         [member("a0", 0.0), member("a0", 1.0, successor=good), member("a0", 9.0, Outcome.INFRA_FAILURE)],
-        [member("b1", 0.5, Outcome.INVALID), member("b1", 0.5)],
+        [member("b1", 0.5, Outcome.INVALID), replace(member("b1", 0.25), future=0.25)],
         [member("b2", 0.3, Outcome.INFRA_FAILURE, State("lost", "b", "lost"))],
         [member("a2", 0.3)],
     ]
-    assert what_was_seen(groups) == ({"a0": 0.5, "b1": 0.0, "a2": 0.0}, [good])
+    spreads, found, earned = what_was_seen(groups)
+    assert (spreads, found) == ({"a0": 0.5, "b1": 0.0, "a2": 0.0}, [good]), "of what is compared"
+    assert earned == {"a0": 0.5, "b1": 0.5, "a2": 0.3}
     excluded = [[replace(t, excluded=True) for t in group] for group in groups]
-    assert what_was_seen(excluded) == ({}, []), "nor is anything learned of what is left out"
+    assert what_was_seen(excluded) == ({}, [], {}), "nor is anything learned of what is left out"
     grown = StatePool(pool().states, 5)
     grown.learn(*what_was_seen(groups))
     assert [state for state in grown.states if state not in pool().states] == [good]
@@ -157,7 +160,9 @@ def test_a_saved_pool_draws_as_a_new_one(tmp_path):
     file, tasks = tmp_path / "states.json", ["a@0.1", "b"]
     states = [State(f"{t}{i}", t, snapshot=f"{t}{i}") for t in tasks for i in range(3)]
     StatePool(states, 7).save(file)
-    learned = Experience({"b0": 9.0}, [State("new", "b", snapshot="new")])
+    learned = Experience({"b0": 9.0}, [State("new", "b", snapshot="new")], {"b": [Known("b0", 0.5, 2.0)]})
+    reached = [("b", Reached("b0", 0.5)), ("b", Reached("x", 0.6)), ("b", None), ("a@0.1", Reached("x", 0.6))]
+    assert StatePool(states, 7, experience=learned).values(reached) == [2.0, 2.0, 0.0, 0.0]
     for given in ((7,), (7, "uniform"), (7, "progress", learned), (7, "balanced", None, 20)):
         new, saved = StatePool(states, *given), StatePool.load(file, given[0], tasks, *given[1:])
         assert [saved.draw(i) for i in range(40)] == [new.draw(i) for i in range(40)], given
