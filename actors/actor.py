@@ -268,7 +268,7 @@ class Actor(Explorer):
             outcome=result.outcome,
             reward=worth.value,
             excluded=self._excluded(result),
-            successor=result.state if self._cfg.rl.grow_pool and _improved(task, result) else None,
+            successor=result.state if self._joins(task, result) else None,
             reached=_reached(result),
             info=StepInfo(
                 actor_id=self._id,
@@ -291,6 +291,10 @@ class Actor(Explorer):
             ),
         )
         return transition, result.state
+
+    def _joins(self, task: Task, result: StepResult) -> bool:
+        """Whether it led to a state that is to join the pool: a better script, and one that a prompt has room for."""
+        return self._cfg.rl.grow_pool and _improved(task, result) and self._fits(result.state)
 
     def _excluded(self, result: StepResult) -> bool:
         """Whether it is left out of training, though it has a reward."""

@@ -183,15 +183,14 @@ class Explorer:
 
     async def fits(self, states: Sequence[State]) -> list[bool]:
         """Whether each state's prompt is within the model's context."""
+        return [self._fits(state) for state in states]
 
-        def fit(state: State) -> bool:
-            try:
-                self._prompt(state)
-            except PromptError:
-                return False
-            return True
-
-        return [fit(state) for state in states]
+    def _fits(self, state: State) -> bool:
+        try:
+            self._prompt(state)
+        except PromptError:
+            return False
+        return True
 
     async def encode(self, pairs: Sequence[tuple[State, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(prompt ids, response ids) of each (state, action text), int32, as they would be sampled."""

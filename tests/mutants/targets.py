@@ -50,6 +50,7 @@ TARGETS = (
     Target("learner/algorithm/step_report.py", ALGORITHM),
     Target("learner/stream/stream.py", STREAM),
     Target("learner/stream/states.py", STREAM[:2]),
+    Target("learner/stream/values.py"),
     Target("actors/policy/weights.py"),
     Target("actors/policy/weights_engine.py", WEIGHTS),
     Target("actors/expert/edits.py"),

@@ -165,9 +165,15 @@ def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runne
 def test_where_the_pool_grows_the_states_that_are_better_join_it(runner, actor, state, monkeypatch, grows):
     monkeypatch.setattr(actor._cfg.rl, "grow_pool", grows)
     worse = EDIT.replace("0.6", "0.4")
-    answers(actor, lambda seed: {0: EDIT, 1: worse, 2: "Action: Execute"}.get(seed, "no action"))
-    successors = [t.successor for t in runner.run(actor.attempt(state, range(4), "group-1"))]
-    assert [found.score if found else None for found in successors] == [0.6 if grows else None, None, None, None]
+    too_long = f"Action: Write\n```\n{SCRIPT.replace('0.5', '0.9')}{'# filler ' * 3000}\n```"
+    texts = {0: EDIT, 1: worse, 2: "Action: Execute", 4: too_long, 5: "Action: Final Answer"}
+    answers(actor, lambda seed: texts.get(seed, "no action"))
+    found = runner.run(actor.attempt(state, range(6), "group-1"))
+    successors = [t.successor for t in found]
+    assert [of.score if of else None for of in successors] == [0.6 if grows else None, *[None] * 5]
+    reached = [t.reached.score if t.reached else None for t in found]
+    assert reached == [0.6, 0.4, 0.5, 0.5, 0.9, None], "whether it joins or not, but for an end"
+    assert [t.reached.snapshot == state.snapshot for t in found[:5]] == [False, False, True, True, False]
     assert not grows or runner.run(actor.fits(successors[:1])) == [True], "it can be acted from"
 
 

@@ -132,6 +132,11 @@ def test_a_cursor_that_an_earlier_version_wrote_is_read():
     earlier["experience"] = {"spread": {"s": 0.25}, "added": [{"id": "n", "task_id": "t", "snapshot": "snap"}]}
     read = msgspec.msgpack.decode(msgspec.msgpack.encode(earlier), type=Cursor)
     assert read == Cursor(3, 9, 7, {7: Untrained("s", 2)}, Experience({"s": 0.25}, [State("n", "t", "snap")]))
+    waiting = transition("a")
+    for name in ("reached", "future"):
+        del vars(waiting)[name]
+    ((back,),) = unpack([pickle.dumps([waiting])])
+    assert (back.reached, back.worth) == (None, back.reward)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
