@@ -401,6 +401,8 @@ def test_training_that_no_longer_helps_held_out_tasks_ends_early(run, tmp_path, 
     assert code == 0 and learner.trained == [1, 2, 3], "the point of step 2 came while step 3 was sampled"
     assert "RL ends after step 3: 1 evaluations in a row" in capsys.readouterr().out
     assert (folder / "checkpoints/step_3/hf").exists() and os.readlink(folder / "checkpoints/best") == "step_0"
+    last = msgspec.msgpack.decode((folder / "checkpoints/step_3/cursor.msgpack").read_bytes(), type=Cursor)
+    assert last.experience.added and last.untrained, "with more patience it goes on from there"
     assert status.of(folder).result == "done" and '"rl"' in (folder / "evaluation.json").read_text()
 
 
