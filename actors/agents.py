@@ -111,7 +111,7 @@ class Agents(Explorer):
                 plain(experts.template_arguments),
             )  # fmt: skip
         started = time.monotonic()
-        reply = stand_in.propose(ask, task, state, files, experts.context - experts.response, seed)
+        reply = stand_in.propose(ask, task, state, files, experts.context - experts.response, seed, self._extent)
         return Answer(
             reply.text, reply.prompt_tokens, reply.response_tokens, time.monotonic() - started, reply.truncated,
             reply.response_tokens / experts.response,

@@ -37,7 +37,7 @@ from envs.editor import EndpointEditor
 from envs.environment import Environment
 from envs.experiment_cache import CachedRunner
 from envs.experiments import Runner
-from envs.prompt import PromptError
+from envs.prompt import Extent, PromptError
 from envs.records import Outcome, State, StepResult, Task
 from envs.research_actions import Editor
 from envs.simulated import SimulatedRunner
@@ -57,7 +57,7 @@ class Explorer:
     def __init__(self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
-        self._model_dir = model_dir
+        self._model_dir, self._extent = model_dir, Extent.of(cfg.prompt)
         # As many as responses in flight, so that all who wait stand in one line: that of the admission.
         self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
 
@@ -69,11 +69,14 @@ class Explorer:
         sys.setswitchinterval(SWITCH_SECONDS)
         model = self._cfg.model
         self._chat = Chat(
-            self._model_dir, model.context, model.response, list(model.thinking), plain(model.template_arguments)
-        )
+            self._model_dir, model.context, model.response, list(model.thinking), plain(model.template_arguments),
+            self._extent,
+        )  # fmt: skip
         runner = await asyncio.to_thread(self._runner)
         snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
-        self._environment = Environment(self._tasks, runner, snapshots, self._editor())
+        self._environment = Environment(
+            self._tasks, runner, snapshots, self._editor(), self._cfg.prompt.observation
+        )  # fmt: skip
         return {"sandbox": runner.name, "host": socket.gethostname(), "node": _node(), "pid": os.getpid()}
 
     async def serve(self) -> dict[str, Any]:
@@ -169,7 +172,7 @@ class Explorer:
     def _expert(self) -> Expert:
         experts = self._cfg.experts
         if experts.kind == "llm":
-            return LanguageModelExpert(self._ask(), experts.model, experts.context - experts.response)
+            return LanguageModelExpert(self._ask(), experts.model, experts.context - experts.response, self._extent)
         longest = self._cfg.model.response
         return BuiltinExpert(experts.mistakes, lambda text: len(self._chat.response(text)) <= longest)
 

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,12 +26,13 @@ from rich.table import Table
 
 from envs import vary as variations
 from envs.admission import node_capacity
-from envs.benchmarks.loader import about, builtin_tasks, load
+from envs.benchmarks.loader import about, builtin_tasks, limited, load
 from envs.check import problems
 from envs.environment import Environment, readable
 from envs.errors import UserError
 from envs.experiments import SandboxRunner
 from envs.parts import sizes
+from envs.prompt import Extent
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if unknown := [one for one in rest if one.startswith("-") or "=" not in one or not options.configured]:
+    keys = options.keys
+    if unknown := [one for one in rest if keys is None or not re.fullmatch(rf"{keys}[\w.]*=.*", one, re.DOTALL)]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.settings = rest
     try:
@@ -95,7 +98,7 @@ def new(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Run the unchanged script, print its score, and say what its author should mend."""
-    task = load(arguments.task)
+    task = _task(arguments)
     with _sandboxes(arguments.sandbox) as sandboxes:
         # Two seeds: a script that draws its own random numbers shows it.
         first, again = (_environment(task, sandboxes, seed).baseline(task.id) for seed in (0, 1))
@@ -119,7 +122,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def best(arguments: argparse.Namespace) -> None:
     """Run the task's scripts/best.py in the place of its script and compare its score with what task.yaml states."""
-    task = load(arguments.task)
+    task = _task(arguments)
     solution = task.private_dir / "best.py"
     if not solution.is_file():
         raise CommandError(f"task {task.id} has no scripts/best.py: a strong solution, run as {task.script} is")
@@ -180,7 +183,7 @@ def step(arguments: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{arguments.action} cannot be read: {error}") from error
     terms = Terms.of(_settings(arguments.settings).reward)
-    task = load(arguments.task)
+    task = _task(arguments)
     with _sandboxes(arguments.sandbox) as sandboxes:
         environment = _environment(task, sandboxes)
         task = _measured(environment, task)
@@ -204,21 +207,22 @@ def prompt(arguments: argparse.Namespace) -> None:
     from actors.policy import shown
     from actors.policy.model import resolve
 
-    model = _settings(arguments.settings).model
-    task = load(arguments.task)
+    cfg = _settings(arguments.settings)
+    model, extent = cfg.model, Extent.of(cfg.prompt)
+    task = limited(load(arguments.task), cfg.tasks.limits)
     with _sandboxes(arguments.sandbox) as sandboxes:
         environment = _environment(task, sandboxes)
         task = _measured(environment, task)
         state = environment.initial_state(task.id)
         files = environment.files(state)
-    text, tokens = shown.prompt(resolve(model.path), model.context, model.response, task, state, files)
+    text, tokens = shown.prompt(resolve(model.path), model.context, model.response, task, state, files, extent)
     print(text)
     log.info("%d tokens of the %d that model.context leaves to a prompt", tokens, model.context - model.response)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m envs", description=__doc__.splitlines()[0])
-    parser.set_defaults(configured=False)
+    parser.set_defaults(keys=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("list", help=list_tasks.__doc__).set_defaults(command=list_tasks)
     one = argparse.ArgumentParser(add_help=False)
@@ -227,8 +231,11 @@ def _parser() -> argparse.ArgumentParser:
         "--sandbox", choices=["auto", "docker", "gvisor", "process"], default="auto",
         help="where the script runs; auto: the strongest that works (default: %(default)s)",
     )  # fmt: skip
-    commands.add_parser("check", parents=[one], help=check.__doc__).set_defaults(command=check)
-    commands.add_parser("best", parents=[one], help=best.__doc__).set_defaults(command=best)
+    limits = "KEY=VALUE: limits of the task's experiments, such as tasks.limits.seconds=3600"
+    checked = commands.add_parser("check", parents=[one], help=check.__doc__, epilog=limits)
+    checked.set_defaults(command=check, keys="tasks.limits.")
+    tried = commands.add_parser("best", parents=[one], help=best.__doc__, epilog=limits)
+    tried.set_defaults(command=best, keys="tasks.limits.")
     varied = commands.add_parser("vary", parents=[one], help=vary.__doc__)
     varied.add_argument("--n", type=int, default=10, help="variants to keep (default: %(default)s)")
     varied.add_argument("--seed", type=int, default=0, help="another gives other variants (default: %(default)s)")
@@ -240,9 +247,9 @@ def _parser() -> argparse.ArgumentParser:
     settings = "KEY=VALUE: keys of a run, such as reward.version=v2, model.path=… or config=quickstart"
     trial = commands.add_parser("step", parents=[one], help=step.__doc__, epilog=settings)
     trial.add_argument("--action", metavar="FILE", required=True, help="file with the text of an action; -: from stdin")
-    trial.set_defaults(command=step, configured=True)
+    trial.set_defaults(command=step, keys="")
     asked = commands.add_parser("prompt", parents=[one], help=prompt.__doc__, epilog=settings)
-    asked.set_defaults(command=prompt, configured=True)
+    asked.set_defaults(command=prompt, keys="")
     return parser
 
 
@@ -251,6 +258,11 @@ def _settings(arguments: Sequence[str]) -> Any:
     from learner.config.load import load as configure
 
     return configure(arguments)
+
+
+def _task(arguments: argparse.Namespace) -> Task:
+    """The task that is named, with the limits that keys give it."""
+    return limited(load(arguments.task), _settings(arguments.settings).tasks.limits)
 
 
 @contextlib.contextmanager

@@ -5,20 +5,24 @@
     File: train.py (optional; the task's script unless given)
 
 Edit is followed by one or more search/replace blocks, Write by the whole file in a ``` fence, and Inspect by an
-optional `Lines: 10-40`. What capable models put around that is passed over: bold headers, a fence around an edit or
-around everything, prose before the action and after its block. Invariants: parsing and applying are pure; what is not
-exactly one action is `InvalidAction`, whose message tells the policy what to do, and nothing is guessed; no path leaves
-the workspace or hides one of the task's files.
+optional `Lines: 10-40`. A line `File: NAME` between blocks says that those after it are of another file; `Run: no`
+leaves out the run that otherwise follows Edit and Write. What capable models put around that is passed over: bold
+headers, a fence around an edit or around everything, prose before the action and after its block. Invariants: parsing
+is pure, and applying but for reading the task's files; an action applies whole or not at all; what is not exactly one
+action is `InvalidAction`, whose message tells the policy what to do, and nothing is guessed; no path leaves the
+workspace or hides one of the task's files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+from envs import matching
+from envs.preview import shown_file
 from envs.records import Fault, Task
 
 MAX_FILE_BYTES = 40_000
@@ -36,15 +40,14 @@ SUBMISSION = "submission.csv"
 HEADER = re.compile(r"^[ \t]*Action:(?P<name>.*)$", re.MULTILINE)
 EMPHASIS = re.compile(r"^[ \t]*#{1,6}[ \t]|[*`]", re.MULTILINE)
 """Marks of Markdown that no name, path or range of lines has in it."""
-ARGUMENT = re.compile(r"(?P<name>File|Lines):(?P<value>.*)")
+ARGUMENT = re.compile(r"(?P<name>File|Lines|Run):(?P<value>.*)")
+NEXT_FILE = re.compile(r"File:[ \t]*(?P<path>\S+)")
 PAYLOAD = re.compile(r"<{5,9} SEARCH|```")
-LIKE_ARGUMENT = re.compile(r"(?!Thought:)\w+:|(?:File|Lines)\b")
+LIKE_ARGUMENT = re.compile(r"(?!Thought:)\w+:|(?:File|Lines|Run)\b")
 """A line that is meant as an argument, though it may be none."""
 BLOCK = tuple(map(re.compile, (r"<{5,9} SEARCH[ \t]*", r"={5,9}[ \t]*", r">{5,9} REPLACE[ \t]*")))
 FENCE = tuple(map(re.compile, (r"```\w*[ \t]*", r"```[ \t]*")))
 BLANKS = " \t"
-TAB = 4
-"""Columns of a tab, where SEARCH lines with blanks are compared with a file that has tabs."""
 PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_PATH_PARTS = 4
 
@@ -68,6 +71,8 @@ class Edit:
     path: str
     blocks: tuple[tuple[str, str], ...]
     """(search, replace), whole lines, in the order of application."""
+    run: bool = True
+    """Whether the task's script is run after it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,16 @@ class Write:
     kind: ClassVar[str] = "write"
     path: str
     content: str
+    run: bool = True
+
+
+@dataclass(frozen=True)
+class Several:
+    """Edits, or whole files, of several files: all of them or none."""
+
+    kind: str
+    parts: tuple[Edit | Write, ...]
+    run: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,8 @@ class FinalAnswer:
     kind: ClassVar[str] = "final answer"
 
 
-Action = Edit | Write | Execute | Inspect | Undo | FinalAnswer
+Change = Edit | Write | Several
+Action = Change | Execute | Inspect | Undo | FinalAnswer
 NAMES = tuple(kind.kind for kind in (Edit, Write, Execute, Inspect, Undo, FinalAnswer))
 
 
@@ -132,21 +148,40 @@ def parse(text: str, task: Task) -> Action:
     first = next((number for number, line in enumerate(after) if _begins_payload(line)), len(after))
     arguments, payload = _arguments(after[:first]), after[first:]
     path = checked_path(arguments.get("File", task.script))
-    if name == "edit":
-        blocks = _blocks(BLOCK, payload, "Edit needs whole blocks <<<<<<< SEARCH … ======= … >>>>>>> REPLACE")
-        return Edit(path, tuple((search, replacement) for search, replacement in blocks))
-    if name == "write":
-        contents = _blocks(FENCE, payload, "Write needs the whole file between two ``` lines")
-        if len(contents) > 1:
-            raise InvalidAction("Write takes one file: there are two ``` blocks", Fault.BAD_BLOCK)
-        return Write(path, contents[0][0])
+    if name in ("edit", "write"):
+        changed = _edits(path, payload) if name == "edit" else _writes(path, payload)
+        run = _yes(arguments.get("Run", "yes"))
+        return replace(changed[0], run=run) if len(changed) == 1 else Several(name, changed, run)
     if payload:
         raise InvalidAction(
             f"{name.title()} takes no block: use Edit to change lines or Write for a whole file", Fault.BAD_BLOCK
         )
     if name == "inspect":
         return Inspect(path, *_lines(arguments.get("Lines")))
-    return {"execute": Execute, "undo": Undo, "final answer": FinalAnswer}[name]()
+    if name == "execute":
+        return Execute(path if "File" in arguments else None)
+    return {"undo": Undo, "final answer": FinalAnswer}[name]()
+
+
+def _edits(path: str, payload: Sequence[str]) -> tuple[Edit | Write, ...]:
+    """An edit of each file; path: of the first one."""
+    blocks = _blocks(BLOCK, payload, path, "Edit needs whole blocks <<<<<<< SEARCH … ======= … >>>>>>> REPLACE")
+    of_files: dict[str, list[tuple[str, str]]] = {}
+    for name, (search, replacement) in blocks:
+        of_files.setdefault(name, []).append((search, replacement))
+    return tuple(Edit(name, tuple(replaced)) for name, replaced in of_files.items())
+
+
+def _writes(path: str, payload: Sequence[str]) -> tuple[Edit | Write, ...]:
+    blocks = _blocks(FENCE, payload, path, "Write needs the whole file between two ``` lines")
+    names = [name for name, _ in blocks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InvalidAction(
+            f"Write takes each file once: there are two ``` blocks of {twice[0]}; a line File: before a block says "
+            "whose it is",
+            Fault.BAD_BLOCK,
+        )
+    return tuple(Write(name, content) for name, (content,) in blocks)
 
 
 def _header(lines: Sequence[str]) -> tuple[str, list[str]]:
@@ -200,18 +235,28 @@ def _begins_payload(line: str) -> bool:
     return bool(PAYLOAD.match(line))
 
 
-def apply(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[str, str]:
-    """The changed files, path → new text.
+def apply(action: Change, files: Mapping[str, str], task: Task) -> dict[str, str]:
+    """The changed files, path → new text; of several, all or none.
 
     files: the editable files, path → text.
 
     Raises:
         InvalidAction: the file may not be changed, search lines do not occur exactly once, or nothing changes.
     """
+    changed: dict[str, str] = {}
+    for part in action.parts if isinstance(action, Several) else (action,):
+        changed |= _applied(part, {**files, **changed}, task)
+    return changed
+
+
+def _applied(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[str, str]:
     path = action.path
     _check_writable(path, files, task)
-    new = action.content if isinstance(action, Write) else _edited(action, files)
-    if new == files.get(path):
+    present = files.get(path)
+    if present is None and path in task.editable and isinstance(action, Edit):
+        present = text_of(path, files, task)
+    new = action.content if isinstance(action, Write) else _edited(action, present)
+    if new == present:
         raise InvalidAction(f"this leaves {path} as it is: change something", Fault.UNCHANGED)
     try:
         size = len(new.encode())
@@ -222,6 +267,30 @@ def apply(action: Edit | Write, files: Mapping[str, str], task: Task) -> dict[st
     return {path: new}
 
 
+def text_of(path: str, files: Mapping[str, str], task: Task) -> str:
+    """Text of an editable file, or of one of the task's that is small enough to be shown, changed or copied.
+
+    Raises:
+        InvalidAction: there is no such file, it is too large, or it is no text.
+    """
+    if path in files:
+        return files[path]
+    if not (file := shown_file(task.env_dir, path)):
+        raise InvalidAction(f"there is no file {path}")
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise InvalidAction(f"{path} has {file.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,} can be read")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidAction(f"{path} is not a text file") from error
+
+
+def require_script(path: str, files: Mapping[str, str], task: Task) -> None:
+    """Raises InvalidAction where there is no such file to be run."""
+    if path not in files and not shown_file(task.env_dir, path):
+        raise InvalidAction(f"there is no script {path}: use Write to make it")
+
+
 def inspect(action: Inspect, files: Mapping[str, str], task: Task) -> str:
     """The asked-for lines with their numbers, of an editable file or of one of the task's; long lines are cut.
 
@@ -229,8 +298,8 @@ def inspect(action: Inspect, files: Mapping[str, str], task: Task) -> str:
         InvalidAction: there is no such file, or no such lines.
     """
     if action.path in files:
-        lines = _rows(files[action.path])
-    elif (file := task.env_dir / action.path).is_file():
+        lines = matching.rows(files[action.path])
+    elif file := shown_file(task.env_dir, action.path):
         lines = _first_lines(file, action.end)
     else:
         raise InvalidAction(f"there is no file {action.path}")
@@ -274,97 +343,20 @@ def _first_lines(file: Path, count: int) -> list[str]:
     return lines
 
 
-def _edited(action: Edit, files: Mapping[str, str]) -> str:
-    """Text of the file after the edit. Lines are matched whole, but for blanks at their ends; where that finds none,
-    up to a common indentation, which is put back."""
-    if action.path not in files:
+def _edited(action: Edit, present: str | None) -> str:
+    """Text of the file after the edit; an empty SEARCH makes one that is not there (None)."""
+    if present is None:
+        if len(action.blocks) == 1 and not action.blocks[0][0].strip():
+            return action.blocks[0][1]
         raise InvalidAction(f"there is no file {action.path} to edit: use Write to make it")
-    lines = _rows(files[action.path])
-    tabs = any(line.startswith("\t") for line in lines) and not any(line.startswith(" ") for line in lines)
-    for search, replacement in action.blocks:
-        wanted = [line.rstrip() for line in _rows(search)]
-        if not any(wanted):
-            raise InvalidAction("the SEARCH lines are empty: copy the lines to replace", Fault.NO_MATCH)
-        place, again = _places([line.rstrip() for line in lines], wanted)
-        if place is None:
-            place, again = _shifted_places(lines, wanted)
-        if place is None:
-            raise InvalidAction(f"the SEARCH lines are not in {action.path}: copy them exactly", Fault.NO_MATCH)
-        if again is not None:
-            raise InvalidAction(
-                f"the SEARCH lines occur more than once in {action.path}: add one that differs", Fault.AMBIGUOUS
-            )
-        shift = _columns(lines[place]) - _columns(wanted[0])
-        lines[place : place + len(wanted)] = _indented(_rows(replacement), shift, tabs, action.path)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _places(lines: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, int | None]:
-    """Where the wanted lines begin for the first time, and for the second; a search in one text takes linear time."""
-    text, needle = "".join(f"\n{line}" for line in (*lines, "")), "".join(f"\n{line}" for line in (*wanted, ""))
-    first = text.find(needle)
-    second = text.find(needle, first + 1) if first >= 0 else -1
-    return tuple(None if found < 0 else text.count("\n", 0, found) for found in (first, second))
-
-
-def _shifted_places(lines: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, int | None]:
-    """As `_places`, where the wanted lines may all be indented by as much more, or less; the first is not empty."""
-    if not wanted[0]:
-        return None, None
-    text = "".join(f"\n{step}\n|{line}" for step, line in _steps(lines)) + "\n"
-    (_, begins), *others = _steps(wanted)
-    needle = f"\n|{begins}" + "".join(f"\n{step}\n|{line}" for step, line in others) + "\n"
-    first = text.find(needle)
-    second = text.find(needle, first + 1) if first >= 0 else -1
-    return tuple(None if found < 0 else text.count("\n", 0, found) // 2 for found in (first, second))
-
-
-def _steps(lines: Sequence[str]) -> list[tuple[int, str]]:
-    """(columns that it is indented more than the line before, the line without blanks at its ends) of each line; empty
-    ones count for nothing."""
-    steps, last = [], 0
-    for line in lines:
-        text, columns = line.strip(), _columns(line)
-        steps.append((columns - last, text) if text else (0, ""))
-        last = columns if text else last
-    return steps
-
-
-def _columns(line: str) -> int:
-    """That a line is indented."""
-    expanded = line.expandtabs(TAB)
-    return len(expanded) - len(expanded.lstrip(" "))
-
-
-def _indented(new: Sequence[str], shift: int, tabs: bool, path: str) -> list[str]:
-    """New lines, `shift` columns further right; tabs: the file that they come into is indented by tabs alone.
-
-    Raises:
-        InvalidAction: a line would begin left of the first column.
-    """
-    if not shift and not tabs:
-        return list(new)
-    indented = []
-    for line in new:
-        text, columns = line.lstrip(BLANKS), _columns(line) + shift
-        if text and columns < 0:
-            raise InvalidAction(
-                f"the SEARCH lines are not in {path} at that indentation, and {text[:40]!r} has no room {-shift} "
-                "columns further left: copy them exactly",
-                Fault.NO_MATCH,
-            )
-        count, rest = divmod(columns, TAB) if tabs else (0, columns)
-        indented.append("\t" * count + " " * rest + text if text else "")
-    return indented
-
-
-def _rows(text: str) -> list[str]:
-    """Lines as Python counts them: split at newlines only."""
-    return text.removesuffix("\n").split("\n") if text else []
+    try:
+        return matching.replaced(present, action.blocks, action.path)
+    except matching.NoMatch as reason:
+        raise InvalidAction(str(reason), reason.fault) from reason
 
 
 def _check_writable(path: str, files: Mapping[str, str], task: Task) -> None:
-    names = {*files, *task.read_only, task.script}
+    names = {*files, *task.read_only, *task.editable, task.script}
     if path in task.read_only:
         raise InvalidAction(f"{path} is read-only: change {task.script}")
     if path == SUBMISSION:
@@ -375,34 +367,40 @@ def _check_writable(path: str, files: Mapping[str, str], task: Task) -> None:
         raise InvalidAction(f"there are {len(files)} files already: change one of them")
 
 
-def _blocks(marks: Sequence[re.Pattern[str]], payload: Sequence[str], complaint: str) -> list[list[str]]:
-    """The texts between the lines that are such marks, block after block; what stands around blocks is passed over.
+def _blocks(
+    marks: Sequence[re.Pattern[str]], payload: Sequence[str], path: str, complaint: str
+) -> list[tuple[str, list[str]]]:
+    """(file, the texts between the lines that are such marks) of each block; `File:` lines name the file of those after
+    them, at first it is `path`, and whatever else stands around blocks is passed over.
 
     One pass over the lines: a pattern over all of them would try each line as the end of each other.
 
     Raises:
-        InvalidAction: there is no block, or a mark too many or too few.
+        InvalidAction: there is no block, or none after a `File:` line, or a mark too many or too few.
     """
-    blocks: list[list[list[str]]] = []
-    position = 0
+    blocks: list[tuple[str, list[list[str]]]] = []
+    position, awaited = 0, True
     for line in payload:
         if marks[position].fullmatch(line):
             position = (position + 1) % len(marks)
             if position == 1:
-                blocks.append([])
+                blocks.append((path, []))
+                awaited = False
             if position:
-                blocks[-1].append([])
+                blocks[-1][1].append([])
         elif position:
-            blocks[-1][-1].append(f"{line}\n")
+            blocks[-1][1][-1].append(f"{line}\n")
+        elif named := NEXT_FILE.fullmatch(EMPHASIS.sub("", line).strip(BLANKS)):
+            path, awaited = checked_path(named["path"]), True
         elif any(mark.fullmatch(line) for mark in marks):
             raise InvalidAction(complaint, Fault.BAD_BLOCK)
-    if position or not blocks:
+    if position or awaited:
         raise InvalidAction(complaint, Fault.BAD_BLOCK)
-    return [["".join(lines) for lines in block] for block in blocks]
+    return [(name, ["".join(lines) for lines in block]) for name, block in blocks]
 
 
 def _arguments(lines: Sequence[str]) -> dict[str, str]:
-    """The `File:` and `Lines:` lines between the action's name and its blocks; prose there is passed over."""
+    """The `File:`, `Lines:` and `Run:` lines between the action's name and its blocks; prose there is passed over."""
     arguments = {}
     for line in lines:
         plain = EMPHASIS.sub("", line).strip(BLANKS)
@@ -412,10 +410,17 @@ def _arguments(lines: Sequence[str]) -> dict[str, str]:
         value = match["value"].strip(BLANKS) if match else ""
         if not value or match["name"] in arguments:
             raise InvalidAction(
-                f"after the Action line comes File:, Lines: or a block, not {line.strip()[:40]!r}", Fault.BAD_ARGUMENT
+                f"after the Action line comes File:, Lines:, Run: or a block, not {line.strip()[:40]!r}",
+                Fault.BAD_ARGUMENT,
             )
         arguments[match["name"]] = value
     return arguments
+
+
+def _yes(given: str) -> bool:
+    if given.lower() not in ("yes", "no"):
+        raise InvalidAction(f"Run must be yes or no, not {given[:40]!r}", Fault.BAD_ARGUMENT)
+    return given.lower() == "yes"
 
 
 def _lines(given: str | None) -> tuple[int, int]:

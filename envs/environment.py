@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from envs import actions, audit, research_actions
-from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
+from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Undo, Write
 from envs.experiments import Runner
+from envs.printable import escaped
 from envs.records import Durations, Outcome, State, Step, StepResult, Task
 from envs.research_actions import LOG, Editor, Note
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
 
 LOG_CHARACTERS = 600
-"""Of a run's output, what the history keeps: its end, where Python writes the error."""
+"""Of a run's output, what the history keeps unless told otherwise: its end, where Python writes the error."""
 TOO_LONG = "the answer was cut off at its limit of tokens, nothing was done: write a shorter one"
 ANSWER_CHARACTERS = 4000
 """Of what the editor or a listing answers: its start."""
@@ -30,11 +31,17 @@ class Environment:
     """Runs actions on the states of `tasks`; methods block and may be called from many threads."""
 
     def __init__(
-        self, tasks: Mapping[str, Task], runner: Runner, snapshots: SnapshotStore, editor: Editor | None = None
+        self,
+        tasks: Mapping[str, Task],
+        runner: Runner,
+        snapshots: SnapshotStore,
+        editor: Editor | None = None,
+        observation: int = LOG_CHARACTERS,
     ):
-        """editor: the model that carries out the actions which need another one."""
+        """editor: the model that carries out the actions which need another one; observation: characters that are kept
+        of a run's output."""
         self.tasks = dict(tasks)
-        self.runner, self._snapshots, self._editor = runner, snapshots, editor
+        self.runner, self._snapshots, self._editor, self._kept = runner, snapshots, editor, observation
 
     def initial_state(self, task_id: str) -> State:
         """Where every episode of the task begins: the unchanged script with its measured score m_init."""
@@ -83,13 +90,19 @@ class Environment:
                 case Note():
                     noted = actions.apply(Write(LOG, f"{files.get(LOG, '')}{action.text}\n"), files, task)
                     return _neutral(self._with(state, noted), kind, text, "noted")
-                case Edit() | Write():
+                case Edit() | Write() | Several():
                     changed = actions.apply(action, files, task)
-                    return self._audited(self._execute(self._edited(state, changed), kind, text, edited=True), changed)
+                    edited = self._edited(state, changed)
+                    if not action.run:
+                        unrun = replace(edited, score=None, unrun=state.unrun + 1)
+                        return _neutral(unrun, kind, text, f"{', '.join(changed)} written, and nothing run")
+                    return self._audited(self._execute(edited, kind, text, edited=True), changed)
                 case Execute():
+                    if state.unrun and action.path in (None, task.script):  # what was written since is tried now
+                        return self._audited(self._execute(state, kind, text, edited=True), files)
                     return self._execute(state, kind, text, edited=False, script=action.path)
                 case Inspect():
-                    return _neutral(state, kind, text, actions.inspect(action, files, task))
+                    return _neutral(state, kind, text, escaped(actions.inspect(action, files, task)))
                 case Undo():
                     return _neutral(self._undone(state), kind, text, "the last edit was undone")
                 case FinalAnswer():
@@ -105,6 +118,8 @@ class Environment:
         """The kind of the action, and what it comes to."""
         if task.actions == "native":
             action = actions.parse(text, task)
+            if isinstance(action, Execute) and action.path:
+                actions.require_script(action.path, files, task)
             return action.kind, action
         request = research_actions.parse(text)
         return request.kind, research_actions.resolve(request, files, task, self._editor)
@@ -124,7 +139,8 @@ class Environment:
             raise InvalidAction("there is no edit to undo")
         *earlier, (snapshot, score) = state.undo
         reference = state.reference if score is None else score
-        return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=reference)
+        unrun = max(0, state.unrun - 1)
+        return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=reference, unrun=unrun)
 
     def _execute(self, state: State, kind: str, text: str, edited: bool, script: str | None = None) -> StepResult:
         """Run the task's script, or another one, as it is in `state`, and grade what it wrote."""
@@ -133,12 +149,12 @@ class Environment:
         outcome = run.outcome
         if not edited and (outcome is Outcome.EDITED or (other and run.finished)):
             outcome = Outcome.NEUTRAL
-        tail, score = readable(run.log), run.score
-        observation = f"{task.metric} = {score:.5g}" if score is not None else f"{outcome}: {tail}"
+        tail, score = readable(run.log, self._kept), run.score
+        observation = f"{task.metric} = {score:.5g}\n{tail}".rstrip() if score is not None else f"{outcome}: {tail}"
         reference = state.reference if score is None else score
         after = _after(state, text, observation)
         if edited or not other:  # what another script achieved says nothing about this one
-            after = replace(after, score=score, reference=reference)
+            after = replace(after, score=score, reference=reference, unrun=0)
         return StepResult(
             kind, outcome, state.reference, score, observation, tail, run.durations, after,
             run.peak_mb, run.milestones, run.origin, run.withheld, run.findings if edited else (),
@@ -170,12 +186,7 @@ def _after(state: State, text: str, observation: str) -> State:
     return replace(state, id=uuid.uuid4().hex[:16], history=(*state.history, Step(text, observation)))
 
 
-def escaped(text: str) -> str:
-    """The text with control characters (terminal escapes among them) shown as escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-
-
-def readable(log: str) -> str:
+def readable(log: str, characters: int = LOG_CHARACTERS) -> str:
     """The end of a script's output, escaped."""
     shown = escaped(log.strip())
-    return shown if len(shown) <= LOG_CHARACTERS else "…" + shown[-LOG_CHARACTERS:]
+    return shown if len(shown) <= characters else "…" + shown[len(shown) - characters :]

@@ -109,7 +109,7 @@ class Task:
     script: str
     """The script that is run and improved, relative to env_dir."""
     read_only: frozenset[str]
-    """Files (relative to env_dir) that the agent may not change; data files always are."""
+    """Files (relative to env_dir) that the agent may not change."""
     metric: str
     direction: Direction
     split: str
@@ -137,6 +137,8 @@ class Task:
     are of all answers."""
     undivided: str = ""
     """Why there are no parts, where that is known."""
+    editable: frozenset[str] = frozenset()
+    """Files (relative to env_dir) besides the script that the agent may change."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ class State:
     """`initial`, `middle`, `plateau` or `error`."""
     best: float | None = None
     """Best valid score on the way here, undone or not; states of earlier versions lack it."""
+    unrun: int = 0
+    """Edits since the task's script was last run: then the score is None, and not because it fails."""
 
 
 @dataclass(frozen=True)

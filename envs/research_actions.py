@@ -128,15 +128,17 @@ def resolve(
             return Write(actions.checked_path(given["file_name"]), given["content"])
         case "Append File":
             path = actions.checked_path(given["file_name"])
-            return Write(path, files.get(path, "") + given["content"])
+            return Write(path, _present(path, files, task) + given["content"])
         case "Copy File":
-            return Write(actions.checked_path(given["destination"]), _content(given["source"], files, task))
+            return Write(
+                actions.checked_path(given["destination"]),
+                actions.text_of(actions.checked_path(given["source"]), files, task),
+            )
         case "Undo Edit Script":
             return Undo()
         case "Execute Script":
             path = actions.checked_path(given["script_name"])
-            if path not in files and path not in task.read_only:
-                raise InvalidAction(f"there is no script {path}")
+            actions.require_script(path, files, task)
             return Execute(path)
         case "Final Answer":
             return FinalAnswer()
@@ -155,7 +157,7 @@ def _asked(
     """The actions that another model carries out."""
     problem, notes = f"The research problem: {task.problem}\n", f"The research log:\n{files.get(LOG, '(empty)')}\n"
     if name == "Understand File":
-        content = _content(given["file_name"], files, task)
+        content = actions.text_of(actions.checked_path(given["file_name"]), files, task)
         return editor(f"{given['file_name']}:\n```\n{content}\n```\nSay briefly: {given['things_to_look_for']}")
     if name == "Reflection":
         return editor(f"{problem}{notes}Reflect, briefly and truthfully, on this: {given['things_to_reflect_on']}")
@@ -164,7 +166,7 @@ def _asked(
             f"{problem}The plan: {given['current_plan']}\n{notes}List briefly what in the log helps the plan."
         )
     path = actions.checked_path(given["script_name"])
-    lines = files.get(path, "").split("\n")
+    lines = _present(path, files, task).split("\n")
     start, end = _lines(given) if "start_line_number" in given else (1, len(lines))
     segment = "\n".join(lines[start - 1 : end])
     answer = editor(
@@ -177,29 +179,14 @@ def _asked(
     return Write(actions.checked_path(given["save_name"]), "\n".join(changed).rstrip("\n") + "\n")
 
 
-def _content(name: str, files: Mapping[str, str], task: Task) -> str:
-    """Text of an editable file, or of one of the task's that is small enough to be shown or copied.
-
-    Raises:
-        InvalidAction: there is no such file, it is too large, or it is no text.
-    """
-    path = actions.checked_path(name)
-    if path in files:
-        return files[path]
-    file = task.env_dir / path
-    if not file.is_file():
-        raise InvalidAction(f"there is no file {path}")
-    if file.stat().st_size > actions.MAX_FILE_BYTES:
-        raise InvalidAction(f"{path} has {file.stat().st_size:,} bytes; at most {actions.MAX_FILE_BYTES:,} can be read")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidAction(f"{path} is not a text file") from error
+def _present(path: str, files: Mapping[str, str], task: Task) -> str:
+    """Text of a file that may be changed; empty where there is none."""
+    return actions.text_of(path, files, task) if path in files or path in task.editable else ""
 
 
 def _listed(folder: str, files: Mapping[str, str], task: Task) -> str:
     inside = "" if folder.strip() in ("", ".", "./") else f"{actions.checked_path(folder)}/"
-    names = {name for name in (*files, *task.read_only) if name.startswith(inside)}
+    names = {name for name in (*files, *task.read_only, *task.editable) if name.startswith(inside)}
     if not names:
         raise InvalidAction(f"there is no folder {folder!r}")
     below = [name.removeprefix(inside).split("/") for name in names]

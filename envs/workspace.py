@@ -97,7 +97,7 @@ def _link(source: Path, shown: Path, target: Path, own: set[Path], owner: os.sta
         below = {Path(*path.parts[1:]) for path in own if path.parts[0] == entry.name}
         if not below:
             (target / entry.name).symlink_to(shown / entry.name)
-        elif entry.is_dir():
+        elif entry.is_dir(follow_symlinks=False):
             (target / entry.name).mkdir()
             os.chown(target / entry.name, owner.st_uid, owner.st_gid)
             _link(Path(entry.path), shown / entry.name, target / entry.name, below, owner)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from actors.policy import shown
 from actors.policy.model import resolve
 from actors.policy.sizes import ModelSize
+from envs.prompt import Extent
 from envs.records import State
 from learner.config.schema import Config
 from learner.run import node_memory, preflight
@@ -41,7 +42,9 @@ def told(cfg: Config) -> Iterator[str]:
     yield f"processes, and what each asks Ray for:{places}"
     task = next(iter(load_tasks(cfg).values()))
     state, files = State("initial", task.id, ""), {task.script: (task.env_dir / task.script).read_text()}
-    text, tokens = shown.prompt(folder, cfg.model.context, cfg.model.response, task, state, files)
+    text, tokens = shown.prompt(
+        folder, cfg.model.context, cfg.model.response, task, state, files, Extent.of(cfg.prompt)
+    )  # fmt: skip
     yield (
         f"the first prompt of {task.id}, before its script was measured: {tokens} tokens, of "
         f"{cfg.model.context - cfg.model.response} that a prompt may have\n\n{text}"

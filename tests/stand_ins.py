@@ -85,7 +85,8 @@ class Experiments:
     def resize(self, capacity: Any) -> None:
         self._seen.tell("capacity", capacity)
 
-    def expect(self, tasks: Any) -> None: ...
+    def expect(self, tasks: Any) -> None:
+        self._seen.tell("limits", [task.limits for task in tasks])
 
     def close(self) -> None: ...
 

@@ -39,10 +39,10 @@ BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])?\s*")
 class LanguageModelExpert:
     """An `actors.expert.builtin.Expert`; thread-safe as far as `ask` is."""
 
-    def __init__(self, ask: Ask, name: str, budget: int):
-        """budget: most tokens of a question."""
+    def __init__(self, ask: Ask, name: str, budget: int, extent: prompt.Extent = prompt.BRIEF):
+        """budget: most tokens of a question; extent: how much it shows where it fits."""
         self.name = name
-        self._ask, self._budget = ask, budget
+        self._ask, self._budget, self._extent = ask, budget, extent
 
     def candidates(self, task: Task, least: int) -> list[Idea]:
         """Distinct ideas for the task's unchanged script; those of the built-in library where the model repeats itself.
@@ -75,7 +75,7 @@ class LanguageModelExpert:
         hint = "".join(f"\n- {idea.text}" for idea in ideas)
         hint = f"\nIdeas worth trying, one at a time:{hint}" if ideas else ""
         budget = self._budget - tokens(SYSTEM + hint)
-        _, question = prompt.messages(task, state, files, tokens, budget)
+        _, question = prompt.messages(task, state, files, tokens, budget, self._extent)
         asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question["content"] + hint}]
         reply = self._ask(asked, rng.randrange(1 << 31))
         return replace(reply, text=tidy(thinking.said(reply.text)))

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from envs import prompt, thinking
 from envs.errors import UserError
+from envs.prompt import BRIEF, Extent
 from envs.records import State, Task
 
 Messages = Sequence[Mapping[str, str]]
@@ -36,16 +37,18 @@ class Chat:
         response: int,
         marks: Sequence[str] = (),
         arguments: Mapping[str, Any] | None = None,
+        extent: Extent = BRIEF,
     ):
         """context: tokens of prompt and response together; response: most tokens of a response; marks: what begins the
-        model's thinking and what ends it, by default those that its template names; arguments: of the template.
+        model's thinking and what ends it, by default those that its template names; arguments: of the template; extent:
+        how much prompts show where it fits.
 
         Raises:
             TemplateError: the template cannot render such prompts.
         """
         from transformers import AutoTokenizer  # seconds, in every process that only hands actors out
 
-        self._model_dir, self._arguments = model_dir, dict(arguments or {})
+        self._model_dir, self._arguments, self._extent = model_dir, dict(arguments or {}), extent
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
         special = [added.content for added in self._tokenizer.added_tokens_decoder.values()]
         self._special = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
@@ -62,9 +65,13 @@ class Chat:
         """int32 [P] that asks for the next action.
 
         Raises:
-            PromptError: the script alone is over the budget.
+            PromptError: the instructions and a few lines of the script are over the budget.
         """
-        messages = prompt.messages(task, state, files, lambda text: len(self._encode(self._plain(text))), self._budget)
+
+        def count(text: str) -> int:
+            return len(self._encode(self._plain(text)))
+
+        messages = prompt.messages(task, state, files, count, self._budget, self._extent)
         return np.array(self._render(messages), dtype=np.int32)
 
     def question(self, text: str) -> np.ndarray:

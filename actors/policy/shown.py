@@ -9,21 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from actors.policy.chat import Chat
+from envs.prompt import BRIEF, Extent
 from envs.records import State, Task
 
 
 def prompt(
-    model_dir: Path, context: int, response: int, task: Task, state: State, files: Mapping[str, str]
+    model_dir: Path,
+    context: int,
+    response: int,
+    task: Task,
+    state: State,
+    files: Mapping[str, str],
+    extent: Extent = BRIEF,
 ) -> tuple[str, int]:
     """(the whole prompt with the chat template's own tokens, how many tokens it has).
 
     context, response: tokens of prompt and response together, and most tokens of the latter; files: those that may be
-    changed, path → text.
+    changed, path → text; extent: how much is shown where it fits.
 
     Raises:
-        PromptError: the script alone is over the budget.
+        PromptError: the instructions and a few lines of the script are over the budget.
     """
     from transformers import AutoTokenizer
 
-    ids = Chat(str(model_dir), context, response).prompt(task, state, dict(files))
+    ids = Chat(str(model_dir), context, response, extent=extent).prompt(task, state, dict(files))
     return AutoTokenizer.from_pretrained(model_dir).decode(ids), len(ids)

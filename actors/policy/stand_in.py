@@ -19,9 +19,19 @@ SEEDS = 1 << 31
 """Endpoints take none that is larger."""
 
 
-def propose(ask: Ask, task: Task, state: State, files: Mapping[str, str], budget: int, seed: int) -> Reply:
-    """The next action. budget: most tokens of the prompt. Raises EndpointError, PromptError."""
-    reply = ask(prompt.messages(task, state, files, tokens, budget), seed % SEEDS)
+def propose(
+    ask: Ask,
+    task: Task,
+    state: State,
+    files: Mapping[str, str],
+    budget: int,
+    seed: int,
+    extent: prompt.Extent = prompt.BRIEF,
+) -> Reply:
+    """The next action. budget: most tokens of the prompt; extent: how much it shows where it fits.
+
+    Raises EndpointError, PromptError."""
+    reply = ask(prompt.messages(task, state, files, tokens, budget, extent), seed % SEEDS)
     return replace(reply, text=thinking.said(reply.text))
 
 

@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from actors.solving.solver import Answer, Solution
-from envs.environment import escaped
+from envs.printable import escaped
 from envs.records import StepResult, Task
 
 LOG = "log.md"

@@ -4,7 +4,8 @@
     NAME/scripts/research_problem.txt, eval.py   eval.get_score(submission_folder) -> float
     NAME/scripts/prepare.py                      optional; run once in scripts/, writes data to ../env, answers here
     NAME/scripts/prepared                        optional; that has been done already, so it is not run
-    NAME/scripts/read_only_files.txt             optional; globs of files in env/ that the agent may not change
+    NAME/scripts/read_only_files.txt             optional; globs of files and folders in env/ that the agent may not
+                                                 change: without it, its data files
     NAME/task.yaml, or NAME.yaml beside NAME/    ours: metric, direction, … (envs.benchmarks.task_file)
 
 Invariants: the given folder is never written to; a prepared copy is complete or absent, named by the content it was
@@ -21,7 +22,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from envs import parts, splits
 from envs.benchmarks import sources, task_cache, task_file
@@ -32,6 +36,15 @@ from envs.records import Task
 
 log = logging.getLogger(__name__)
 
+DATA = tuple(
+    f"*.{suffix}"
+    for suffix in (
+        "csv", "tsv", "jsonl", "parquet", "feather", "npy", "npz", "h5", "hdf5", "arff", "mat", "pkl", "pickle", "db",
+        "sqlite", "zip", "gz", "bz2", "xz", "zst", "tar", "7z", "png", "jpg", "jpeg", "gif", "tif", "tiff", "wav",
+        "mp3", "flac", "pt", "pth", "bin", "safetensors", "onnx",
+    )
+)  # fmt: skip
+"""What no task's agent may change whose author says nothing of it."""
 BUILTIN = Path(__file__).parents[1] / "tasks"
 PREPARED = "prepared"
 """File in scripts/ that MLAgentBench's own preparation leaves: what prepare.py writes is there."""
@@ -73,7 +86,8 @@ def load(name_or_folder: str | Path) -> Task:
     env = prepared / "env"
     present = [str(path.relative_to(env)) for path in env.rglob("*") if path.is_file()]
     protected = prepared / "scripts" / "read_only_files.txt"
-    globs = [line.strip() for line in _text(protected).splitlines()] if protected.exists() else []
+    globs = _text(protected).split("\n") if protected.exists() else DATA
+    read_only = frozenset(name for name in present if _matches(name, globs))
     _text(env / stated.script)  # prompts show it, so it must be text, and prepare.py must have left it there
     named = sources.split(asked)
     name = PurePosixPath(named[1]).name if named else source.name
@@ -83,7 +97,8 @@ def load(name_or_folder: str | Path) -> Task:
         env_dir=env,
         private_dir=prepared / "scripts",
         script=stated.script,
-        read_only=frozenset(name for name in present if name != stated.script or _matches(name, globs)),
+        read_only=read_only,
+        editable=frozenset(present) - read_only - {stated.script},
         metric=stated.metric,
         direction=stated.direction,
         split=stated.split,
@@ -97,6 +112,16 @@ def load(name_or_folder: str | Path) -> Task:
         parts=divided,
         undivided=undivided,
     )
+
+
+def limited(task: Task, given: Any) -> Task:
+    """The task with other limits of its experiments.
+
+    given: as the section `tasks.limits` of a configuration, in which 0, and of GPUs -1, stands for the task's own.
+    """
+    chosen = {name: getattr(given, name) for name in asdict(task.limits)}
+    changed = {name: value for name, value in chosen.items() if (value >= 0 if name == "gpus" else value > 0)}
+    return replace(task, limits=replace(task.limits, **changed))
 
 
 def _fidelity(asked: str) -> tuple[str, float]:
@@ -215,5 +240,8 @@ def _text(file: Path) -> str:
         raise TaskError(f"{file} is not a readable text file (UTF-8): {error}") from error
 
 
-def _matches(name: str, globs: list[str]) -> bool:
-    return any(fnmatch.fnmatch(name, glob.removeprefix("./")) for glob in globs)
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    """Whether a file, or a folder that it lies in, matches one of the globs."""
+    paths = [name, *map(str, PurePosixPath(name).parents[:-1])]
+    wanted = [glob.strip().removeprefix("./").rstrip("/") for glob in globs]
+    return any(fnmatch.fnmatch(path, glob) for path in paths for glob in wanted if glob)

@@ -13,10 +13,23 @@ ROW_TOKENS = {"cpu": 2048, "gpu": 8192}
 """A GPU is kept busy by long rows; a CPU is busy anyway, and long rows take more memory."""
 
 
+LONG_CONTEXT = 4096
+SHORT_PROMPT = {"history": 3, "observation": 600, "descriptor": 0, "preview": 0}
+"""What models of 135M parameters were tuned to, and have room for."""
+LONG_PROMPT = {"history": 15, "observation": 2000, "descriptor": 4000, "preview": 3000}
+"""A trajectory as long as the paper's, and what an engineer would look at first."""
+
+
 def settle(cfg: Config) -> None:
-    """Set `actors.sequences`, `learner.row_tokens` and `learner.transfer` where they are open."""
+    """Set `actors.sequences`, `learner.row_tokens`, `learner.transfer` and the section `prompt` where they are open."""
     learner, actors = cfg.learner, cfg.actors
     actors.sequences = actors.sequences or SEQUENCES["gpu" if actors.gpus else "cpu"]
     learner.row_tokens = learner.row_tokens or max(ROW_TOKENS["gpu" if learner.gpus else "cpu"], cfg.model.context)
+    long = cfg.model.context >= LONG_CONTEXT
+    for name, size in (LONG_PROMPT if long else SHORT_PROMPT).items():
+        if getattr(cfg.prompt, name) < 0:
+            setattr(cfg.prompt, name, size)
+    if cfg.prompt.actions == "auto":
+        cfg.prompt.actions = "whole" if long else "thought"
     if learner.transfer == "auto":
         learner.transfer = "ipc" if share_a_card(cfg) and not actors.colocate else "object_store"

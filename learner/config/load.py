@@ -195,7 +195,8 @@ def _check_value(name: str, value: Any, item: dataclasses.Field) -> None:
 def _check_number(name: str, number: float, value: Any, rules: Mapping[str, Any]) -> None:
     if not math.isfinite(number):
         raise ConfigError(f"{name}={value} must be a finite number")
-    if not (number > 0 if rules["positive"] else number >= 0):
-        raise ConfigError(f"{name}={value} must be {'above' if rules['positive'] else 'at least'} 0")
+    least = rules["least"]
+    if not (number > 0 if rules["positive"] else number >= least):
+        raise ConfigError(f"{name}={value} must be {'above 0' if rules['positive'] else f'at least {least}'}")
     if not number <= rules["maximum"]:
         raise ConfigError(f"{name}={value} must be at most {rules['maximum']}")

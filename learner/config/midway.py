@@ -20,7 +20,7 @@ FIXED = {
         "model.path", "model.dtype", "learner.lora", "rl.algorithm",
     ),
     "the states of the pool, and what was imitated, came of it": (
-        "model.context", "model.response", "experts", "sft", "sandbox.snapshots",
+        "model.context", "model.response", "prompt", "experts", "sft", "sandbox.snapshots",
     ),
     "the checkpoint has groups of that kind, which are still to be trained": (
         "rl.states", "rl.actions", "rl.episode_steps",

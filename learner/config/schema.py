@@ -22,15 +22,17 @@ def key(
     help: str,
     choices: Sequence[str] = (),
     positive: bool = False,
+    least: float = 0,
     maximum: float = LARGEST,
     socket: bool = False,
 ) -> Any:
     """A config field with its line of help; `choices` closes the set of values, but for an import path (`socket`).
 
-    A number is at least 0, or above 0 where it is `positive`, and at most `maximum`.
+    A number is at least `least`, or above 0 where it is `positive`, and at most `maximum`.
     """
     metadata = {
-        "help": help, "choices": tuple(choices), "positive": positive, "maximum": maximum, "socket": socket,
+        "help": help, "choices": tuple(choices), "positive": positive, "least": least, "maximum": maximum,
+        "socket": socket,
     }  # fmt: skip
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -71,9 +73,46 @@ class ModelConfig:
 
 
 @dataclass
+class PromptConfig:
+    history: int = key(
+        -1, "Past actions that are shown, the newest; -1: 3 below model.context=4096, else 15.", least=-1
+    )
+    actions: str = key(
+        "auto",
+        "How actions are told: past ones by their thought, or whole, as they were written, with all that one may be; "
+        "auto: whole from model.context=4096 on.",
+        ["auto", "thought", "whole"],
+    )
+    observation: int = key(
+        -1, "Characters that are kept of what a run prints, its end; -1: 600 below model.context=4096, else 2000.",
+        least=-1,
+    )  # fmt: skip
+    descriptor: int = key(
+        -1, "Characters of task_descriptor.txt that are shown; -1: 0 below model.context=4096, else 4000.", least=-1
+    )
+    preview: int = key(
+        -1,
+        "Characters of a preview of the task's data (files, columns, types, rows, values); -1: 0 below "
+        "model.context=4096, else 3000.",
+        least=-1,
+    )
+
+
+@dataclass
+class LimitsConfig:
+    seconds: float = key(0.0, "Wall-clock seconds of an experiment; 0: as its task states.")
+    cpus: float = key(0.0, "Its CPU cores; 0: as its task states.")
+    memory_mb: int = key(0, "MiB of its memory; 0: as its task states.")
+    gpus: int = key(-1, "Whole GPUs that it has for itself (sandbox.gpus); -1: as its task states.", least=-1)
+    disk_mb: int = key(0, "MiB of the files that it writes; 0: as its task states.")
+    processes: int = key(0, "Its processes and threads; 0: as its task states.")
+
+
+@dataclass
 class TasksConfig:
     held_in: list[str] = key(["wine", "wine_alcohol", "diabetes", "digits"], "Tasks trained on: names or folders.")
     held_out: list[str] = key(["breast_cancer", "iris_petal"], "Tasks only evaluated: names or folders.")
+    limits: LimitsConfig = section(LimitsConfig, "What an experiment may use, of every task.")
 
 
 @dataclass
@@ -405,6 +444,7 @@ class ReportConfig:
 class Config:
     run: RunConfig = section(RunConfig, "Where results go.")
     model: ModelConfig = section(ModelConfig, "The policy.")
+    prompt: PromptConfig = section(PromptConfig, "What the policy is told, as far as model.context has room for it.")
     tasks: TasksConfig = section(TasksConfig, "What is learned and what is only evaluated.")
     sandbox: SandboxConfig = section(SandboxConfig, "Where experiments run.")
     editor: EditorConfig = section(EditorConfig, "The model that carries out MLAgentBench's `(AI)` actions.")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actors.policy.model import ModelError, resolve
 from envs import prompt, sandbox
-from envs.benchmarks.loader import TaskError, load
+from envs.benchmarks.loader import TaskError, limited, load
 from envs.records import State, Task
 from envs.sandbox import SandboxFailure
 from learner.config.load import RECORD, ConfigError
@@ -67,7 +67,7 @@ def load_tasks(cfg: Config) -> dict[str, Task]:
     for split, names in (("held_in", cfg.tasks.held_in), ("held_out", cfg.tasks.held_out)):
         for name in names:
             try:
-                task = dataclasses.replace(load(name), split=split)
+                task = dataclasses.replace(limited(load(name), cfg.tasks.limits), split=split)
             except TaskError as error:
                 raise ConfigError(f"tasks.{split}={name}: {error}") from error
             if task.id in tasks:
@@ -104,7 +104,7 @@ def _folder(path: str) -> Path:
 def _require_context(cfg: Config, path: str, folder: Path, tasks: Mapping[str, Task]) -> None:
     """Refuse a context longer than the model's, or one that has no room for a script; the latter by the texts alone,
     without what the chat template adds."""
-    context, response = cfg.model.context, cfg.model.response
+    context, response, extent = cfg.model.context, cfg.model.response, prompt.Extent.of(cfg.prompt)
     if (most := _longest(path, folder)) and context > most:
         raise ConfigError(f"model.context={context}: {path} was made for {most} tokens at most")
     if not (folder / "tokenizer.json").is_file():
@@ -122,7 +122,7 @@ def _require_context(cfg: Config, path: str, folder: Path, tasks: Mapping[str, T
             return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
         try:
-            prompt.messages(task, State("initial", task.id, ""), files, count, context - response)
+            prompt.messages(task, State("initial", task.id, ""), files, count, context - response, extent)
         except prompt.PromptError as error:
             raise ConfigError(
                 f"model.context={context} with model.response={response} is too small: {error}"

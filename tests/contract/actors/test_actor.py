@@ -26,6 +26,7 @@ from actors.policy.policy import PolicyDead, Sample
 from envs.environment import Environment
 from envs.records import Direction, Fault, Limits, Origin, Outcome, State, Step, Task, Transition
 from envs.sandbox import SandboxFailure, SandboxPool
+from learner.config.defaults import settle
 from learner.config.schema import Config
 from learner.stream.states import StatePool
 from learner.stream.stream import Account, Cursor, Stream, unpack
@@ -85,6 +86,7 @@ def runner():
 @pytest.fixture(scope="module")
 def actor(runner, task, tiny_model, tmp_path_factory):
     cfg = Config()
+    settle(cfg)
     cfg.sandbox.backend, cfg.sandbox.cpus, cfg.reward.steepness = "process", 1, 10.0
     cfg.rl.actions, cfg.actors.sequences = 2, 4
     with pytest.MonkeyPatch.context() as patch:
@@ -165,7 +167,7 @@ def test_the_actions_of_an_episode_follow_one_another_and_share_its_reward(runne
 def test_where_the_pool_grows_the_states_that_are_better_join_it(runner, actor, state, monkeypatch, grows):
     monkeypatch.setattr(actor._cfg.rl, "grow_pool", grows)
     worse = EDIT.replace("0.6", "0.4")
-    too_long = f"Action: Write\n```\n{SCRIPT.replace('0.5', '0.9')}{'# filler ' * 3000}\n```"
+    too_long = f"Action: Write\n```\n{SCRIPT.replace('0.5', '0.9')}{('# ' + '1234567890' * 16 + chr(10)) * 30}```"
     texts = {0: EDIT, 1: worse, 2: "Action: Execute", 4: too_long, 5: "Action: Final Answer"}
     answers(actor, lambda seed: texts.get(seed, "no action"))
     found = runner.run(actor.attempt(state, range(6), "group-1"))
@@ -294,5 +296,5 @@ def test_nothing_that_a_script_prints_can_end_its_turn(tiny_model, task):
 
 
 def test_a_state_that_outgrew_the_context_is_known(runner, actor, state):
-    long = actor._environment.step(state, f"Action: Write\n```\n{'a = 1' + chr(10)}{'# filler ' * 3000}\n```").state
+    long = actor._environment.step(state, f"Action: Write\n```\n{('1234567890' * 16 + chr(10)) * 30}```").state
     assert runner.run(actor.fits([state, long])) == [True, False]

@@ -12,6 +12,7 @@ from actors.explorer import Explorer
 from envs.benchmarks.loader import load
 from envs.records import Outcome
 from envs.sandbox import SandboxFailure
+from learner.config.defaults import settle
 from learner.config.schema import Config
 from tests.openai_server import serving
 
@@ -36,6 +37,7 @@ def runner():
 @pytest.fixture(scope="module")
 def cfg():
     cfg = Config()
+    settle(cfg)
     cfg.sandbox.backend, cfg.sandbox.cpus, cfg.actors.sequences = "process", 1, 4
     cfg.experts.steps, cfg.experts.mistakes, cfg.experts.ideas = 4, 0.3, 6
     return cfg

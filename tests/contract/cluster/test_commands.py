@@ -80,6 +80,10 @@ def test_command_step_reads_from_a_pipe_and_rewards_as_it_is_configured(run, mon
     said, _ = run("step", "wine", "--action", "-", "reward.version=v9")
     assert "reward.version=v9: choose one of v1, v2" in said
     assert run("check", "wine", "reward.version=v2")[0] == 2, "it has no use for it"
+    said, _ = run("check", "wine", "tasks.limits.second=1")
+    assert "did you mean tasks.limits.seconds?" in said
+    said, _ = run("best", "wine", "tasks.limits.seconds=0.001")
+    assert "stopped after 0.001 s" in said
 
 
 def test_command_prompt(run, caplog):

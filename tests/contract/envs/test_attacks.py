@@ -6,7 +6,9 @@ experiment can see, reach and leave behind is tested in test_sandbox.py; paths i
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,6 +259,46 @@ def test_logs_are_escaped_and_bounded(environment: Environment, start: State) ->
     assert len(result.log_tail) <= LOG_CHARACTERS + 1 and "ZeroDivisionError" in result.log_tail
     assert all(c.isprintable() or c == "\n" for c in result.log_tail + result.observation)
     assert "\n" not in "".join(c for c in result.log_tail if not c.isprintable() and c != "\n")
+
+
+LIBRARY = """
+from lib.labels import LABEL
+import pandas as pd
+pd.read_csv("test.csv").assign(y=LABEL)[["id", "y"]].to_csv("submission.csv", index=False)
+for name in ("lib/labels.py", "/task/lib/labels.py", "/task/train.csv"):
+    try:
+        open(name, "a").write("LABEL = 7")
+    except OSError:
+        pass
+"""
+
+
+def test_files_that_may_be_changed_are_changed_in_that_state_alone_and_others_in_none(
+    environment: Environment, task: Task, tmp_path: Path
+) -> None:
+    shutil.copytree(task.env_dir, tmp_path / "env")
+    (tmp_path / "env" / "lib").mkdir()
+    (tmp_path / "env" / "lib" / "labels.py").write_text("LABEL = 0\n")
+    (tmp_path / "env" / "answers.csv").symlink_to(task.private_dir / "answers.csv")
+    names = frozenset({"lib/labels.py", "answers.csv"})
+    own = dataclasses.replace(task, id="lib", env_dir=tmp_path / "env", editable=names)
+    environment.tasks = environment.tasks | {"lib": own}
+    before = {path: path.read_bytes() for path in own.env_dir.rglob("*") if path.is_file()}
+    first = environment.initial_state("lib")
+    edit = "<<<<<<< SEARCH\nLABEL = 0\n=======\nLABEL = 9\n>>>>>>> REPLACE"
+    both = f"Action: Edit\nFile: lib/labels.py\n{edit}\nFile: lib/new.py\n<<<<<<< SEARCH\n=======\n1\n>>>>>>> REPLACE"
+    changed = environment.step(first, both)
+    assert (changed.outcome, changed.score_after) == (Outcome.EDITED, 0.5), changed.log_tail
+    assert environment.files(changed.state)["lib/labels.py"] == "LABEL = 9\n"
+    ran = attack(environment, changed.state, LIBRARY)
+    assert (ran.outcome, ran.score_after) == (Outcome.EDITED, 0.0), ran.log_tail
+    ran = attack(environment, first, LIBRARY)
+    assert (ran.outcome, ran.score_after) == (Outcome.EDITED, 0.5), ran.log_tail
+    assert environment.step(environment.step(ran.state, "Action: Undo").state, both).outcome is Outcome.EDITED
+    for action in ("Inspect\nFile: answers.csv", "Write\nFile: test.csv\n```\nid,y\n```", "Execute\nFile: answers.csv",
+                   "Write\nFile: lib\n```\n1\n```", "Write\nFile: lib/labels.py/x\n```\n1\n```"):  # fmt: skip
+        assert environment.step(first, f"Action: {action}").outcome is Outcome.INVALID
+    assert before == {path: path.read_bytes() for path in own.env_dir.rglob("*") if path.is_file()}
 
 
 def test_nothing_is_left_on_the_host(environment: Environment, start: State) -> None:

@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from envs import actions, research_actions
-from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write, apply, inspect, parse
+from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Undo, Write, apply, inspect, parse
 from envs.records import Direction, Fault, Limits, Task
 
 SCRIPT = "import a\nmodel = Tree(depth=1)\nmodel.fit(X, y)\nprint(1)\nprint(1)\n"
@@ -151,6 +151,8 @@ def test_write_makes_or_replaces_a_file():
     ("text", "action"),
     [
         ("Thought: run it\nAction: Execute", Execute()),
+        ("Action: Execute\nFile: look.py\n", Execute("look.py")),
+        ("Action: Write\nRun: No\n```\nx\n```\n", Write("train.py", "x\n", run=False)),
         ("Action: Undo\n", Undo()),
         ("Action: Final Answer\n", FinalAnswer()),
         ("Action: Inspect\nFile: train.csv\nLines: 2-9999", Inspect("train.csv", 2, 61)),
@@ -168,8 +170,8 @@ def test_other_actions(text, action):
         ("Action: Undo\nAction: Undo", "there are 2"),
         ("Action: Fly", "there is no action 'fly'"),
         ("Action: Edit\nmodel = 2", "Edit needs whole blocks"),
-        ("Action: Undo\nObservation: undone", "comes File:, Lines: or a block"),
-        ("Action: Inspect\nLines 3-4", "comes File:, Lines: or a block"),
+        ("Action: Undo\nObservation: undone", "comes File:, Lines:, Run: or a block"),
+        ("Action: Inspect\nLines 3-4", "comes File:, Lines:, Run: or a block"),
         ("Action: Edit\n", "Edit needs"),
         (edit("import a\n", "import b\n") + "<<<<<<< SEARCH\nprint", "Edit needs whole blocks"),
         (edit("import a\n", "import b\n") + "=======\n", "Edit needs whole blocks"),
@@ -197,6 +199,67 @@ def test_other_actions(text, action):
 def test_a_wrong_action_is_told_what_to_do(text, reason):
     with pytest.raises(InvalidAction, match=reason):
         run(text)
+
+
+TWO = edit("import a\n", "import lib\n") + "\n**File:** `lib/new.py`\n\n" + edit("", "x = 1\n", "")
+
+
+def test_one_action_changes_several_files_in_the_order_in_which_they_stand():
+    text = TWO + "File: train.py\n" + edit("import lib\n", "import lib, b\n", "")
+    assert apply(parse(text, TASK), FILES, TASK) == {
+        "train.py": SCRIPT.replace("import a", "import lib, b"), "lib/new.py": "x = 1\n",
+    }  # fmt: skip
+    text = "Action: Write\nRun: no\nFile: a.py\n```python\nx = 1\n```\nand\nFile: b.py\n```\nFile: c.py\n```\n"
+    several = parse(text, TASK)
+    assert several == Several("write", (Write("a.py", "x = 1\n"), Write("b.py", "File: c.py\n")), run=False)
+    assert apply(several, FILES, TASK) == {"a.py": "x = 1\n", "b.py": "File: c.py\n"}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (TWO + "File: train.csv\n" + edit("1\n", "2\n", ""), Fault.REFUSED),
+        (TWO + edit("import z\n", "\n", ""), Fault.REFUSED),
+        (TWO + "File: ../x.py\n" + edit("1\n", "2\n", ""), Fault.BAD_ARGUMENT),
+        (TWO + "File: other.py\n", Fault.BAD_BLOCK),
+        ("Action: Write\n```\nx\n```\nFile: train.py\n```\ny\n```\n", Fault.BAD_BLOCK),
+        ("Action: Write\nFile: a\n```\nx\n```\nFile: a/b\n```\ny\n```\n", Fault.REFUSED),
+        ("Action: Write\nRun: maybe\n```\nx\n```\n", Fault.BAD_ARGUMENT),
+    ],
+    ids=["read-only", "not there yet", "outside", "no block", "twice", "clash", "run"],
+)
+def test_of_several_files_all_are_changed_or_none(text, fault):
+    with pytest.raises(InvalidAction) as refused:
+        apply(parse(text, TASK), FILES, TASK)
+    assert refused.value.fault is fault
+
+
+def test_files_of_the_task_that_nothing_protects_are_edited_where_they_are_text(tmp_path):
+    (tmp_path / "env" / "lib").mkdir(parents=True)
+    (tmp_path / "env/lib/model.py").write_text("depth = 1\n")
+    (tmp_path / "env/large.txt").write_text("x\n" * 30_000)
+    (tmp_path / "env/image.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "secret.py").write_text("answer = 1\n")
+    (tmp_path / "env/link.py").symlink_to("../secret.py")
+    names = frozenset({"lib/model.py", "large.txt", "image.txt", "link.py"})
+    task = dataclasses.replace(TASK, env_dir=tmp_path / "env", editable=names)
+
+    def changed(path: str, search: str) -> dict[str, str]:
+        return apply(Edit(path, ((search, "depth = 2\n"),)), FILES, task)
+
+    assert changed("lib/model.py", "depth = 1\n") == {"lib/model.py": "depth = 2\n"}
+    assert apply(Write("large.txt", "x\n"), FILES, task) == {"large.txt": "x\n"}
+    for path, search, reason in (
+        ("lib/model.py", "depth = 3\n", "are not in lib/model.py"), ("large.txt", "x\n", "at most 40,000"),
+        ("image.txt", "x\n", "not a text file"), ("link.py", "answer = 1\n", "there is no file link.py"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidAction, match=reason):
+            changed(path, search)
+    for clashing in ("lib", "lib/model.py/x", "link.py/x"):
+        with pytest.raises(InvalidAction, match="clashes"):
+            apply(Write(clashing, "x"), FILES, task)
+    with pytest.raises(InvalidAction, match="there is no file link.py"):
+        inspect(Inspect("link.py", 1, 2), FILES, task)
 
 
 @pytest.mark.parametrize(

@@ -84,3 +84,44 @@ def test_the_best_on_the_way_is_known_of_states_that_earlier_versions_left(envir
         result = environment.step(earlier, text("Write File", file_name="train.py", content=content))
         assert (result.best_before, result.state.best) == (max(0.5, start.best), best)
         start = result.state
+
+
+def native(environment: Environment) -> Environment:
+    environment.tasks = {"toy": dataclasses.replace(environment.tasks["toy"], actions="native")}
+    return environment
+
+
+def test_what_is_written_without_a_run_is_worth_an_edit_once_it_is_run(environment):
+    start = native(environment).initial_state("toy")
+    wrote = environment.step(start, "Action: Write\nRun: no\n```\n0.9\n```")
+    assert (wrote.action, wrote.outcome, wrote.score_after) == ("write", Outcome.NEUTRAL, None)
+    assert (wrote.state.score, wrote.state.reference, wrote.state.unrun) == (None, 0.5, 1)
+    assert environment.files(wrote.state)["train.py"] == "0.9\n" and "nothing run" in wrote.observation
+    ran = environment.step(wrote.state, "Action: Execute")
+    assert (ran.action, ran.outcome, ran.score_before, ran.score_after) == ("execute", Outcome.EDITED, 0.5, 0.9)
+    assert (ran.state.score, ran.state.unrun) == (0.9, 0)
+    again = environment.step(ran.state, "Action: Execute\nFile: train.py")
+    assert again.outcome is Outcome.NEUTRAL
+    undone = environment.step(environment.step(wrote.state, "Action: Undo").state, "Action: Execute")
+    assert (undone.outcome, undone.state.score, undone.state.unrun) == (Outcome.NEUTRAL, 0.5, 0)
+
+
+def test_another_script_is_run_and_the_tasks_own_stays_unrun(environment):
+    start = native(environment).initial_state("toy")
+    wrote = environment.step(start, "Action: Write\nRun: no\nFile: look.py\n```\n0.1\n```\nFile: b.py\n```\n\n```")
+    assert wrote.observation.startswith("look.py, b.py written")
+    ran = environment.step(wrote.state, "Action: Execute\nFile: look.py")
+    assert (ran.outcome, ran.score_after, ran.state.score, ran.state.unrun) == (Outcome.NEUTRAL, 0.1, None, 1)
+    missing = environment.step(start, "Action: Execute\nFile: look.py")
+    assert missing.outcome is Outcome.INVALID and "no script look.py" in missing.observation
+
+
+def test_the_end_of_what_a_successful_run_printed_is_observed(environment):
+    def run(task: Task, files: Mapping[str, str]) -> Experiment:
+        return Experiment(Outcome.EDITED, 0.7, "line\n" * 1000 + "fold 5: 0.7\x1b[2J\n", Durations())
+
+    environment.runner.run = run
+    seen = environment.step(native(environment).initial_state("toy"), "Action: Execute").observation
+    assert seen.startswith("accuracy = 0.7\n…") and seen.endswith("fold 5: 0.7\\x1b[2J") and len(seen) < 650
+    environment._kept = 20
+    assert len(environment.step(environment.initial_state("toy"), "Action: Execute").observation) < 50

@@ -103,6 +103,14 @@ def test_emptying_follows_no_link_and_minds_no_depth_or_permission(task: Task, w
     assert sorted(os.listdir(workspace)) == ["data", "train.csv", "train.py"] and (outside / "kept").is_dir()
 
 
+def test_a_link_out_of_the_task_is_not_entered(task: Task, workspace: Path) -> None:
+    task.private_dir.mkdir()
+    (task.private_dir / "answers.csv").write_text("secret")
+    (task.env_dir / "link").symlink_to(task.private_dir)
+    restore(task, {"link/x.py": "own"}, workspace)
+    assert os.listdir(workspace / "link") == ["x.py"]
+
+
 @pytest.mark.parametrize("name", ["../out.py", "/tmp/out.py", "a/../../out.py"])
 def test_a_path_out_of_the_workspace_is_refused(task: Task, workspace: Path, name: str) -> None:
     with pytest.raises(ValueError, match="out of the workspace"):

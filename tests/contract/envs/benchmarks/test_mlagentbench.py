@@ -123,9 +123,8 @@ def act(environment, state, name, **arguments):
 def test_the_folder_loads_as_it_is(folder, environment):
     task = environment.tasks["house-price"]
     assert (task.metric, task.direction, task.actions, task.m_best) == ("MAE", Direction.MINIMIZE, "mlagentbench", None)
-    assert {"train.csv", "test.csv", "data_description.txt"} == task.read_only and task.m_init == pytest.approx(
-        140.0, abs=2
-    )
+    assert task.read_only == {"train.csv", "test.csv"} and task.editable == {"data_description.txt"}
+    assert task.m_init == pytest.approx(140.0, abs=2)
     answers = [(task.parts / part / "answer.csv").read_text().splitlines() for part in ("validation", "test")]
     assert [len(rows) for rows in answers] == [51, 51], "its answers are divided, and its grader knows nothing of it"
     assert not (folder / "env/train.csv").exists(), "the given folder is never written to"

@@ -38,7 +38,7 @@ SIMULATED = ("sandbox.backend=simulated", "sandbox.recorded={earlier}/seen/exper
 
 STARTING = {
     "place", "cluster", "spawned", "experiment threads", "threads", "sandboxes", "capacity", "hosts", "engine", "group",
-    "model of join", "deepspeed", "trackers",
+    "model of join", "deepspeed", "trackers", "limits",
 }  # fmt: skip
 """Borders that a run reaches before it trains."""
 
@@ -87,8 +87,21 @@ CASES = [
     case("model.response=70", "requests", "examples"),
     case("model.template_arguments={{short: true}}", "requests"),
     case("model.thinking=[Action,Execute]", "steps"),
+    case("prompt.history=1", "requests"),
+    case("prompt.actions=whole", "requests"),
+    case("prompt.observation=1", "requests"),
+    case("prompt.descriptor=300", "requests"),
+    case("prompt.descriptor=300", "asked", given=LLM),
+    case("prompt.preview=300", "requests"),
+    case("prompt.preview=300", "asked", given=LLM),
     case("tasks.held_in=[wine]", "experiments", "evaluation", "pool"),
     case("tasks.held_out=[digits]", "experiments", "evaluation"),
+    case("tasks.limits.seconds=77", "limits"),
+    case("tasks.limits.cpus=2", "limits"),
+    case("tasks.limits.memory_mb=777", "limits"),
+    case("tasks.limits.gpus=1", "limits", given=("sandbox.gpus=[1]",)),
+    case("tasks.limits.disk_mb=77", "limits"),
+    case("tasks.limits.processes=77", "limits"),
     case("sandbox.hosts=1", "hosts"),
     case("sandbox.node=role=test", "hosts", given=HOSTS),
     case("sandbox.backend=gvisor", "sandboxes"),

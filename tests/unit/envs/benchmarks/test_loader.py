@@ -1,5 +1,6 @@
 """Loading task folders: prepared once and whole, protected, and every mistake of an author named."""
 
+import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from envs import splits
-from envs.benchmarks.loader import TaskError, builtin_tasks, load
+from envs.benchmarks.loader import TaskError, builtin_tasks, limited, load
 from envs.records import Direction, Limits
+from learner.config.schema import LimitsConfig
 
 YAML = """
 metric: accuracy
@@ -64,9 +66,17 @@ def test_a_folder_of_ones_own(folder):
     task = load(folder)
     assert (task.id, task.metric, task.direction, task.m_best) == ("mine", "accuracy", Direction.MAXIMIZE, 0.9)
     assert task.limits == Limits(seconds=5) and task.problem == "Predict y."
-    assert task.read_only == {"task_descriptor.txt", "data/train.csv"}
+    assert task.read_only == {"data/train.csv"} and task.editable == {"task_descriptor.txt"}
     assert (task.private_dir / "answers.csv").exists() and not list(task.env_dir.rglob("answers*"))
     assert not (folder / "env" / "data").exists()  # the author's folder is left alone
+
+
+def test_a_runs_limits_take_the_place_of_the_tasks_own(folder):
+    task = load(folder)
+    own = LimitsConfig()
+    assert limited(task, own) == task and own.gpus == -1
+    given = LimitsConfig(seconds=3600.0, memory_mb=8192, gpus=0)
+    assert limited(task, given).limits == dataclasses.replace(task.limits, seconds=3600.0, memory_mb=8192, gpus=0)
 
 
 def test_prepared_once_by_many_and_again_when_it_changes(folder, tmp_path):
@@ -76,6 +86,16 @@ def test_prepared_once_by_many_and_again_when_it_changes(folder, tmp_path):
     (folder / "env" / "train.py").write_text("print(2)")
     assert (load(folder).env_dir / "train.py").read_text() == "print(2)"
     assert (tmp_path / "log").read_text() == "ran ran "
+
+
+@pytest.mark.parametrize("protected", ["data", "./data/", "data/*", "*.csv"])
+def test_read_only_files_says_what_may_not_be_changed_and_nothing_else_is(folder, protected):
+    (folder / "env" / "model.py").write_text("x = 1")
+    (folder / "env" / "more.tsv").write_text("x")
+    (folder / "scripts" / "read_only_files.txt").write_text(f"\n{protected}\n\n")
+    task = load(folder)
+    assert task.read_only == {"data/train.csv"}
+    assert task.editable == {"task_descriptor.txt", "model.py", "more.tsv"}
 
 
 def test_read_only_files_protects_a_script(folder):
@@ -108,7 +128,7 @@ def test_a_failing_prepare_is_named_and_leaves_nothing(folder, cache):
     with pytest.raises(TaskError, match=r"scripts/prepare\.py failed(.|\n)*no data here"):
         load(folder)
     (folder / "scripts" / "prepare.py").unlink()
-    assert load(folder).read_only == {"task_descriptor.txt"}
+    assert load(folder).read_only == frozenset()
     made = {path.name for path in cache.iterdir() if path.suffix not in (".lock", ".partial")}
     assert {name.partition("-parts-")[0] for name in made} == {load(folder).env_dir.parent.name}
 
@@ -121,7 +141,7 @@ def test_what_a_benchmark_has_prepared_is_not_prepared_again(folder, tmp_path):
         load(folder)
     (folder / "scripts/prepared").write_text("success")
     (folder / "env/train.csv").write_text("x,y\n")
-    assert load(folder).read_only == {"task_descriptor.txt", "train.csv"}
+    assert load(folder).read_only == {"train.csv"}
 
 
 @pytest.mark.parametrize("name", ["task.yaml", "env/train.py", "scripts/eval.py", "scripts/research_problem.txt"])
@@ -186,7 +206,7 @@ def test_a_file_of_another_name_makes_another_task(folder):
     before = load(folder)
     (folder / "env" / "task_descriptor.txt").rename(folder / "env" / "task_descriptors.txt")
     after = load(folder)
-    assert after.digest != before.digest and "task_descriptors.txt" in after.read_only
+    assert after.digest != before.digest and "task_descriptors.txt" in after.editable
 
 
 def test_a_share_of_the_rows_leaves_the_whole_task_as_it_is_and_takes_no_room_for_the_rest(folder):
