@@ -1,9 +1,10 @@
-"""Put a trained agent to work: `python actors/solve.py PATH [key=value …] [--steps N] [--approve]`.
+"""Put a trained agent to work: `python actors/solve.py PATH [key=value …] [options] [-- ARGUMENT …]`.
 
-PATH is a task folder, the name of a built-in task, or a plain script that prints its score (`metric=accuracy`). The
-agent is a checkpoint, a hub model, or a model behind an OpenAI-compatible endpoint. Each proposed change is shown as a
-diff and runs in the sandbox; the best script and a log of what was tried go to a folder of their own. With --approve
-nothing runs before you agree, and what you answer instead of yes or no is taken as a hint.
+PATH is a task folder, the name of a built-in task, or a plain script or notebook that prints its score
+(`metric=accuracy`); what stands after `--` is handed to that script. The agent is a run's checkpoint, a hub model, or a
+model behind an OpenAI-compatible endpoint. Each proposed change is shown as a diff and runs in the sandbox; the best
+script, its diff and a log of what was tried go to a folder of their own. With --approve nothing runs before you agree,
+and what you answer instead of yes or no is taken as a hint.
 """
 
 from __future__ import annotations
@@ -11,117 +12,75 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import difflib
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.text import Text
 
 from actors.policy.model import ModelError, resolve
-from actors.solving.agents import EndpointAgent, PolicyAgent, newest_checkpoint
+from actors.solving import models, user_script
+from actors.solving.agents import EndpointAgent, PolicyAgent
+from actors.solving.background import beside
+from actors.solving.direction import of_name
+from actors.solving.results import BEST, ENGINE_LOG, Results
+from actors.solving.settings import Settings, SolveError, read_settings, show
 from actors.solving.solver import solve
-from actors.solving.user_script import PrintedScoreRunner, as_task
+from actors.solving.source import NOTEBOOK
+from actors.solving.user_script import ScriptEnvironment, ScriptRunner, UserScript
 from actors.solving.view import View
 from envs.admission import node_capacity
 from envs.benchmarks.loader import TaskError, load
 from envs.environment import Environment
 from envs.errors import FAILURES, UserError
 from envs.experiments import SandboxRunner
-from envs.records import Task
+from envs.records import Direction, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 
-
-@dataclass
-class ModelSettings:
-    path: str = ""
-    """Checkpoint (its hf folder), hub id, or builtin:smollm2-135m; empty: the newest checkpoint under runs/."""
-    endpoint: str = ""
-    """OpenAI-compatible URL; `path` is then the name of the model there."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the endpoint's key."""
-    context: int = 8192
-    """Tokens of prompt and response together."""
-    response: int = 512
-    """Most tokens of one response."""
-    thinking: list[str] = field(default_factory=list)
-    """What begins the model's thinking and what ends it; empty: what its chat template names."""
-    template_arguments: dict[str, Any] = field(default_factory=dict)
-    """Of the chat template, as model.template_arguments.enable_thinking=false; an endpoint gets them too."""
-    dtype: str = "bfloat16"
-    temperature: float = 1.0
+SCRIPTS = (".py", NOTEBOOK)
+HIGHER, LOWER = ("higher", "h", "maximize"), ("lower", "l", "minimize")
 
 
-@dataclass
-class ActorSettings:
-    """Of the engine that serves a checkpoint or hub model."""
-
-    sequences: int = 1
-    gpus: float = 0.0
-    cpus: float = 2.0
-    kv_cache_gb: float = 1.0
-    deadline: float = 600.0
+class Unfit(UserError):
+    """A script or task that does not score as it is; the message says what it printed."""
 
 
-@dataclass
-class RunSettings:
-    """As which run the engine's figures are told."""
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be solved."""
 
-    name: str = "solve"
-
-
-@dataclass
-class Settings:
-    run: RunSettings = field(default_factory=RunSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    actors: ActorSettings = field(default_factory=ActorSettings)
-    metric: str = ""
-    """plain script: the metric as the script prints it."""
-    direction: str = ""
-    """plain script: maximize or minimize; empty: by the metric's name."""
-    about: str = ""
-    """plain script: what the agent is told of it."""
-    seconds: float = 600.0
-    """plain script: wall-clock limit of a run."""
-    memory_mb: int = 4096
-    """plain script: memory limit of a run."""
-    sandbox: str = "auto"
-    """auto, docker, gvisor or process."""
-    out: str = ""
-    """Folder of the results; empty: solved/NAME-TIME."""
-    seed: int = 0
+    path: str
+    task: Task
+    script: UserScript | None
+    """Where it is a plain script."""
 
 
-class SolveError(UserError):
-    """A request that cannot be carried out; the message names the key or path and what to do."""
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Exit code: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="solve.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("path", metavar="PATH")
-    parser.add_argument("settings", metavar="key=value", nargs="*", help="e.g. model.path=runs/quickstart/… metric=AUC")
-    parser.add_argument("--steps", type=int, default=10, help="most actions (default: %(default)s)")
-    parser.add_argument("--approve", action="store_true", help="ask before each experiment")
-    parsed = parser.parse_intermixed_args(arguments)
-    console = Console()
+    given = list(arguments)
+    own, handed = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    console, parser = Console(), _parser()
+    if {"-h", "--help"} & set(own):
+        parser.print_help()
+        show(console)
+        return 0
+    parsed = parser.parse_intermixed_args(own)
     try:
         settings = read_settings(parsed.settings)
+        if parsed.steps < 1:
+            raise SolveError(f"--steps {parsed.steps}: give at least 1")
         with tempfile.TemporaryDirectory(prefix="mlagent-solve-") as work:
-            task = find_task(parsed.path, settings, Path(work))
-            asyncio.run(_solve(task, parsed.path, settings, parsed.steps, parsed.approve, console))
-    except (SolveError, ModelError) as error:
+            job = find(parsed.path, settings, handed, parsed.score_command, Path(work), console)
+            asyncio.run(_solve(job, settings, parsed.steps, parsed.approve, console))
+    except (SolveError, ModelError, TaskError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
         return 130
     except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
@@ -129,73 +88,115 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_settings(given: list[str]) -> Settings:
-    """Raises SolveError for an unknown key or a value of the wrong type."""
-    if wrong := [text for text in given if "=" not in text]:
-        raise SolveError(f"{wrong[0]}: after PATH come settings such as model.path=FOLDER or metric=accuracy")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(given))
-    except OmegaConfBaseException as error:
-        raise SolveError(" ".join(str(error).split())) from error
-    if merged.direction not in ("", "maximize", "minimize"):
-        raise SolveError(f"direction={merged.direction}: choose maximize or minimize")
-    if merged.model.endpoint and not merged.model.path:
-        raise SolveError("model.endpoint needs model.path: the name of the model there")
-    return merged
-
-
-def find_task(path: str, settings: Settings, copy: Path) -> Task:
-    """The task that PATH is. Raises SolveError, TaskError."""
-    script = Path(path)
-    if not script.is_file():
-        return load(path)
-    if not settings.metric:
-        raise SolveError(
-            f"{path} is a script: say which of the numbers that it prints is its score, as metric=accuracy"
-        )
-    return as_task(
-        script, settings.metric, settings.direction, settings.about, settings.seconds, settings.memory_mb, copy
-    )  # fmt: skip
-
-
-async def _solve(task: Task, path: str, settings: Settings, steps: int, approve: bool, console: Console) -> None:
-    sandboxes = SandboxPool(settings.sandbox)
-    kind = PrintedScoreRunner if Path(path).is_file() else SandboxRunner
-    environment = Environment(
-        {task.id: task}, kind(sandboxes, node_capacity(), settings.seed), SnapshotStore("memory://solve")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="solve.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    agent = None
+    parser.add_argument("path", metavar="PATH")
+    parser.add_argument("settings", metavar="key=value", nargs="*", help="e.g. metric=AUC model.path=quickstart/best")
+    parser.add_argument("--steps", type=int, default=10, help="most actions (default: %(default)s)")
+    parser.add_argument("--approve", action="store_true", help="ask before each experiment")
+    parser.add_argument(
+        "--score-command", default="", metavar="COMMAND",
+        help="plain script: run this after it, in the same folder of the sandbox; its last line is the score",
+    )  # fmt: skip
+    return parser
+
+
+def find(path: str, settings: Settings, handed: Sequence[str], score_command: str, copy: Path, console: Console) -> Job:
+    """What PATH is. Raises SolveError, TaskError."""
+    script = Path(path).expanduser()
+    if script.is_file():
+        if not (settings.metric or score_command):
+            raise SolveError(
+                f"{path} is a script: say which of the numbers that it prints is its score, as metric=accuracy, or "
+                "give a --score-command"
+            )
+        way = _direction(settings, console)
+        found = user_script.read(script, settings, way, handed, score_command, copy)
+        return Job(path, found.task, found)
+    if script.suffix in SCRIPTS:
+        beside_it = [file.name for file in script.parent.glob("*") if file.suffix in SCRIPTS]
+        near = difflib.get_close_matches(script.name, beside_it, n=1)
+        raise SolveError(f"there is no file {path}" + (f": did you mean {script.with_name(near[0])}?" if near else ""))
+    if handed or score_command:
+        raise SolveError(f"{path} is no script: a task has its own grader, and takes no arguments or score command")
+    return Job(path, load(path), None)
+
+
+def _direction(settings: Settings, console: Console) -> Direction:
+    """Of a plain script's metric; a person is asked where its name does not tell. Raises SolveError."""
+    if settings.direction:
+        return Direction(settings.direction)
+    if way := of_name(settings.metric):
+        return way
+    metric = settings.metric or "score"
+    if sys.stdin.isatty():
+        said = console.input(f"is a higher or a lower {metric} better? ").strip().lower()
+        if said in (*HIGHER, *LOWER):
+            return Direction.MAXIMIZE if said in HIGHER else Direction.MINIMIZE
+    raise SolveError(
+        f"whether a higher or a lower {metric} is better is not known: give direction=maximize or direction=minimize"
+    )
+
+
+async def _solve(job: Job, settings: Settings, steps: int, approve: bool, console: Console) -> None:
+    out = Path(settings.out or f"solved/{job.task.id}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if (out / BEST).exists():
+        raise SolveError(f"out={out} has the results of another session: choose another folder, or move it away")
+    model = settings.model.path if settings.model.endpoint else models.find(settings.model.path)
+    folder = None if settings.model.endpoint else resolve(model)
+    environment, agent, view = _environment(job, settings), None, None
+    task = job.task
     try:
-        baseline = await asyncio.to_thread(environment.baseline, task.id)
-        if baseline.score_after is None:
-            raise TaskError(f"{path} itself ended as {baseline.outcome}, mend it first:\n{baseline.log_tail}")
-        tested = baseline.withheld and baseline.withheld.test
-        task = dataclasses.replace(task, m_init=baseline.score_after, m_init_test=tested)
+        task = dataclasses.replace(task, **await _start(job, environment))
         environment.tasks[task.id] = task
-        console.print(
-            Text(f"{task.id}: {task.metric} = {task.m_init:.5g}, to {task.direction} ({sandboxes.name} sandbox)")
-        )
-        agent = _agent(settings, environment, console)
+        sources, project = (job.script.sources, job.script.folder) if job.script else ({}, task.env_dir)
+        results = Results(out, task, sources, project)
+        view = View(console, results, task, environment.files(environment.initial_state(task.id)), approve)
+        sandbox = environment.runner.name
+        view.say(f"{task.id}: {task.metric} = {task.m_init:.5g}, to {task.direction} ({sandbox} sandbox)")
+        if isinstance(environment.runner, ScriptRunner):
+            view.say(f"read from the line: {environment.runner.found.line}", "dim")
+        view.say(f"the agent is {model}" + ("" if settings.model.endpoint else "; its engine starts"))
+        if settings.model.endpoint:
+            agent = EndpointAgent(settings.model, environment)
+        else:
+            agent = PolicyAgent(settings, steps, folder, environment, out / ENGINE_LOG)
         await agent.start()
-        folder = Path(settings.out or f"solved/{task.id}-{time.strftime('%Y%m%d-%H%M%S')}")
-        folder.mkdir(parents=True, exist_ok=True)
-        view = View(console, folder, task, approve)
-        view.end(await solve(environment, task.id, agent.propose, steps, settings.seed, view.ask, view.tell))
+        await solve(environment, task.id, agent.propose, steps, settings.seed, view.ask, view.tell)
+        view.end()
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if view:
+            view.end(interrupted=True)
+        raise
     finally:
         if agent:
             agent.close()
         environment.close()
 
 
-def _agent(settings: Settings, environment: Environment, console: Console) -> EndpointAgent | PolicyAgent:
-    """Raises SolveError, ModelError."""
-    if settings.model.endpoint:
-        return EndpointAgent(settings.model, environment)
-    path = settings.model.path or newest_checkpoint()
-    if not path:
-        raise SolveError("there is no checkpoint under runs/: train one with `make train`, or give model.path")
-    console.print(Text(f"the agent is {path}; its engine starts"))
-    return PolicyAgent(settings, resolve(str(path)), environment)
+def _environment(job: Job, settings: Settings) -> Environment:
+    """Raises SandboxFailure."""
+    if not job.script:
+        runner = SandboxRunner(SandboxPool(settings.sandbox), node_capacity(), settings.seed)
+        return Environment({job.task.id: job.task}, runner, SnapshotStore("memory://solve"))
+    sandboxes = SandboxPool(settings.sandbox, packages=settings.packages, bundled_data=True)
+    runner = ScriptRunner(sandboxes, node_capacity(), settings.seed).of(job.script)
+    return ScriptEnvironment(job.script, runner)
+
+
+async def _start(job: Job, environment: Environment) -> dict[str, float | None]:
+    """The scores of the unchanged script. Raises Unfit where it has none."""
+    baseline = await beside(environment.baseline, job.task.id)
+    if baseline.score_after is None:
+        advice = user_script.advice(baseline.log_tail) if job.script else ""
+        if isinstance(environment.runner, ScriptRunner) and (unclear := environment.runner.unclear):
+            raise Unfit(f"{job.path} runs, but has no clear score: {unclear}")
+        raise Unfit(f"{job.path} itself ended as {baseline.outcome}, mend it first:\n{baseline.log_tail}{advice}")
+    return {
+        "m_init": baseline.score_after, "m_init_test": baseline.withheld and baseline.withheld.test,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
 from envs.records import MILESTONES, Durations, Experiment, Findings, Outcome, Task, Withheld
 from envs.relief import Relief
-from envs.sandbox import SandboxFailure, SandboxPool
+from envs.sandbox import Sandbox, SandboxFailure, SandboxPool
 from envs.workspace import restore
 
 FIDELITY_VARIABLE = "MLAGENT_FIDELITY"
@@ -92,12 +92,12 @@ class SandboxRunner:
                 restore(task, files, sandbox.workspace)
                 times.append(time.monotonic())
                 fidelity = {FIDELITY_VARIABLE: f"{task.fidelity:g}"}
-                result = sandbox.run([task.script], task.limits, fidelity, self.seed)
+                result = sandbox.run(self.command(task), task.limits, fidelity, self.seed)
                 times.append(time.monotonic())
                 outcome, score, withheld, findings = OUTCOMES.get(result.status), None, None, ()
                 log = result.output
                 if outcome is None:
-                    outcome, score, withheld, findings, log = _graded(task, files, sandbox.workspace, log)
+                    outcome, score, withheld, findings, log = self.graded(task, files, sandbox, log)
                 times.append(time.monotonic())
         except OSError as error:
             raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
@@ -112,6 +112,16 @@ class SandboxRunner:
         return Experiment(
             outcome, score, log, durations, result.peak_mb, milestones, finished, withheld=withheld, findings=findings
         )
+
+    def command(self, task: Task) -> list[str]:
+        """The script that is run, and its arguments."""
+        return [task.script]
+
+    def graded(
+        self, task: Task, files: Mapping[str, str], sandbox: Sandbox, log: str
+    ) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
+        """What a script is worth that ended without an error, and what is said of it; log: what it printed."""
+        return _graded(task, files, sandbox.workspace, log)
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from actors.policy import stand_in
 from actors.policy.chat import Chat, plain
 from actors.policy.endpoint import Endpoint, Reply
+from actors.solving.background import beside
+from actors.solving.settings import Settings
 from envs.environment import Environment
 from envs.records import State, Task
-
-CHECKPOINTS = "runs/*/checkpoints/step_*/hf"
 
 
 class EndpointAgent:
@@ -31,7 +35,7 @@ class EndpointAgent:
     async def propose(self, task: Task, state: State, seed: int) -> Reply:
         """Raises EndpointError, PromptError."""
         files = self._environment.files(state)
-        return await asyncio.to_thread(stand_in.propose, self._ask, task, state, files, self._budget, seed)
+        return await beside(stand_in.propose, self._ask, task, state, files, self._budget, seed)
 
     def close(self) -> None:
         pass
@@ -40,7 +44,8 @@ class EndpointAgent:
 class PolicyAgent:
     """A checkpoint or hub model, served by vLLM and asked as in training."""
 
-    def __init__(self, settings: Any, model_dir: Path, environment: Environment):
+    def __init__(self, settings: Settings, steps: int, model_dir: Path, environment: Environment, log: Path):
+        """steps: actions at most; log: file for what the engine's processes say."""
         from actors.policy.policy import Policy  # it imports vLLM, which a model behind an endpoint does not need
 
         model = settings.model
@@ -48,11 +53,12 @@ class PolicyAgent:
         self._chat = Chat(
             str(model_dir), model.context, model.response, list(model.thinking), plain(model.template_arguments)
         )
-        self._policy = Policy("solve", str(model_dir), settings, 0)
+        self._policy, self._log = Policy("solve", str(model_dir), engine_settings(settings, steps), 0), log
 
     async def start(self) -> None:
         """Raises PolicyError."""
-        await self._policy.start()
+        with _said_to(self._log):
+            await self._policy.start()
 
     async def propose(self, task: Task, state: State, seed: int) -> Reply:
         """Raises PolicyDead, PromptError."""
@@ -65,6 +71,29 @@ class PolicyAgent:
         self._policy.close()
 
 
-def newest_checkpoint() -> Path | None:
-    """Of the runs in this folder."""
-    return max(Path().glob(CHECKPOINTS), key=lambda folder: folder.stat().st_mtime, default=None)
+def engine_settings(settings: Settings, steps: int) -> Any:
+    """What an engine reads of a configuration. It is on a card by itself, and compiled where that pays for so many
+    actions."""
+    return SimpleNamespace(
+        run=SimpleNamespace(name="solve"), model=settings.model, rl=SimpleNamespace(steps=steps),
+        actors=SimpleNamespace(**dict(settings.actors.items()), sequences=1, colocate=False),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _said_to(file: Path) -> Iterator[None]:
+    """What this process says meanwhile, and what those that it starts ever say, goes to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with file.open("ab") as opened:
+        os.dup2(opened.fileno(), 1)
+        os.dup2(opened.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in enumerate(kept, 1):
+            os.dup2(copy, number)
+            os.close(copy)

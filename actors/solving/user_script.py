@@ -1,96 +1,248 @@
-"""A plain script of the user's as a task: its folder is copied, and its score is what it prints.
+"""A plain script of the user's as a task: its folder is copied, and its score is what it prints (`score`).
 
-For training only a host-side grader counts; here the user watches, and a line such as `accuracy: 0.91` is enough.
-Invariants: the user's files are never written to; no metric that is not a finite number becomes a score.
+For training only a host-side grader counts; here the user watches. Invariants: the user's files are never written to;
+the agent changes the script and the files that the user named, and no other; once a score has been found, later ones
+are read from the same label.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from envs.benchmarks.loader import TaskError
+from actors.solving import score
+from actors.solving.settings import Settings, SolveError
+from actors.solving.source import NOTEBOOK, Source
+from envs.actions import MAX_FILES, MAX_PATH_PARTS, PATH_PART
+from envs.environment import Environment
 from envs.experiments import SandboxRunner
-from envs.records import Direction, Experiment, Limits, Outcome, Task
+from envs.records import Direction, Findings, Limits, Outcome, State, Task, Withheld
+from envs.sandbox import Sandbox, packages
+from envs.workspace import SnapshotStore
 
 LEFT_OUT = (".*", "__pycache__", "venv", "node_modules", "solved")
 MAX_BYTES = 2 << 30
-SMALLER_IS_BETTER = re.compile(r"loss|error|rmse|mae|mse|rmsle|mape|perplexity", re.I)
-GRADER = "def get_score(folder):\n    raise ValueError('the score is what the script prints')\n"
-NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+SCORER = "_mlagent_score.py"
+SCORING = """import shlex, subprocess, sys
+words = shlex.split({command!r})
+if words[0] in ("python", "python3"):
+    words[0] = sys.executable
+sys.exit(subprocess.run(words).returncode)
+"""
+"""Runs the score command in the sandbox, whose Python stands at a place of its own."""
 
 
-def as_task(script: Path, metric: str, direction: str, about: str, seconds: float, memory_mb: int, copy: Path) -> Task:
+@dataclass(frozen=True)
+class UserScript:
+    """What the user named, as a task."""
+
+    task: Task
+    sources: Mapping[str, Source]
+    """Name in the task → the file, of the script, which is the first, and of the others that the agent may change."""
+    folder: Path
+    """The project's folder."""
+    arguments: tuple[str, ...]
+    score_command: str
+
+
+def read(
+    script: Path, settings: Settings, direction: Direction, arguments: Sequence[str], score_command: str, copy: Path
+) -> UserScript:
     """The task of improving `script`, with its folder copied into `copy`.
 
-    metric: as the script prints it; direction: `maximize`, `minimize`, or empty to go by the metric's name; about: what
-    the agent is told of the script.
-
     Raises:
-        TaskError: the folder is too large to be copied, or the script cannot be read.
+        SolveError: the folder is too large to be copied, or a file cannot be used.
     """
-    folder = script.resolve().parent
-    files = [path for path in folder.rglob("*") if path.is_file() and not _left_out(path.relative_to(folder))]
-    size = sum(path.stat().st_size for path in files)
-    if size > MAX_BYTES:
-        raise TaskError(
-            f"{folder} holds {size >> 20:,} MiB, and all of it would be copied for the sandbox (at most "
-            f"{MAX_BYTES >> 20:,}): move {script.name} and the data that it reads to a folder of their own"
-        )
-    env, grader = copy / "env", copy / "scripts" / "eval.py"
-    grader.parent.mkdir(parents=True)
-    grader.write_text(GRADER)
-    for path in files:
-        target = env / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+    folder = _folder(script, settings)
+    present = {str(path.relative_to(folder)): path for path in _present(folder)}
+    inside = str(script.resolve().relative_to(folder))
+    named = _named(settings.files, present, inside)
+    safe = _safe(inside, present)
+    sources = {safe: Source.read(script), **{name: Source.read(present[name]) for name in named}}
+    env = copy / "env"
+    for name, path in present.items():
+        if name != inside:
+            target = env / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    for name, source in sources.items():
+        (env / name).parent.mkdir(parents=True, exist_ok=True)
+        (env / name).write_text(source.text, encoding="utf-8")
     for path in [env, *env.rglob("*")]:  # experiments run as another user
         path.chmod(0o755 if path.is_dir() else 0o644)
-    try:
-        (env / script.name).read_text()
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{script} is not a text file (UTF-8): {error}") from error
-    way = direction or ("minimize" if SMALLER_IS_BETTER.search(metric) else "maximize")
-    return Task(
-        id=script.stem,
-        problem=about or f"Improve the {metric} that {script.name} prints. Keep the line that prints it.",
+    task = Task(
+        id=re.sub(r"[^\w.-]", "_", script.stem),
+        problem=_problem(safe, settings, arguments, score_command, named),
         env_dir=env,
-        private_dir=grader.parent,
-        script=script.name,
-        read_only=frozenset(str(path.relative_to(folder)) for path in files) - {script.name},
-        metric=metric,
-        direction=Direction(way),
+        private_dir=copy / "none",
+        script=safe,
+        read_only=frozenset(present) - {inside, *sources},
+        metric=settings.metric or "score",
+        direction=direction,
         split="held_out",
-        limits=Limits(seconds=seconds, memory_mb=memory_mb, disk_mb=1024),
+        limits=Limits(seconds=settings.seconds, memory_mb=settings.memory_mb, disk_mb=1024),
         m_best=None,
     )
+    return UserScript(task, sources, folder, tuple(arguments), score_command)
 
 
-def _left_out(path: Path) -> bool:
-    return any(Path(part).match(pattern) for part in path.parts for pattern in LEFT_OUT)
+def _folder(script: Path, settings: Settings) -> Path:
+    folder = Path(settings.folder).expanduser().resolve() if settings.folder else script.resolve().parent
+    if not folder.is_dir():
+        raise SolveError(f"folder={settings.folder}: there is no such folder")
+    if not script.resolve().is_relative_to(folder):
+        raise SolveError(f"folder={settings.folder}: {script} does not lie in it")
+    return folder
 
 
-class PrintedScoreRunner(SandboxRunner):
-    """Runs scripts whose score is the last value of the task's metric that they print."""
+def _present(folder: Path) -> list[Path]:
+    files, size = [], 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(
+            Path(part).match(pattern) for part in path.relative_to(folder).parts for pattern in LEFT_OUT
+        ):
+            files.append(path)
+            size += path.stat().st_size
+            if size > MAX_BYTES:
+                raise SolveError(
+                    f"{folder} holds more than {MAX_BYTES >> 20:,} MiB, and all of it would be copied for the sandbox: "
+                    "move the script and the data that it reads to a folder of their own"
+                )
+    return files
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
-        done = super().run(task, files)
-        if not done.finished:
-            return done
-        log = done.log.rpartition("\n")[0]  # what the grader of submissions said
-        score = printed_score(log, task.metric)
-        if score is None:
-            missing = f"{log}\nit printed no line like `{task.metric}: 0.9`"
-            return replace(done, outcome=Outcome.SCRIPT_ERROR, score=None, log=missing)
-        return replace(done, outcome=Outcome.EDITED, score=score, log=log)
+
+def _named(globs: Sequence[str], present: Mapping[str, Path], script: str) -> list[str]:
+    """The files besides the script that the agent may change."""
+    named: list[str] = []
+    for glob in globs:
+        pattern = os.path.normpath(glob)
+        found = [name for name in present if PurePosixPath(name).match(pattern) and name != script]
+        if not found and pattern != script:
+            raise SolveError(f"files={glob}: there is no such file beside the script")
+        named += [name for name in found if name not in named]
+    if len(named) >= MAX_FILES:
+        raise SolveError(f"files names {len(named)} files: an agent can change {MAX_FILES - 1} beside the script")
+    for name in named:
+        if not _writable(name) or name.endswith(NOTEBOOK):
+            raise SolveError(f"files: an agent cannot write {name}, for want of a plain name of a text file")
+    return named
 
 
-def printed_score(log: str, metric: str) -> float | None:
-    """The last finite number that follows the metric's name and a colon, an equals sign or blanks."""
-    found = re.findall(rf"(?<!\w){re.escape(metric)}\s*[:=]?\s*{NUMBER}(?![\w.])", log, re.IGNORECASE)
-    scores = [float(text) for text in found if math.isfinite(float(text))]
-    return scores[-1] if scores else None
+def _writable(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return len(parts) <= MAX_PATH_PARTS and all(PATH_PART.fullmatch(part) for part in parts)
+
+
+def _safe(name: str, present: Mapping[str, Path]) -> str:
+    """The name under which the agent sees the script: one that actions can write, of a Python file."""
+    path = PurePosixPath(name)
+    stem = re.sub(r"[^A-Za-z0-9_.-]|^[.-]", "_", path.stem)[:50]
+    safe = str(path.with_name(f"{stem}.py"))
+    while safe in present and safe != name:
+        stem = f"{stem}_"
+        safe = str(path.with_name(f"{stem}.py"))
+    if not _writable(safe):
+        raise SolveError(f"{name}: an agent cannot write folders of such names, or so many: give a folder nearer to it")
+    return safe
+
+
+def _problem(
+    script: str, settings: Settings, arguments: Sequence[str], score_command: str, named: Sequence[str]
+) -> str:
+    metric = settings.metric or "score"
+    told = f"of what `{score_command}` finds after {script} has run" if score_command else f"that {script} prints"
+    lines = [settings.about or f"Improve the {metric} {told}."]
+    if not settings.about and not score_command:
+        lines[0] += " Keep the line that prints it."
+    if arguments:
+        lines.append(f"It is run with the arguments: {' '.join(arguments)}")
+    if named:
+        lines.append(f"These may be changed as well (File: NAME; Inspect shows them): {', '.join(named)}")
+    can = ", ".join([*packages.SETS[settings.packages.partition(",")[0]], *settings.packages.split(",")[1:]])
+    return "\n".join([*lines, f"It can import {can} and the standard library."])
+
+
+class ScriptEnvironment(Environment):
+    """Of one user's script: every state has the other files that the agent may change."""
+
+    def __init__(self, script: UserScript, runner: SandboxRunner):
+        super().__init__({script.task.id: script.task}, runner, SnapshotStore("memory://solve"))
+        self._others = {name: source.text for name, source in script.sources.items() if name != script.task.script}
+
+    def initial_state(self, task_id: str) -> State:
+        state = super().initial_state(task_id)
+        return replace(state, snapshot=self._snapshots.put(self._others)) if self._others else state
+
+
+class ScriptRunner(SandboxRunner):
+    """Runs the user's script, and finds its score in what it, or the score command, prints."""
+
+    found: score.Found | None = None
+    """The first score."""
+    unclear = ""
+    """Why the last script that ran to its end had none."""
+
+    def of(self, script: UserScript) -> ScriptRunner:
+        """This runner, for that script."""
+        self._script = script
+        return self
+
+    def command(self, task: Task) -> list[str]:
+        return [task.script, *(self._script.arguments if task.script == self._script.task.script else ())]
+
+    def graded(
+        self, task: Task, files: Mapping[str, str], sandbox: Sandbox, log: str
+    ) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
+        try:
+            found = self._scored(sandbox, task) if self._script.score_command else self._find(log)
+        except score.Unclear as reason:
+            self.unclear = str(reason)
+            return Outcome.SCRIPT_ERROR, None, None, (), f"{log}\n{reason}"
+        self.found = self.found or found
+        return Outcome.EDITED, found.value, None, (), log
+
+    def _find(self, output: str) -> score.Found:
+        return score.find(output, self._script.task.metric, self.found.label if self.found else None)
+
+    def _scored(self, sandbox: Sandbox, task: Task) -> score.Found:
+        """What the score command says of what the script left. Raises Unclear, SandboxFailure."""
+        file = sandbox.workspace / SCORER
+        if file.is_dir() and not file.is_symlink():
+            raise score.Unclear(f"it made a folder {SCORER}, which is the name of the score command's script")
+        file.unlink(missing_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "w") as opened:
+            opened.write(SCORING.format(command=self._script.score_command))
+        result = sandbox.run([SCORER], task.limits, seed=self.seed)
+        if result.status != "ok":
+            raise score.Unclear(f"the score command ended as {result.status}: {result.output[-400:].strip()}")
+        try:
+            return score.only_number(result.output)
+        except score.Unclear as reason:
+            if not self._script.task.metric or "no finite number" in str(reason):
+                raise score.Unclear(f"the score command: {reason}") from reason
+        try:
+            return self._find(result.output)
+        except score.Unclear as reason:
+            raise score.Unclear(f"the score command: {reason}") from reason
+
+
+ADVICE = (
+    (r"ModuleNotFoundError: No module named '([\w]+)", "if {0} is a package, give packages=[base,{0}]"),
+    (r"FileNotFoundError", "a script sees its own folder and what lies below: folder=PROJECT shows more"),
+    (r"URLError|ConnectionError|failure in name resolution", "a sandbox has no network: put data beside the script"),
+    (r"error: the following arguments are required|unrecognized arguments", "what it is to get stands after `--`"),
+    (r"EOFError: EOF when reading", "nobody can answer a script here: let it take arguments, which stand after `--`"),
+)  # fmt: skip
+"""What a failure of an unchanged script may come of, and what to do."""
+
+
+def advice(log: str) -> str:
+    """What to do about the failure of a script that runs elsewhere; empty where that is not known."""
+    for pattern, told in ADVICE:
+        if found := re.search(pattern, log):
+            return f"\n({told.format(*found.groups())})"
+    return ""

@@ -35,15 +35,17 @@ class SandboxPool:
     """Thread-safe pool of warm sandboxes of one backend."""
 
     def __init__(
-        self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base", patience: float = 0.0
-    ):
+        self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base", patience: float = 0.0,
+        bundled_data: bool = False,
+    ):  # fmt: skip
         """warm: most idle sandboxes that are kept, those used last; 0: as many as are expected.
 
         patience: seconds that a backend which started sandboxes before, and does not now, is asked again;
-        packages: what experiments can import, `base` or `torch`.
+        packages: what experiments can import, `base` or `torch`, with more of this environment as `base,NAME`;
+        bundled_data: they find the data sets that these bundle, as no task may (`envs.sandbox.packages`).
         """
         sweep()
-        self._backend = _choose(backend, image, packages)
+        self._backend = _choose(backend, image, packages, bundled_data)
         self.name, self.image, self.maps_root = self._backend.name, self._backend.image, self._backend.maps_root
         self._warm, self._patience, self._worked = warm, patience, False
         self._data = TaskData()
@@ -236,7 +238,7 @@ def require(name: str) -> None:
     raise SandboxFailure("; ".join(map(str, reasons))) from reasons[-1]
 
 
-def _choose(name: str, image: str, packages: str) -> Backend:
+def _choose(name: str, image: str, packages: str, bundled_data: bool) -> Backend:
     """The backend of that name; `auto` is the strongest that works here.
 
     Raises:
@@ -247,9 +249,9 @@ def _choose(name: str, image: str, packages: str) -> Backend:
     from envs.sandbox.process import ProcessBackend
 
     backends: dict[str, Callable[[], Backend]] = {
-        "docker": lambda: DockerBackend(image, packages),
-        "gvisor": lambda: GvisorBackend(packages),
-        "process": lambda: ProcessBackend(packages),
+        "docker": lambda: DockerBackend(image, packages, bundled_data),
+        "gvisor": lambda: GvisorBackend(packages, bundled_data),
+        "process": lambda: ProcessBackend(packages, bundled_data),
     }
     if name != "auto":
         return backends[name]()

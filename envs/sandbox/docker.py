@@ -41,12 +41,14 @@ class DockerBackend:
     name = "docker"
     guarded = False
 
-    def __init__(self, image_name: str = "", chosen: str = "base"):
-        """image_name: of an image of one's own; empty builds the project's, with the chosen set of packages."""
+    def __init__(self, image_name: str = "", chosen: str = "base", bundled_data: bool = False):
+        """image_name: of an image of one's own; empty builds the project's, with the chosen packages."""
         self._engine, info = engine(CREATE_SECONDS)
         self.maps_root = "name=rootless" in info.get("SecurityOptions", [])
-        self._runner_mb = packages.RUNNER_MB[chosen]
+        self._runner_mb = packages.runner_mb(chosen)
         self.image = image_name or image.ensure(self._engine, chosen)
+        if bundled_data:
+            self.image = image.with_bundled_data(self._engine, self.image)
 
     def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
         user = 0 if self.maps_root else uid

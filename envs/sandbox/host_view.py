@@ -1,7 +1,8 @@
 """What an experiment sees of the host where no image is used: one list of mounts, for bubblewrap and for gVisor alike.
 
 A read-only system, Python's own folders, the task (read-only), the workspace and an empty /tmp; no home, no answers.
-Invariant: of the host's installed packages it has only those of the chosen set, without the data that they bundle.
+Invariant: of the host's installed packages it has only those that are chosen, without the data that they bundle unless
+these are asked for.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Mount:
     """Of a writable folder in memory."""
 
 
-def mounts(folders: Folders, limits: Limits, chosen: str) -> list[Mount]:
-    """In order; chosen: the set of packages that is shown."""
+def mounts(folders: Folders, limits: Limits, chosen: str, bundled_data: bool = False) -> list[Mount]:
+    """In order; chosen: the packages that are shown; bundled_data: with the data sets that they bundle."""
     base = Path(sys.base_prefix)
     bases = [] if base.is_relative_to("/usr") else [base]
     installed = [*base.glob("lib/python3*/*-packages"), *Path("/usr").glob("lib/python3*/*-packages"),
@@ -41,7 +42,7 @@ def mounts(folders: Folders, limits: Limits, chosen: str) -> list[Mount]:
         *(Mount(str(folder), str(folder)) for folder in bases),
         *(Mount(str(folder)) for folder in dict.fromkeys(installed)),
         *(Mount(f"{SHOWN_PACKAGES}/{top.name}", str(top)) for top in packages.locations(chosen)),
-        *(Mount(f"{SHOWN_PACKAGES}/{folder}") for folder in packages.BUNDLED_DATA),
+        *(Mount(f"{SHOWN_PACKAGES}/{folder}") for folder in packages.BUNDLED_DATA if not bundled_data),
         *(Mount(folder, writable=True, size_mb=limits.disk_mb) for folder in runner.SCRATCH),
         Mount(MOUNTED_TASK, str(folders.shown)),
         Mount("/workspace", str(folders.workspace), writable=True),

@@ -1,13 +1,14 @@
 """The sandbox image: built once per recipe, from a registry's base image or, where none is reachable, from Debian.
 
 The image holds the same versions of the packages below as the environment that builds it, so scores agree between
-backends. Invariants: the image's tag is the hash of its recipe; an image never holds the bundled data sets that tasks
-are made from.
+backends. Invariants: the image's tag is the hash of its recipe; an image for tasks never holds the bundled data sets
+that tasks are made from.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -56,6 +57,37 @@ def ensure(engine: docker.DockerClient, chosen: str) -> str:
                 ) from unreachable
             _from_debian(engine, tag, pinned, Path(folder))
     return tag
+
+
+def with_bundled_data(engine: docker.DockerClient, tag: str) -> str:
+    """Tag of that image with the data sets that this environment's packages bundle: for a user's own script only.
+
+    Raises:
+        SandboxFailure: the engine cannot build it.
+    """
+    within = Path(importlib.util.find_spec("sklearn").origin).parents[1]
+    recipe = f"FROM {tag}\nUSER 0\nCOPY sklearn /tmp/sklearn\n" + "".join(
+        f"RUN {command}\n" for command in (
+            'at="$(python3 -c \'import sklearn; print(sklearn.__path__[0])\')" && cp -r /tmp/sklearn/. "$at/"',
+            "rm -rf /tmp/sklearn",
+        )
+    ) + "USER 65534:65534\n"  # fmt: skip
+    extended = f"{tag.partition(':')[0]}-data:{hashlib.sha256((tag + recipe).encode()).hexdigest()[:12]}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            engine.images.get(extended)
+            return extended
+        except ImageNotFound:
+            log.warning("building the sandbox image %s, with the data sets of scikit-learn (once)", extended)
+        for data in BUNDLED_DATA:
+            if (within / data).is_dir():
+                shutil.copytree(within / data, Path(folder) / data)
+        (Path(folder) / "Dockerfile").write_text(recipe)
+        try:
+            engine.images.build(path=folder, tag=extended, rm=True)
+        except (BuildError, DockerException, OSError) as error:
+            raise SandboxFailure(f"the sandbox image {extended} cannot be built from {tag}: {error}") from error
+    return extended
 
 
 def _from_registry(engine: docker.DockerClient, tag: str, pinned: str, context: Path) -> None:

@@ -1,7 +1,8 @@
-"""The packages that experiments may import, in two sets, at this environment's versions on every backend.
+"""The packages that experiments may import, at this environment's versions on every backend.
 
-Invariant: an experiment finds none of the data sets that packages bundle, since tasks, answers included, are made
-from them.
+They are chosen by a text: the name of a set, or `SET,PACKAGE,…` with more packages of this environment. Invariant: an
+experiment of a task finds none of the data sets that packages bundle, since tasks, answers included, are made from
+them; a user's own script, which is no task, may.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ BUNDLED_DATA = ("sklearn/datasets/data", "sklearn/datasets/images", "sklearn/dat
 
 
 def requirements(chosen: str) -> str:
-    """The packages of that set and what they need, pinned, as lines for `pip install --no-deps -r`."""
+    """The chosen packages and what they need, pinned, as lines for `pip install --no-deps -r`."""
     return "".join(f"{name}=={found.version}\n" for name, found in sorted(_distributions(chosen).items()))
+
+
+def runner_mb(chosen: str) -> int:
+    """MiB of memory of a runner, on top of the experiment's."""
+    return RUNNER_MB[chosen.partition(",")[0]]
 
 
 def locations(chosen: str) -> list[Path]:
@@ -41,7 +47,8 @@ def locations(chosen: str) -> list[Path]:
 @functools.cache
 def _distributions(chosen: str) -> dict[str, importlib.metadata.Distribution]:
     found: dict[str, importlib.metadata.Distribution] = {}
-    wanted = list(SETS[chosen])
+    named, *more = chosen.split(",")
+    wanted = [*SETS[named], *more]
     while wanted:
         name = canonicalize_name(wanted.pop())
         if name in found:
@@ -49,7 +56,8 @@ def _distributions(chosen: str) -> dict[str, importlib.metadata.Distribution]:
         try:
             found[name] = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError as error:
-            raise SandboxFailure(f"experiments need {name}, which is not installed: run `make setup`") from error
+            how = f"install it beside mlagent (`pip install {name}`)" if name in more else "run `make setup`"
+            raise SandboxFailure(f"experiments need {name}, which is not installed: {how}") from error
         needed = [Requirement(line) for line in found[name].requires or ()]
         wanted += [item.name for item in needed if item.marker is None or item.marker.evaluate({"extra": ""})]
     return found

@@ -28,15 +28,15 @@ class ProcessBackend:
     name = "process"
     guarded = maps_root = False
 
-    def __init__(self, chosen: str = "base"):
+    def __init__(self, chosen: str = "base", bundled_data: bool = False):
         if not shutil.which("bwrap"):
             raise SandboxFailure(f"the process sandbox needs bubblewrap, and there is no `bwrap`: {INSTALL}")
-        self._packages, self.image = chosen, packages.requirements(chosen)
+        self._packages, self._data, self.image = chosen, bundled_data, packages.requirements(chosen)
 
     def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
         refuse_gpus("process", gpus)
-        group, mounts = None, host_view.mounts(folders, limits, self._packages)
-        own_mb = packages.RUNNER_MB[self._packages]
+        group, mounts = None, host_view.mounts(folders, limits, self._packages, self._data)
+        own_mb = packages.runner_mb(self._packages)
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
             group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, limits.processes + 2)
         if group:  # the runner reads the kernel's count of out-of-memory kills there

@@ -334,7 +334,7 @@ def experiment(order: int, setup: dict, writer: int) -> None:
         os.chdir(WORKSPACE)
         seed_random_numbers(request["seed"])
         sys.argv = list(request["argv"])
-        sys.path.insert(0, WORKSPACE)
+        sys.path[:0] = dict.fromkeys([os.path.dirname(os.path.join(WORKSPACE, request["argv"][0])), WORKSPACE])
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "actors.policy": ("actors.runtime", "envs", "envs.cache", "envs.records"),
     "actors.expert": ("actors.policy", "envs", "envs.records"),
     "actors": ("actors.expert", "actors.policy", "actors.runtime", "envs", "envs.records", "envs.sandbox", "reward"),
-    "actors.solving": ("actors.policy", "envs", "envs.benchmarks", "envs.records"),
+    "actors.solving": ("actors.policy", "envs", "envs.records", "envs.sandbox"),
     "actors.solve": (
         "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox",
     ),

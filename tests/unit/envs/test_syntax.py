@@ -40,3 +40,17 @@ def test_texts_are_parsed_by_several_threads() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert set(threads.map(parse, range(60))) == {(150, "f")}
+
+
+def test_scripts_mean_the_same_whatever_their_comments_layout_and_idle_imports():
+    script = "import os\nfrom a import b, c\n\nprint(os, b(1), c)\n"
+    same = "# new\nimport os\nimport os\nimport sys\nfrom a import b, c\nprint(os,\n      b(1), c)  # and so on\n"
+    assert syntax.meaning(script) == syntax.meaning(same)
+    others = [
+        script.replace("1", "2"),
+        script.replace("from a", "from d"),
+        f"from sklearn.experimental import enable_iterative_imputer\n{script}",
+        script.replace("import os", "import ntpath as os"),
+        "def (",
+    ]
+    assert len({syntax.meaning(text) for text in (script, *others)}) == len(others) + 1

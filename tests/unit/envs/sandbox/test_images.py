@@ -71,3 +71,34 @@ def test_the_targets_end_as_an_ordinary_user():
     stages = re.split(r"^FROM .* AS ", DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
     users = {stage.split()[0]: re.findall(r"^USER (\S+)", stage, re.MULTILINE) for stage in stages}
     assert users == {"base": [], "cpu": ["1000:1000"], "cuda": ["1000:1000"]}
+
+
+def test_an_image_with_bundled_data_has_them_where_the_package_looks():
+    """By a stand-in of the engine, which reads the recipe."""
+    from docker.errors import ImageNotFound
+
+    from envs.sandbox import image
+
+    class Engine:
+        def __init__(self) -> None:
+            self.images, self.built = self, {}
+
+        def get(self, tag: str) -> None:
+            if tag not in self.built:
+                raise ImageNotFound(tag)
+
+        def build(self, path: str, tag: str, rm: bool) -> None:
+            files = [str(file.relative_to(path)) for file in Path(path).rglob("*.csv*")]
+            self.built[tag] = [Path(path, "Dockerfile").read_text(), *files]
+
+    engine = Engine()
+    tag = image.with_bundled_data(engine, "mlagent-sandbox:abc")
+    assert image.with_bundled_data(engine, "mlagent-sandbox:abc") == tag and list(engine.built) == [tag]
+    assert image.with_bundled_data(engine, "mine") != tag
+    recipe, *files = engine.built[tag]
+    assert "sklearn/datasets/data/breast_cancer.csv" in files
+    assert recipe.startswith("FROM mlagent-sandbox:abc\nUSER 0\nCOPY sklearn /tmp/sklearn\n")
+    copy = next(line.removeprefix("RUN ") for line in recipe.splitlines() if "cp -r" in line)
+    run = f'cp() {{ echo "$@"; }}; python3() {{ echo /there/sklearn; }}; {copy}'
+    shown = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["-r", "/tmp/sklearn/.", "/there/sklearn/"]
