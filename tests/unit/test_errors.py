@@ -11,8 +11,8 @@ from envs.benchmarks.loader import TaskError
 from envs.errors import FAILURES, UserError
 from tests.unit.test_imports import TOP, sources
 
-OF_AGENTS = {"GradeError"}
-"""Told to the author of a submission, not to the user."""
+OF_AGENTS = {"GradeError", "InvalidSubmissionError"}
+"""Told to the author of a submission, not to the user; the second is a name that packages of tasks import."""
 
 
 def test_whatever_is_called_an_error_is_for_the_user():
