@@ -30,6 +30,8 @@ REFUSED = "the user refused it, and it was not run: propose something else"
 Propose = Callable[[Task, State, int], Awaitable[Reply]]
 """(task, state, seed) → an action."""
 FAULTS = frozenset({Outcome.INVALID, Outcome.TRUNCATED})
+RAN = frozenset({Outcome.EDITED, Outcome.SCRIPT_ERROR, Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY})
+"""Of an edit that was run; one may be written without."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ async def solve(
         if result.action == actions.FinalAnswer.kind:
             tell(result, solution)
             break
-        if result.outcome is not Outcome.INFRA_FAILURE:
+        if result.outcome in RAN:
             known.setdefault(_meaning(environment.files(state)), result.observation[:IDEA])
         if state.score is not None and task.direction.sign * (state.score - solution.score) > 0:
             best, solution.score, solution.files = state, state.score, environment.files(state)

@@ -111,6 +111,12 @@ def test_ideas_that_the_prompt_shows_no_more_are_told_with_the_problem(tmp_path)
     assert "Tried before" in problem and "- idea 2: x 2" in problem and "idea 3" not in problem
 
 
+def test_what_was_written_without_a_run_was_not_tried(tmp_path):
+    written = edit("x = 1  # the score", "x = 2").replace("Action: Edit\n", "Action: Edit\nRun: no\n")
+    work = Work(tmp_path, [written, "Action: Undo\n", edit("x = 1  # the score", "x = 2")])
+    assert work.solve(3).score == 2 and len(work.runner.ran) == 1
+
+
 def test_a_text_without_a_thought_is_logged_as_what_it_was(tmp_path):
     work = Work(tmp_path, ["gibberish | <b>\nand more"])
     work.solve(1)
