@@ -91,6 +91,7 @@ def watched(tmp_path_factory, tiny_model) -> Iterator[tuple[Prometheus, float, f
                 command = [
                     "python", "learner/main.py", "config=smoke", f"run.dir={folder}", f"model.path={tiny_model}",
                     "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", f"sandbox.backend={backend}",
+                    "evaluation.every=1",
                     "rl.steps=4", "sft.epochs=0", "rl.algorithm=ppo",  # which trains though a random model fails always
                 ]  # fmt: skip
                 job = Job(client, entrypoint(command, in_place=True), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -195,6 +196,7 @@ def test_an_interruption_at_the_question_and_in_an_experiment_leaves_what_was_fo
              "model.path=a-model", f"out={out}", "sandbox=process", *question],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored in a background
         )  # fmt: skip
         process.stdin.write(said)
         process.stdin.flush()

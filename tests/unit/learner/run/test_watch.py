@@ -54,6 +54,9 @@ def test_a_step_is_told_under_its_names(told):
     Watch("mine").step(ROW | {"logprob_gap_on_current": True, "logprob_gap_mean": 0.25})
     assert told["mlagent_logprob_gap_nats",] == [0.25]
     assert ("mlagent_age_seconds", "max") not in told
+    assert ("mlagent_held_out_reward",) not in told
+    Watch("mine").step(ROW | {"held_out": {"step": 2, "reward": 0.75}})
+    assert told["mlagent_held_out_reward",] == [0.75]
 
 
 def test_names_have_their_units_and_no_suffix_that_prometheus_adds():
