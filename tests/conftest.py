@@ -17,8 +17,9 @@ from tests import needs
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)  # how long an example takes is the load's
 settings.load_profile("ci" if os.environ.get("CI") else "here")
-# Ray's workers make way for whatever else runs, which is the tests of the other worker here: they would starve.
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as Ray reads it)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Ray's workers make way for whatever else runs, which is other tests there: they would starve.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as Ray reads it)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

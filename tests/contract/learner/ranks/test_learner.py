@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,9 @@ def kill(rank: Any) -> None:
     """Returns when it is dead; until then it may still answer a call."""
     ray.kill(rank)
     with pytest.raises(RayActorError):
-        ray.get(rank.address.remote(), timeout=60)
+        for _ in range(600):
+            ray.get(rank.address.remote(), timeout=60)
+            time.sleep(0.1)
 
 
 def sent(learner: Learner, published: Published) -> list[Any]:
