@@ -88,7 +88,11 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
     """(title, note, SVG or None) of each plot over learner steps."""
     rows = run.rows
     yield "Reward", "mean over transitions; thin lines: each task", charts.reward(rows)
-    yield "Held-out reward", "tasks that are not trained on, 95 % intervals", charts.held_out(rows, run.results)
+    yield (
+        "Held-out reward",
+        "of tasks.held_out (of all, where it is empty), 95 % intervals",
+        charts.held_out(rows, run.results),
+    )
     yield "Outcomes", "share of transitions", charts.outcomes(rows)
     yield "Invalid actions", "share of transitions, by what is wrong with them", charts.faults(rows)
     yield "Valid actions", "edits that ran to a graded score, or no edit", charts.valid_rate(rows)
