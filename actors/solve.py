@@ -33,13 +33,14 @@ from actors.solving.source import NOTEBOOK
 from actors.solving.user_script import ScriptEnvironment, ScriptRunner, UserScript
 from actors.solving.view import View
 from envs.admission import node_capacity
-from envs.benchmarks.loader import TaskError, load
+from envs.benchmarks.loader import TaskError, limited, load
 from envs.environment import Environment
 from envs.errors import FAILURES, UserError
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
+from learner.config.defaults import settle_prompt
 
 SCRIPTS = (".py", NOTEBOOK)
 HIGHER, LOWER = ("higher", "h", "maximize"), ("lower", "l", "minimize")
@@ -114,6 +115,7 @@ def find(path: str, settings: Settings, handed: Sequence[str], score_command: st
             )
         way = _direction(settings, console)
         found = user_script.read(script, settings, way, handed, score_command, copy)
+        found = dataclasses.replace(found, task=limited(found.task, settings.tasks.limits))
         return Job(path, found.task, found)
     if script.suffix in SCRIPTS:
         beside_it = [file.name for file in script.parent.glob("*") if file.suffix in SCRIPTS]
@@ -121,7 +123,7 @@ def find(path: str, settings: Settings, handed: Sequence[str], score_command: st
         raise SolveError(f"there is no file {path}" + (f": did you mean {script.with_name(near[0])}?" if near else ""))
     if handed or score_command:
         raise SolveError(f"{path} is no script: a task has its own grader, and takes no arguments or score command")
-    return Job(path, load(path), None)
+    return Job(path, limited(load(path), settings.tasks.limits), None)
 
 
 def _direction(settings: Settings, console: Console) -> Direction:
@@ -146,6 +148,8 @@ async def _solve(job: Job, settings: Settings, steps: int, approve: bool, consol
         raise SolveError(f"out={out} has the results of another session: choose another folder, or move it away")
     model = settings.model.path if settings.model.endpoint else models.find(settings.model.path)
     folder = None if settings.model.endpoint else resolve(model)
+    models.as_in_its_run(settings, model)
+    settle_prompt(settings.prompt, settings.model.context)
     environment, agent, view = _environment(job, settings), None, None
     task = job.task
     try:
@@ -160,11 +164,12 @@ async def _solve(job: Job, settings: Settings, steps: int, approve: bool, consol
             view.say(f"read from the line: {environment.runner.found.line}", "dim")
         view.say(f"the agent is {model}" + ("" if settings.model.endpoint else "; its engine starts"))
         if settings.model.endpoint:
-            agent = EndpointAgent(settings.model, environment)
+            agent = EndpointAgent(settings, environment)
         else:
             agent = PolicyAgent(settings, steps, folder, environment, out / ENGINE_LOG)
         await agent.start()
-        await solve(environment, task.id, agent.propose, steps, settings.seed, view.ask, view.tell)
+        history = settings.prompt.history
+        await solve(environment, task.id, agent.propose, steps, settings.seed, view.ask, view.tell, history)
         view.end()
     except (KeyboardInterrupt, asyncio.CancelledError):
         if view:
@@ -180,10 +185,12 @@ def _environment(job: Job, settings: Settings) -> Environment:
     """Raises SandboxFailure."""
     if not job.script:
         runner = SandboxRunner(SandboxPool(settings.sandbox), node_capacity(), settings.seed)
-        return Environment({job.task.id: job.task}, runner, SnapshotStore("memory://solve"))
+        return Environment(
+            {job.task.id: job.task}, runner, SnapshotStore("memory://solve"), observation=settings.prompt.observation
+        )
     sandboxes = SandboxPool(settings.sandbox, packages=settings.packages, bundled_data=True)
     runner = ScriptRunner(sandboxes, node_capacity(), settings.seed).of(job.script)
-    return ScriptEnvironment(job.script, runner)
+    return ScriptEnvironment(job.script, runner, settings.prompt.observation)
 
 
 async def _start(job: Job, environment: Environment) -> dict[str, float | None]:

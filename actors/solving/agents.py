@@ -16,18 +16,21 @@ from actors.policy.endpoint import Endpoint, Reply
 from actors.solving.background import beside
 from actors.solving.settings import Settings
 from envs.environment import Environment
+from envs.prompt import Extent
 from envs.records import State, Task
 
 
 class EndpointAgent:
     """A model behind an OpenAI-compatible endpoint, asked as the policy is."""
 
-    def __init__(self, model: Any, environment: Environment):
+    def __init__(self, settings: Settings, environment: Environment):
+        model = settings.model
         self._ask = Endpoint(
             model.endpoint, model.path, model.key_variable, model.temperature, model.response,
             plain(model.template_arguments),
         )  # fmt: skip
         self._budget, self._environment = model.context - model.response, environment
+        self._extent = Extent.of(settings.prompt)
 
     async def start(self) -> None:
         pass
@@ -35,7 +38,7 @@ class EndpointAgent:
     async def propose(self, task: Task, state: State, seed: int) -> Reply:
         """Raises EndpointError, PromptError."""
         files = self._environment.files(state)
-        return await beside(stand_in.propose, self._ask, task, state, files, self._budget, seed)
+        return await beside(stand_in.propose, self._ask, task, state, files, self._budget, seed, self._extent)
 
     def close(self) -> None:
         pass
@@ -51,8 +54,9 @@ class PolicyAgent:
         model = settings.model
         self._model, self._environment = model, environment
         self._chat = Chat(
-            str(model_dir), model.context, model.response, list(model.thinking), plain(model.template_arguments)
-        )
+            str(model_dir), model.context, model.response, list(model.thinking), plain(model.template_arguments),
+            Extent.of(settings.prompt),
+        )  # fmt: skip
         self._policy, self._log = Policy("solve", str(model_dir), engine_settings(settings, steps), 0), log
 
     async def start(self) -> None:

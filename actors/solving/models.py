@@ -1,21 +1,25 @@
 """Which model the agent is: a run, a checkpoint, a folder or a hub id; unless told, the newest run that is done.
 
-Invariant: a run that is not done, or only rehearsed (`config=smoke`), is taken only where it is named.
+Invariants: a run that is not done, or only rehearsed (`config=smoke`), is taken only where it is named; a checkpoint is
+told what its run told it, but for what is given.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from actors.solving.settings import SolveError
+from actors.solving.settings import PromptSettings, Settings, SolveError
 
 REHEARSAL_STEPS = 3
 """A run of at most so many learner steps, as `config=smoke` has, has learned nothing to speak of."""
 BEST, LAST = "best", "last"
+TEMPLATE = ("model.thinking", "model.template_arguments")
 
 
 def find(path: str, runs: Path = Path("runs")) -> str:
@@ -34,6 +38,24 @@ def find(path: str, runs: Path = Path("runs")) -> str:
             if (run / "checkpoints").is_dir() and (which in (BEST, LAST) or which.startswith("step_")):
                 return str(_checkpoint(run, which))
     return str(given / "hf") if (given / "hf" / "config.json").is_file() else path
+
+
+def as_in_its_run(settings: Settings, model: str) -> None:
+    """Set what is left open of the prompt, thinking and the chat template as the run of a checkpoint recorded it.
+
+    model: what `find` found; of a model that no run left nothing is set.
+    """
+    record = Path(model, "../../../config.yaml").resolve()
+    if Path(model).parent.parent.name != "checkpoints" or not record.is_file():
+        return
+    try:
+        kept = OmegaConf.load(record)
+    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise SolveError(f"{record} cannot be read: {str(error).splitlines()[0]}") from error
+    for name in (*(f"prompt.{item.name}" for item in fields(PromptSettings)), *TEMPLATE):
+        of_run = OmegaConf.select(kept, name)  # a run of an earlier version lacks keys
+        if of_run is not None and OmegaConf.select(settings, name) in (-1, "auto", [], {}):
+            OmegaConf.update(settings, name, of_run)
 
 
 def _checkpoint(run: Path, which: str) -> Path:

@@ -22,6 +22,7 @@ from envs.sandbox import packages
 
 SANDBOXES = ("auto", "docker", "gvisor", "process")
 DIRECTIONS = ("", "maximize", "minimize")
+TOLD = ("auto", "thought", "whole")
 
 
 class SolveError(UserError):
@@ -59,17 +60,45 @@ class ActorSettings:
 
 
 @dataclass
+class PromptSettings:
+    """What the agent is told, as in training: what is left open is as the agent's run has it, else by model.context."""
+
+    history: int = key(-1, "past actions that are shown, the newest; -1: as in training")
+    actions: str = key("auto", f"how actions are told: {', '.join(TOLD)}")
+    observation: int = key(-1, "characters that are kept of what a run prints, its end; -1: as in training")
+    descriptor: int = key(-1, "characters of task_descriptor.txt that are shown; -1: as in training")
+    preview: int = key(-1, "characters of a preview of the data; -1: as in training")
+
+
+@dataclass
+class LimitSettings:
+    """What a run of the script may use; 0, and of GPUs -1: as the task states, and of a plain script as told here."""
+
+    seconds: float = key(0.0, "wall-clock limit of a run; 0: as the task states, 600 of a plain script")
+    cpus: float = key(0.0, "cores of a run; 0: as the task states, 1 of a plain script")
+    memory_mb: int = key(0, "memory limit of a run; 0: as the task states, 4096 of a plain script")
+    gpus: int = key(-1, "GPUs of a run; -1: as the task states. There are none here: 0 tries such a task without")
+    disk_mb: int = key(0, "limit of the files that a run writes; 0: as the task states, 1024 of a plain script")
+    processes: int = key(0, "processes and threads of a run; 0: as the task states, 64 of a plain script")
+
+
+@dataclass
+class TaskSettings:
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+
+@dataclass
 class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
     actors: ActorSettings = field(default_factory=ActorSettings)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
     metric: str = key("", "plain script: name of the score as the script prints it, or the key of a JSON line")
     direction: str = key("", "plain script: maximize or minimize; empty: as the metric's name says, if it is known")
     about: str = key("", "plain script: what the agent is told of it")
     folder: str = key("", "plain script: the project's folder, which is copied and in which it runs; empty: its own")
     files: list[str] = key(list, "plain script: other files that the agent may change, as files=[model.py,lib/*.py]")
     packages: str = key("base", "plain script: what it can import: base, torch, or more, as packages=[base,xgboost]")
-    seconds: float = key(600.0, "plain script: wall-clock limit of a run")
-    memory_mb: int = key(4096, "plain script: memory limit of a run")
     sandbox: str = key("auto", f"one of {', '.join(SANDBOXES)}")
     out: str = key("", "folder of the results; empty: solved/NAME-TIME")
     seed: int = key(0, "of sampling, and of the random numbers that a script starts with")
@@ -87,7 +116,8 @@ def read_settings(given: list[str]) -> Settings:
                 "what the script is to get comes after `--`"
             )
         if name not in known and not name.startswith("model.template_arguments."):
-            near = difflib.get_close_matches(name, known, n=1)
+            last = f".{name.rpartition('.')[2]}"
+            near = [one for one in known if one.endswith(last)] or difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists them"
             raise SolveError(f"unknown setting {name}: {hint}")
         try:
@@ -103,9 +133,9 @@ def read_settings(given: list[str]) -> Settings:
 
 def _check(settings: Settings) -> None:
     """Raises SolveError."""
-    for name, choices in {"sandbox": SANDBOXES, "direction": DIRECTIONS}.items():
-        if settings[name] not in choices:
-            raise SolveError(f"{name}={settings[name]}: choose {', '.join(filter(None, choices))}")
+    for name, choices in {"sandbox": SANDBOXES, "direction": DIRECTIONS, "prompt.actions": TOLD}.items():
+        if (value := OmegaConf.select(settings, name)) not in choices:
+            raise SolveError(f"{name}={value}: choose {', '.join(filter(None, choices))}")
     if settings.packages.partition(",")[0] not in packages.SETS:
         raise SolveError(
             f"packages={settings.packages}: begin with {' or '.join(packages.SETS)}, as packages=[base,xgboost]"
@@ -119,9 +149,13 @@ def _check(settings: Settings) -> None:
         )
     if len(settings.model.thinking) not in (0, 2):
         raise SolveError("model.thinking has two marks, as model.thinking=[<think>,</think>]")
-    for name in ("seconds", "memory_mb"):
-        if settings[name] <= 0:
-            raise SolveError(f"{name}={settings[name]}: it must be above 0")
+    for name, _ in listed():
+        if name.startswith(("prompt.", "tasks.limits.")) and not isinstance(
+            value := OmegaConf.select(settings, name), str
+        ):
+            least = -1 if name.startswith("prompt.") or name == "tasks.limits.gpus" else 0
+            if not least <= value < float("inf"):
+                raise SolveError(f"{name}={value}: it must be a number from {least} on")
 
 
 def listed(of: Any = Settings, before: str = "") -> Iterator[tuple[str, str]]:
@@ -134,7 +168,7 @@ def _fields(of: Any, before: str = "") -> Iterator[tuple[dataclasses.Field, str]
     for item in dataclasses.fields(of):
         section = item.default_factory
         if dataclasses.is_dataclass(section):
-            yield from _fields(section, f"{item.name}.")
+            yield from _fields(section, f"{before}{item.name}.")
         else:
             yield item, f"{before}{item.name}"
 

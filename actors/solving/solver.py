@@ -76,11 +76,12 @@ async def solve(
     seed: int,
     ask: Callable[[str, Mapping[str, str], Mapping[str, str] | None, bool], Answer],
     tell: Callable[[StepResult, Solution], None],
+    history: int = BRIEF.history,
 ) -> Solution:
     """Improve the task's script in at most `steps` actions; the task's m_init is measured.
 
     ask: (action text, the files now, those that the action would write or None, whether it is needless) → whether to
-    run it; what is needless is only shown; tell: is told of each result.
+    run it; what is needless is only shown; tell: is told of each result; history: past actions that prompts show.
     """
     task, state = environment.tasks[task_id], environment.initial_state(task_id)
     best, failed = state, 0
@@ -88,7 +89,7 @@ async def solve(
     known = {_meaning(solution.files): f"{task.metric} = {task.m_init:.5g}"}
     for step in range(steps):
         for refused in range(STRIDE):
-            told = dataclasses.replace(task, problem=task.problem + recalled(solution.tried, task))
+            told = dataclasses.replace(task, problem=task.problem + recalled(solution.tried, task, history))
             reply = await propose(told, state, seed + step * STRIDE + refused)
             text, files = reply.text, environment.files(state)
             changed = None if reply.truncated else preview(text, files, task)
@@ -137,9 +138,9 @@ def preview(text: str, files: Mapping[str, str], task: Task) -> dict[str, str] |
     return None
 
 
-def recalled(tried: Sequence[Tried], task: Task) -> str:
-    """What was tried before the last actions, which the prompt has anyway, for the problem's text."""
-    earlier = [one for one in tried[: -BRIEF.history] if one.changed][-RECALLED:]
+def recalled(tried: Sequence[Tried], task: Task, history: int) -> str:
+    """What was tried before the last `history` actions, which the prompt has anyway, for the problem's text."""
+    earlier = [one for one in tried[: max(0, len(tried) - history)] if one.changed][-RECALLED:]
     lines = [f"- {idea(one)}: {_outcome(one.result, task)}" for one in earlier]
     return "\n".join(["\nTried before, do not repeat:", *lines]) if lines else ""
 

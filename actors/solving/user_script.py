@@ -26,6 +26,8 @@ from envs.workspace import SnapshotStore
 
 LEFT_OUT = (".*", "__pycache__", "venv", "node_modules", "solved")
 MAX_BYTES = 2 << 30
+LIMITS = Limits(seconds=600.0, memory_mb=4096, disk_mb=1024)
+"""Of a run, unless told otherwise."""
 SCORER = "_mlagent_score.py"
 SCORING = """import shlex, subprocess, sys
 words = shlex.split({command!r})
@@ -84,7 +86,7 @@ def read(
         metric=settings.metric or "score",
         direction=direction,
         split="held_out",
-        limits=Limits(seconds=settings.seconds, memory_mb=settings.memory_mb, disk_mb=1024),
+        limits=LIMITS,
         m_best=None,
     )
     return UserScript(task, sources, folder, tuple(arguments), score_command)
@@ -169,8 +171,11 @@ def _problem(
 class ScriptEnvironment(Environment):
     """Of one user's script: every state has the other files that the agent may change."""
 
-    def __init__(self, script: UserScript, runner: SandboxRunner):
-        super().__init__({script.task.id: script.task}, runner, SnapshotStore("memory://solve"))
+    def __init__(self, script: UserScript, runner: SandboxRunner, observation: int):
+        """observation: characters that are kept of what a run prints."""
+        super().__init__(
+            {script.task.id: script.task}, runner, SnapshotStore("memory://solve"), observation=observation
+        )
         self._others = {name: source.text for name, source in script.sources.items() if name != script.task.script}
 
     def initial_state(self, task_id: str) -> State:

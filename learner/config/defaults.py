@@ -6,7 +6,7 @@ Invariant: afterwards no key is open, so that nobody else has to know which coul
 from __future__ import annotations
 
 from learner.config.rules import share_a_card
-from learner.config.schema import Config
+from learner.config.schema import Config, PromptConfig
 
 SEQUENCES = {"cpu": 64, "gpu": 256}
 ROW_TOKENS = {"cpu": 2048, "gpu": 8192}
@@ -25,11 +25,16 @@ def settle(cfg: Config) -> None:
     learner, actors = cfg.learner, cfg.actors
     actors.sequences = actors.sequences or SEQUENCES["gpu" if actors.gpus else "cpu"]
     learner.row_tokens = learner.row_tokens or max(ROW_TOKENS["gpu" if learner.gpus else "cpu"], cfg.model.context)
-    long = cfg.model.context >= LONG_CONTEXT
-    for name, size in (LONG_PROMPT if long else SHORT_PROMPT).items():
-        if getattr(cfg.prompt, name) < 0:
-            setattr(cfg.prompt, name, size)
-    if cfg.prompt.actions == "auto":
-        cfg.prompt.actions = "whole" if long else "thought"
+    settle_prompt(cfg.prompt, cfg.model.context)
     if learner.transfer == "auto":
         learner.transfer = "ipc" if share_a_card(cfg) and not actors.colocate else "object_store"
+
+
+def settle_prompt(prompt: PromptConfig, context: int) -> None:
+    """Set what is open of a section `prompt`; context: tokens of prompt and response together."""
+    long = context >= LONG_CONTEXT
+    for name, size in (LONG_PROMPT if long else SHORT_PROMPT).items():
+        if getattr(prompt, name) < 0:
+            setattr(prompt, name, size)
+    if prompt.actions == "auto":
+        prompt.actions = "whole" if long else "thought"

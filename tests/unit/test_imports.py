@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "actors": ("actors.expert", "actors.policy", "actors.runtime", "envs", "envs.records", "envs.sandbox", "reward"),
     "actors.solving": ("actors.policy", "envs", "envs.records", "envs.sandbox"),
     "actors.solve": (
-        "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox",
+        "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner.config",
     ),
     "learner.algorithm": ("envs.records", "envs.sockets"),
     "learner.config": ("envs.benchmarks", "envs.sockets", "learner.algorithm", "reward"),

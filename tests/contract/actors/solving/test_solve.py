@@ -106,6 +106,7 @@ def test_a_task_is_graded_by_its_own_grader(server, tmp_path):
     start, best = map(float, told[0].split()[-3::2])
     assert best < start and told[0] in (tmp_path / "out" / "log.md").read_text()
     asked = str([one["messages"] for one in server.asked])
+    assert "Data and other files:" in asked, "as much as training tells where there is so much room"
     assert str(start) not in asked and str(best) not in asked
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.solving.models import find
-from actors.solving.settings import SolveError
+from actors.solving.models import as_in_its_run, find
+from actors.solving.settings import SolveError, read_settings
 
 
 def make_run(runs: Path, name: str, result: str, steps: int, age: float, best: int | None = None) -> None:
@@ -57,6 +57,23 @@ def test_a_run_a_checkpoint_or_best_is_found_and_the_newest_done_run_without(run
 @pytest.mark.parametrize("path", ["Qwen/Qwen2.5-7B", "builtin:smollm2-135m", "./nowhere"])
 def test_other_paths_stay_as_they_are(runs, path):
     assert find(path, runs) == path
+
+
+def test_a_checkpoint_is_told_what_its_run_told_it_but_for_what_is_given(runs):
+    kept = "{history: 7, actions: thought, observation: 600}"
+    thinking = "{thinking: [<t>, </t>], template_arguments: {deep: false}}"
+    (runs / "new/config.yaml").write_text(f"prompt: {kept}\nmodel: {thinking}\n")
+    settings = read_settings(["prompt.observation=50"])
+    as_in_its_run(settings, find("new/best", runs))
+    told, model = settings.prompt, settings.model
+    assert (told.history, told.actions, told.observation, told.descriptor) == (7, "thought", 50, -1)
+    assert (list(model.thinking), dict(model.template_arguments)) == (["<t>", "</t>"], {"deep": False})
+    settings = read_settings([])
+    as_in_its_run(settings, "Qwen/Qwen2.5-7B")
+    assert settings == read_settings([])
+    (runs / "old/config.yaml").write_text("prompt: [")
+    with pytest.raises(SolveError, match="old/config.yaml cannot be read"):
+        as_in_its_run(settings, find("old", runs))
 
 
 def test_what_is_not_there_is_said(runs, tmp_path):

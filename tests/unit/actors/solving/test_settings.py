@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from rich.console import Console
 
 from actors.policy.arguments import memory_share
 from actors.solving.agents import engine_settings
 from actors.solving.settings import SolveError, listed, read_settings, show
+from learner.config.schema import LimitsConfig, PromptConfig
 
 
 @pytest.mark.parametrize(
@@ -18,8 +21,11 @@ from actors.solving.settings import SolveError, listed, read_settings, show
         (["20"], "after PATH come settings"),
         (["sandbox=podman"], "sandbox=podman: choose auto, docker, gvisor, process"),
         (["direction=up"], "direction=up: choose maximize, minimize"),
-        (["seconds=soon"], "seconds=soon: .*soon"),
-        (["seconds=0"], "above 0"),
+        (["seconds=60"], "unknown setting seconds: did you mean tasks.limits.seconds?"),
+        (["tasks.limits.seconds=soon"], "seconds=soon: .*soon"),
+        (["tasks.limits.memory_mb=-1"], "from 0 on"),
+        (["prompt.history=-2"], "prompt.history=-2: it must be a number from -1 on"),
+        (["prompt.actions=all"], "choose auto, thought, whole"),
         (["packages=[xgboost]"], "begin with base or torch"),
         (["model.response=9000"], "leave room"),
         (["model.thinking=[a]"], "two marks"),
@@ -37,6 +43,12 @@ def test_a_text_is_taken_as_it_is():
     assert (read.metric, list(read.files), read.packages, read.seed) == (
         "Test accuracy: all", ["a.py", "lib/*.py"], "base,pyyaml", 3,
     )  # fmt: skip
+
+
+def test_prompts_and_limits_have_the_keys_of_a_run():
+    for kind, of in (("prompt", PromptConfig), ("tasks.limits", LimitsConfig)):
+        of_run = [f"{kind}.{one.name}" for one in dataclasses.fields(of)]
+        assert [name for name, _ in listed() if name.startswith(f"{kind}.")] == of_run
 
 
 def test_help_lists_every_setting():

@@ -66,8 +66,8 @@ class Work:
         self.view.ask(text, now, then, needless)
         return Answer(run=not any(word in text for word in self.refuse))
 
-    def solve(self, steps: int):
-        found = asyncio.run(solve(self.environment, "fit", self.propose, steps, 0, self.ask, self.view.tell))
+    def solve(self, steps: int, **how):
+        found = asyncio.run(solve(self.environment, "fit", self.propose, steps, 0, self.ask, self.view.tell, **how))
         self.view.end()
         return found
 
@@ -109,6 +109,15 @@ def test_ideas_that_the_prompt_shows_no_more_are_told_with_the_problem(tmp_path)
     work.solve(5)
     problem = work.told[-1][0]
     assert "Tried before" in problem and "- idea 2: x 2" in problem and "idea 3" not in problem
+
+
+@pytest.mark.parametrize(("history", "told"), [(0, ["idea 2", "idea 3"]), (1, ["idea 2"]), (15, [])])
+def test_a_prompt_that_shows_more_leaves_less_to_the_problem(tmp_path, history, told):
+    starts = ("x = 1  # the score", "x = 2", "x = 3")
+    answers = [edit(start, f"x = {n}", f"idea {n}") for n, start in enumerate(starts, 2)]
+    work = Work(tmp_path, answers)
+    work.solve(3, history=history)
+    assert re.findall(r"- (idea \d)", work.told[-1][0]) == told
 
 
 def test_what_was_written_without_a_run_was_not_tried(tmp_path):
