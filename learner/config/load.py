@@ -103,7 +103,7 @@ def _resumed(asked: DictConfig, given: Sequence[tuple[str, str]]) -> DictConfig:
         assign(before, name, setting, f"{file}: ")
     cfg = copy.deepcopy(before)
     _assign_all(cfg, [*given, *((name, OmegaConf.select(asked, name)) for name in midway.IDENTITY)])
-    if reason := midway.refused(before, cfg):
+    if reason := midway.refused(before, cfg) or midway.behind(file.parent, cfg):
         raise ConfigError(reason)
     return cfg
 

@@ -15,18 +15,21 @@ from omegaconf import OmegaConf
 
 from learner.config.schema import Config, RunConfig, fields
 
+SIMULATED = "simulated"
+COMPARED = "rewards and evaluations before and after could not be compared"
 FIXED = {
     "the checkpoint has a model and an optimiser of that kind": (
         "model.path", "model.dtype", "learner.lora", "rl.algorithm",
     ),
     "the states of the pool, and what was imitated, came of it": (
-        "model.context", "model.response", "prompt", "experts", "sft", "sandbox.snapshots",
+        "model.context", "model.response", "model.thinking", "model.template_arguments", "prompt", "experts", "sft",
+        "sandbox.snapshots",
     ),
     "the checkpoint has groups of that kind, which are still to be trained": (
         "rl.states", "rl.actions", "rl.episode_steps",
     ),
     "what was drawn so far followed from it": ("run.seed",),
-    "rewards and evaluations before and after could not be compared": (
+    COMPARED: (
         "tasks", "reward", "rl.temperature", "evaluation.attempts", "evaluation.seed", "editor.model",
         "sandbox.packages",
     ),
@@ -61,11 +64,26 @@ def refused(before: Any, after: Any) -> str | None:
         reason = fixed(name)
         if name == "rl.kl" and not then:
             reason = "no copy of the fine-tuned policy was kept"
+        if name == "sandbox.backend" and SIMULATED in (then, now):
+            reason = COMPARED
         if reason:
             return (
                 f"{name}={now}: a resumed run keeps {name}={then}, since {reason}; leave it out, or begin a run under "
                 "another run.name (model.path=RUN/checkpoints/best/hf begins with these weights)"
             )
+    return None
+
+
+def behind(run_dir: Path, cfg: Config) -> str | None:
+    """Why the run of that folder cannot go on with so few `rl.steps`; None if it can."""
+    names = [path.name.removeprefix("step_") for path in (run_dir / "checkpoints").glob("step_*")]
+    done = max((int(name) for name in names if name.isdecimal()), default=0)
+    if cfg.rl.steps < done:
+        return (
+            f"rl.steps={cfg.rl.steps}: the run's last checkpoint is of step {done}, and what was learned is not taken "
+            f"back; give rl.steps={done} or more, or begin a run under another run.name "
+            f"(model.path={run_dir}/checkpoints/step_N/hf begins with an earlier checkpoint's weights)"
+        )
     return None
 
 

@@ -60,6 +60,8 @@ class Run:
         """What this start was given and said."""
         self.changes: list[str] = []
         """What a resumed run has otherwise than it recorded, a line each."""
+        self._judged_otherwise = False
+        """Whether its checkpoints have rewards of another kind than those that will come."""
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Run:
@@ -68,7 +70,10 @@ class Run:
         record = self.dir / RECORD
         if self.cfg.run.resume:
             self._require_readable()
-            changes = differences(OmegaConf.load(record), self.cfg)
+            changes = list(differences(OmegaConf.load(record), self.cfg))
+            self._judged_otherwise = any(
+                name == "evaluation.every" and bool(then) != bool(now) for name, then, now in changes
+            )
             self.changes = [f"{name} is {now} from here on; it was {then}" for name, then, now in changes]
         elif record.exists():
             started = time.strftime("%Y%m%d-%H%M%S", time.localtime(record.stat().st_mtime))
@@ -87,6 +92,10 @@ class Run:
 
     def ready(self) -> None:
         """A restart goes on with this configuration from now on."""
+        if self._judged_otherwise:
+            for checkpoint in self.checkpoints:
+                (checkpoint / REWARD).write_text(json.dumps(None))
+            (self.dir / "checkpoints" / "best").unlink(missing_ok=True)
         self._save(self.dir / RECORD)
 
     def _save(self, file: Path) -> None:

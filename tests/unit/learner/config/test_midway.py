@@ -70,6 +70,10 @@ def test_a_config_file_names_the_run_and_what_else_it_says_is_not_taken_silently
         ("rl.actions=4", "still to be trained"),
         ("run.seed=3", "run.seed=3: a resumed run keeps run.seed=0, since what was drawn"),
         ("rl.kl=0.1", "no copy of the fine-tuned policy was kept"),
+        ("model.thinking=[<t>,</t>]", "the states of the pool"),
+        ("prompt.history=1", "the states of the pool"),
+        ("tasks.limits.seconds=5", "could not be compared"),
+        ("sandbox.backend=simulated", "could not be compared"),
     ],
 )
 def test_what_makes_no_sense_midway_is_refused_by_name(resumed, argument, why):
@@ -79,10 +83,28 @@ def test_what_makes_no_sense_midway_is_refused_by_name(resumed, argument, why):
 
 
 @pytest.mark.parametrize(
-    "argument", ["experts.endpoint=http://there/v1", "sft.checkpoint_every=9", "model.context=1536"]
+    "argument",
+    [
+        "experts.endpoint=http://there/v1",
+        "sft.checkpoint_every=9",
+        "model.context=1536",
+        "evaluation.every=2",
+        "sandbox.backend=process",
+        "rl.discount=0.5",
+        "rl.refill=2",
+        "rl.sampling=progress",
+    ],
 )
 def test_what_only_says_where_or_says_the_same_is_not(resumed, argument):
     resumed(argument)
+
+
+def test_fewer_steps_than_were_taken_are_refused(resumed, tmp_path):
+    for name in ("step_5", "step_12", "best"):
+        (tmp_path / "quickstart/checkpoints" / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="rl.steps=8: the run's last checkpoint is of step 12"):
+        resumed("rl.steps=8")
+    assert resumed("rl.steps=12").rl.steps == 12, "which ends it there"
 
 
 def test_every_key_of_the_table_is_there_and_a_key_of_a_fixed_section_is_fixed():
@@ -90,6 +112,7 @@ def test_every_key_of_the_table_is_there_and_a_key_of_a_fixed_section_is_fixed()
     named = [name for names in midway.FIXED.values() for name in names]
     assert [name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in keys)] == []
     assert set(midway.FREE) <= set(keys) and not any(map(midway.fixed, [*midway.FREE, *midway.IDENTITY]))
+    assert midway.fixed("model.template_arguments.deep")
     assert midway.fixed("reward.time") and not midway.fixed("rl.steps") and not midway.fixed("rl.states_of_mine")
 
 

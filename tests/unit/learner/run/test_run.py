@@ -34,6 +34,15 @@ class DiskLearner:
         assert (folder / "weights").exists()
 
 
+class Whole(DiskLearner):
+    """Leaves what a resumed run looks for."""
+
+    def save(self, folder):
+        super().save(folder)
+        (folder / LEARNER).parent.mkdir()
+        (folder / LEARNER).write_text("{}")
+
+
 class Beside(DiskLearner):
     """Writes while training goes on; a rank of it may die meanwhile."""
 
@@ -219,6 +228,24 @@ def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
         saved(run, Cursor(5), DiskLearner(), 0.5)
         assert [p.name for p in run.checkpoints] == ["step_5"]
         assert (run.dir / "checkpoints/best").resolve().name == "step_5"
+
+
+def test_checkpoints_that_were_chosen_by_other_rewards_are_not_compared_with_those_that_come(tmp_path):
+    with Run(config(tmp_path)) as run:
+        for step, reward in enumerate([None, 0.9, 0.5]):
+            saved(run, Cursor(step), Whole(), reward)
+    best = run.dir / "checkpoints/best"
+    assert best.resolve().name == "step_1"
+    with Run(config(tmp_path, **{"run.resume": True, "evaluation.every": 2})) as run:
+        assert best.exists(), "it has not come to run yet"
+        run.ready()
+        assert not best.is_symlink()
+        saved(run, Cursor(3), Whole())
+        run.judge({3: 0.2})
+        assert best.resolve().name == "step_3"
+    with Run(config(tmp_path, **{"run.resume": True, "evaluation.every": 2})) as run:
+        run.ready()
+        assert best.resolve().name == "step_3"
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_before_anything_starts(tmp_path):
