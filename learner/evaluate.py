@@ -29,11 +29,14 @@ An AGENT is
   URL#MODEL                  a model behind an OpenAI-compatible endpoint (its key in experts.key_variable)
   greedy:ANY OF THESE        an AIDE-style greedy search with it, in whole episodes
 Baselines are evaluated too (evaluation.baselines). The first agent is the one that others are compared with.
-evaluation.json, attempts.jsonl and the experiment cache are kept in evaluation.folder, or in RUN/evaluation.
+evaluation.json, attempts.jsonl and the experiment cache are kept in evaluation.folder, or in RUN/evaluation; then the
+run's report.html is written again with it.
 Keys of `evaluation` say how much is tried: attempts, seed, states, steps, baselines; `tasks` on what.
 
 {KEYS}
 """
+EVALUATION = "evaluation"
+"""Folder of a run where its evaluation is kept, and the report finds it."""
 SEARCH = "greedy:"
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
@@ -58,8 +61,11 @@ def main(arguments: Sequence[str]) -> int:
 
     from learner.evaluation import trials  # heavy imports, kept out of --help
 
+    folder = Path(cfg.evaluation.folder).resolve()
     try:
-        trials.run(cfg, agents, Path(cfg.evaluation.folder).resolve())
+        trials.run(cfg, agents, folder)
+        if report := reported(folder):
+            print(f"report {report}", flush=True)
     except FAILURES as error:
         print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1  # a task that cannot be had is refused, too
@@ -67,6 +73,18 @@ def main(arguments: Sequence[str]) -> int:
         print("interrupted: what ran is in the cache, and is not run again", file=sys.stderr)
         return 130
     return 0
+
+
+def reported(folder: Path) -> Path | None:
+    """The report of the run whose evaluation is in that folder, written again with it; None where it is of no run.
+
+    Raises:
+        ReportError: a file of the run is damaged.
+    """
+    from learner.reporting.report import write_report  # matplotlib and more, kept out of --help
+
+    run_dir = folder.parent
+    return write_report(run_dir) if folder.name == EVALUATION and (run_dir / RECORD).is_file() else None
 
 
 def read(arguments: Sequence[str]) -> tuple[list[str], Config]:
@@ -78,7 +96,7 @@ def read(arguments: Sequence[str]) -> tuple[list[str], Config]:
     names = [argument for argument in arguments if not argument.startswith("-") and not SETTING.match(argument)]
     settings = [argument for argument in arguments if argument not in names]
     if runs := [Path(name.removeprefix(SEARCH)) for name in names if _is_run(name.removeprefix(SEARCH))]:
-        of_run = f"config={runs[0] / RECORD}", f"evaluation.folder={runs[0] / 'evaluation'}", "run.resume=false"
+        of_run = f"config={runs[0] / RECORD}", f"evaluation.folder={runs[0] / EVALUATION}", "run.resume=false"
         settings = [*of_run, *settings]
     cfg = load(settings)
     if not names and not cfg.evaluation.baselines:

@@ -22,6 +22,7 @@ from envs.errors import UserError
 from envs.records import Direction, Origin, Outcome, StepInfo, Task, Transition
 from learner.figures.statistics import VALID, bootstrap_interval, distinct, gained, over_tasks
 from learner.figures.text import ARROWS, SPLITS, number, percent
+from learner.run import transitions
 
 STAGES = ("base", "sft", "rl")
 
@@ -39,7 +40,8 @@ class Evaluation:
         self._result = json.loads(self._file.read_text()) if self._file.exists() else summarise(tasks.values(), {})
 
     def add(self, stage: str, attempts: Sequence[Transition]) -> dict[str, Any]:
-        """Summarise a stage's attempts (in place of earlier ones of that stage), write the file, return its content.
+        """Summarise a stage's attempts (in place of earlier ones of that stage), keep them, write the file, return its
+        content.
 
         Raises:
             EvaluationError: an attempt's experiment was simulated.
@@ -51,6 +53,7 @@ class Evaluation:
             )
         self._result = merge(self._result, summarise(self._tasks.values(), {stage: attempts}))
         write(self._file.parent, self._result)
+        transitions.write_attempts(self._file.parent, stage, attempts)
         return self._result
 
     @property

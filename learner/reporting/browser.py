@@ -1,4 +1,5 @@
-"""The data of the report's trajectory browser: an index of all transitions, and a block of details per learner step.
+"""The data of the report's trajectory browser: an index of all transitions and of the attempts of evaluations, and a
+block of details per learner step and stage.
 
 Invariants: what an action, a log or a prompt holds leaves here as the base64 of compressed JSON, in which no markup can
 be; control characters in it are visible codes; the browser unpacks a block only when one of its transitions is opened.
@@ -9,13 +10,14 @@ from __future__ import annotations
 import base64
 import gzip
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from tokenizers import Tokenizer
 
+from learner.evaluation.evaluation import STAGES
 from learner.figures.action_text import diff, visible
 from learner.reporting.report_data import RunData
 from learner.run import transitions
@@ -63,25 +65,43 @@ def pack(value: Any) -> str:
     return base64.b64encode(gzip.compress(msgspec.json.encode(value), 6, mtime=0)).decode()
 
 
-def build(run: RunData, steps: Iterable[int]) -> tuple[str, dict[int, str]]:
-    """The packed index of the transitions of these steps, and a packed block by step.
+def build(run: RunData, steps: Iterable[int]) -> tuple[str, dict[int | str, str]]:
+    """The packed index of the attempts of evaluations and of the transitions of these steps, and a packed block by
+    stage and step.
 
     The index is `{"prompts": whether there are any, column of INDEX: values, "finding": what is suspicious in each}`,
-    in order of steps. A block is `{"prompts": texts, "rows": [details of a transition, in the order of the index]}`.
+    as the run went: `base` and `sft`, the steps, `rl`. What an evaluation tried has its stage in the place of the step,
+    and before its id. A block is `{"prompts": texts, "rows": [details of a transition, in the order of the index]}`.
     """
     reader, chosen = tokenizer(run), set(steps)
     index: dict[str, Any] = {"prompts": reader is not None} | {name: [] for name in (*INDEX, "finding")}
     blocks = {}
-    read = transitions.read(run.dir, COLUMNS, counted=("prompt_ids",))
-    for step, rows in itertools.groupby(read, lambda row: row["step"]):
-        if step not in chosen:
-            continue
-        rows = list(rows)
+    for part, rows in _parts(run, chosen):
         for name, column in INDEX.items():
             index[name] += [_plain(row.get(column)) for row in rows]
         index["finding"] += [sorted(row.get("findings") or ()) for row in rows]
-        blocks[step] = pack(_block(rows, transitions.prompts(run.dir, step) if reader else {}, reader))
+        blocks[part] = pack(_block(rows, transitions.prompts(run.dir, part) if reader else {}, reader))
     return pack(index), blocks
+
+
+def _parts(run: RunData, steps: Container[int]) -> Iterator[tuple[int | str, list[dict[str, Any]]]]:
+    """What is shown of each stage and of these steps, as the run went."""
+    counted = ("prompt_ids",)
+    tried = {
+        stage: [
+            row | {"step": stage, "id": f"{stage}/{row['id']}"}
+            for row in transitions.read_attempts(run.dir, stage, COLUMNS, counted)
+        ]
+        for stage in STAGES
+    }
+    of_steps = itertools.groupby(transitions.read(run.dir, COLUMNS, counted), lambda row: row["step"])
+    for part, rows in itertools.chain(
+        ((stage, tried[stage]) for stage in STAGES[:-1]),
+        ((step, list(rows)) for step, rows in of_steps if step in steps),
+        ((stage, tried[stage]) for stage in STAGES[-1:]),
+    ):
+        if rows:
+            yield part, rows
 
 
 def _block(
@@ -102,6 +122,7 @@ def _details(row: Mapping[str, Any], reader: Tokenizer | None) -> dict[str, Any]
         "seconds": {part: row[f"{part}_seconds"] for part in DURATIONS},
         "spans": _spans(row, reader),
         "tokens": [row["prompt_ids"], len(row["response_ids"])],
+        "fault": row.get("fault") or "",
         "test": row.get("test_score"),
         "findings": {visible(name): visible(why) for name, why in (row.get("findings") or {}).items()},
         "milestones": row["milestones"],

@@ -123,6 +123,24 @@ def overlay(name: str, runs: Mapping[str, Rows], field: str, over_time: bool = F
     return _svg(name, draw, width=5.4, height=2.8)
 
 
+def finetuning(rows: Rows, kept_back: Mapping[str, Any]) -> str | None:
+    """The loss of each step of fine-tuning, and that on examples that were kept back, before and after."""
+    if not rows:
+        return None
+
+    def draw(axes: Axes) -> None:
+        _line(axes, rows, "loss", label="trained on")
+        ends = zip((0, rows[-1]["step"]), map(kept_back.get, ("loss_before", "loss_after")), strict=True)
+        x, y = _known(list(ends))
+        if x:
+            axes.plot(x, y, color="#e0801a", linestyle="", marker="o", markersize=5, label="kept back")
+        _legend(axes, 2)
+        axes.set_xlabel("optimiser step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return _svg("finetuning", draw, width=5.4, height=2.6)
+
+
 def reward(rows: Rows) -> str | None:
     """Mean reward of each learner step, with each task's own as thin lines."""
 

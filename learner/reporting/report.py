@@ -74,10 +74,12 @@ def render(run: RunData) -> str:
             bars=Markup(charts.evaluation_bars(run.results) or ""),
             agents=list(_agents(run.agents)) if run.agents else [],
             costs=costs.of_run(run),
+            added=dict(_added(run)),
             held_in={task["task"] for task in run.results["tasks"] if task["split"] == "held_in"},
             index=Markup(index),
             blocks={step: Markup(block) for step, block in blocks.items()},
             kept=sum(row["step"] in blocks for row in run.moves),
+            tried=[stage for stage in run.stages if stage in blocks],
             colours=json.dumps({**charts.OUTCOME_COLOURS, **charts.PART_COLOURS}),
             **_page((TEMPLATES / "report.js").read_text()),
         )
@@ -85,8 +87,9 @@ def render(run: RunData) -> str:
 
 
 def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
-    """(title, note, SVG or None) of each plot over learner steps."""
+    """(title, note, SVG or None) of each plot of training."""
     rows = run.rows
+    yield "Fine-tuning", "loss in nats per response token", charts.finetuning(run.finetuning, run.kept_back)
     yield "Reward", "mean over transitions; thin lines: each task", charts.reward(rows)
     yield (
         "Held-out reward",
@@ -116,6 +119,18 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
     )
     yield "Entropy", "of the policy, mean over response tokens", charts.figure(rows, "entropy")
     yield "Gradient norm", "before clipping", charts.figure(rows, "grad_norm")
+
+
+def _added(run: RunData) -> Iterable[tuple[str, dict[str, Any]]]:
+    """By split what the last stage gained over the one before it: `stage`, `over`, `gain`, and the bounds `low` and
+    `high` of its 95 % interval."""
+    for split, stages in run.results["splits"].items():
+        names = [stage for stage in run.stages if stage in stages]
+        if len(names) > 1 and stages[names[-1]].get("gain_ci"):
+            low, high = stages[names[-1]]["gain_ci"]
+            yield split, {
+                "stage": names[-1], "over": names[-2], "gain": stages[names[-1]]["gain"], "low": low, "high": high,
+            }  # fmt: skip
 
 
 def _waits(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -42,6 +42,10 @@ class RunData:
     """The content of `evaluation.json`."""
     agents: Mapping[str, Any] | None
     """What `learner/evaluate.py RUN` wrote: its policy beside other agents."""
+    finetuning: list[dict[str, Any]]
+    """A row of `finetune.jsonl` per optimiser step."""
+    kept_back: Mapping[str, Any]
+    """The content of `finetune.json`: the loss on examples that were kept back, before and after."""
     rows: list[dict[str, Any]]
     """A row of the journal per learner step."""
     moves: list[dict[str, Any]]
@@ -91,6 +95,8 @@ def load(run_dir: Path) -> RunData:
             status=status.of(run_dir),
             results=_json(run_dir / "evaluation.json") or {"tasks": [], "splits": {}},
             agents=_json(run_dir / "evaluation/evaluation.json"),
+            finetuning=_lines(run_dir / "finetune.jsonl"),
+            kept_back=_json(run_dir / "finetune.json") or {},
             rows=journal.read(run_dir),
             moves=list(transitions.read(run_dir, COLUMNS, COUNTED)),
             expert=_expert(run_dir / "trajectories.parquet"),
@@ -104,6 +110,13 @@ def load(run_dir: Path) -> RunData:
 def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text()) if file.exists() else None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 

@@ -1,7 +1,8 @@
-"""Transitions on disk: `<run>/transitions/part-NNNNN.parquet`, one file per learner step.
+"""Transitions on disk: `<run>/transitions/part-NNNNN.parquet`, one file per learner step, and `STAGE.parquet` with the
+attempts of each evaluation (`base`, `sft`, `rl`).
 
-Invariants: a file is complete or absent (it is written beside its place and renamed); writing a step again replaces
-its file, so a resumed run doubles nothing; the schema is fixed, whatever values a step happens to hold.
+Invariants: a file is complete or absent (it is written beside its place and renamed); writing a step or a stage again
+replaces its file, so a resumed run doubles nothing; the schema is fixed, whatever values a step happens to hold.
 """
 
 from __future__ import annotations
@@ -58,24 +59,31 @@ SCHEMA = pa.schema(
         ("findings", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""`step` is the learner step (1, 2, …) that trained on the row. `advantage`, `ratio` (mean over the response's tokens
-of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the learner's, null where it
-gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is trained on it. `findings`
-is what an audit found suspicious in the action (`envs.records.Finding`), with why, and `fault` what is wrong with an
-invalid one (`envs.records.Fault`). `future` is what is expected to be earned from the reached state on, discounted
-(`rl.discount`): in the advantage it counts as the reward does. Files of earlier versions lack these three and
-`best_before`.
+"""`step` is the learner step (1, 2, …) that trained on the row, null of an attempt. `advantage`, `ratio` (mean over the
+response's tokens of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the
+learner's, null where it gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is
+trained on it. `findings` is what an audit found suspicious in the action (`envs.records.Finding`), with why, and
+`fault` what is wrong with an invalid one (`envs.records.Fault`). `future` is what is expected to be earned from the
+reached state on, discounted (`rl.discount`): in the advantage it counts as the reward does. Files of earlier versions
+lack these three and `best_before`.
 """
 
 
 def write(run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], report: StepReport) -> Path:
     """Write the groups that learner step `step` trained on, with what it reports of each; return the file."""
     figures = {"advantage": report.advantages, "ratio": report.ratios, "loss": report.losses}
-    rows = [_row(transition, step, figures) for group in groups for transition in group]
-    file = _file(run_dir, step)
+    return _write(_file(run_dir, step), [_row(one, step, figures) for group in groups for one in group])
+
+
+def write_attempts(run_dir: Path, stage: str, attempts: Sequence[Transition]) -> Path:
+    """Write what an evaluation tried; nothing was trained on it."""
+    return _write(_file(run_dir, stage), [_row(one, None, {}) for one in attempts])
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     file.parent.mkdir(exist_ok=True)
     partial = file.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial, compression="zstd")
     partial.replace(file)
     return file
 
@@ -92,13 +100,21 @@ def read(run_dir: Path, columns: Sequence[str] | None = None, counted: Sequence[
         yield from _read(file, columns, counted).to_pylist(maps_as_pydicts="strict")
 
 
-def prompts(run_dir: Path, step: int) -> dict[str, list[int]]:
-    """The prompt of each group of a learner step, as token ids by group id.
+def read_attempts(
+    run_dir: Path, stage: str, columns: Sequence[str] | None = None, counted: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """As `read`, of what an evaluation tried; nothing where it is not kept. Raises ValueError as that."""
+    file = _file(run_dir, stage)
+    return _read(file, columns, counted).to_pylist(maps_as_pydicts="strict") if file.exists() else []
+
+
+def prompts(run_dir: Path, part: int | str) -> dict[str, list[int]]:
+    """The prompt of each group of a learner step, or of an evaluation's stage, as token ids by group id.
 
     Raises:
         ValueError: the file is damaged; the message names it.
     """
-    table = _read(_file(run_dir, step), ["group_id", "prompt_ids"], ())
+    table = _read(_file(run_dir, part), ["group_id", "prompt_ids"], ())
     groups = table["group_id"].to_pylist()
     first: dict[str, int] = {}
     for place, group in enumerate(groups):
@@ -123,11 +139,13 @@ def truncate_after(run_dir: Path, step: int) -> None:
             file.unlink()
 
 
-def _file(run_dir: Path, step: int) -> Path:
-    return Path(run_dir) / "transitions" / f"part-{step:05d}.parquet"
+def _file(run_dir: Path, part: int | str) -> Path:
+    """Of a learner step, or of an evaluation's stage."""
+    name = part if isinstance(part, str) else f"part-{part:05d}"
+    return Path(run_dir) / "transitions" / f"{name}.parquet"
 
 
-def _row(transition: Transition, step: int, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _row(transition: Transition, step: int | None, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     values = vars(transition) | vars(transition.info)
     row = {name: values[name] for name in SCHEMA.names if name in values}
     row |= {"step": step, "outcome": str(transition.outcome), "origin": str(transition.info.origin)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -196,6 +197,10 @@ def make(run_dir: Path, steps: int = 10, actions: int = 16, seed: int = 0, setti
         for stage, skill in {"base": 0.02, "sft": 0.35}.items():
             view.stage(f"evaluate {stage}", 1)
             evaluation.add(stage, attempts(skill))
+        loss = [2.5, 1.4, 0.9]
+        told = [json.dumps({"step": i, "total": len(loss), "loss": value}) for i, value in enumerate(loss, 1)]
+        (run_dir / "finetune.jsonl").write_text("\n".join(told) + "\n")
+        (run_dir / "finetune.json").write_text(json.dumps({"loss_before": 2.6, "loss_after": 1.0}))
         view.stage("reinforce", steps)
         for step in range(1, steps + 1):
             skill = 0.3 + 0.5 * step / steps

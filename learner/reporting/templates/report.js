@@ -4,7 +4,8 @@ const PAGE = 50;
 const get = (selector) => document.querySelector(selector);
 const filters = Array.from(document.querySelectorAll(".filters select[data-key]"));
 const blocks = new Map();
-let index, colours, all, chosen, page = 0;
+const texts = new Map();
+let index, colours, all, chosen, page = 0, asked = 0;
 
 async function unpack(script) {
   const bytes = Uint8Array.from(atob(script.textContent), (c) => c.charCodeAt(0));
@@ -34,16 +35,18 @@ function signed(value, digits = 3) {
 
 const tone = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
 const words = (name) => name.replaceAll("_", " ");
+// What an evaluation tried has its stage in the place of a step.
+const part = (step) => (typeof step === "number" ? `step ${step}` : step);
 
 function row(i) {
   const pill = el("span", "pill", words(index.outcome[i]));
   pill.style.background = colours[index.outcome[i]];
   const summary = el("summary", "",
-    el("span", "", `step ${index.step[i]}`), el("span", "", index.task[i]), el("span", "wide", words(index.action[i])),
+    el("span", "", part(index.step[i])), el("span", "", index.task[i]), el("span", "wide", words(index.action[i])),
     el("span", "", pill, index.finding[i].length ? el("b", "suspicious", " !") : null),
     el("span", "", `reward ${number(index.reward[i])}`),
     el("span", `wide ${tone(index.advantage[i])}`, index.advantage[i] === null ? "" : `adv. ${signed(index.advantage[i])}`),
-    el("span", "wide", `${number(index.before[i])} → ${number(index.after[i])}`),
+    el("span", "score", `${number(index.before[i])} → ${number(index.after[i])}`),
     el("span", "wide right", `${index.seconds[i].toFixed(1)} s`));
   const made = el("details", "t", summary);
   made.addEventListener("toggle", () => { if (made.open && made.children.length === 1) open(made, i); });
@@ -71,7 +74,8 @@ function table(title, entries, ...more) {
 
 function rewardBox(i, found) {
   const parts = Object.entries(found.parts).map(([name, value]) => [words(name), number(value)]);
-  return table("Reward", [["reward", number(index.reward[i])], ...parts,
+  const fault = found.fault ? [["fault", words(found.fault)]] : [];
+  return table("Reward", [["reward", number(index.reward[i])], ...parts, ...fault,
     ["metric", `${number(index.before[i])} → ${number(index.after[i])}`], ["on test", number(found.test)],
     ["script got to", words(found.milestones.at(-1) ?? "–")]]);
 }
@@ -105,7 +109,7 @@ function versionBox(found) {
 
 function identityBox(i, found) {
   const link = el("a", "", index.id[i]);
-  link.href = `#${encodeURIComponent(index.id[i])}`;
+  link.href = `#${new URLSearchParams({ id: index.id[i] })}`;
   return table("Where", [["id", link], ["group", found.group], ["state", found.state], ["actor", index.actor[i]],
     ["tokens", `${found.tokens[0]} + ${found.tokens[1]}`], ["memory", `${found.peak_mb.toFixed(0)} MiB`]]);
 }
@@ -149,9 +153,27 @@ function valuesOf(filter, i) {
   return Array.isArray(value) ? (value.length ? ["any", ...value] : ["none"]) : [String(value)];
 }
 
-function choose() {
-  const wanted = filters.filter((filter) => filter.value);
-  chosen = all.filter(({ i }) => wanted.every((filter) => valuesOf(filter, i).includes(filter.value)));
+// What is searched: the action, the log's end and what was found, as they are shown.
+async function textOf({ i, place }) {
+  if (!texts.has(i)) {
+    const found = (await block(index.step[i])).rows[place];
+    const lines = [index.id[i], words(found.fault), ...found.diff.map(([, line]) => line), found.log, ...Object.values(found.findings)];
+    texts.set(i, lines.join("\n").toLowerCase());
+  }
+  return texts.get(i);
+}
+
+async function choose(first = 0) {
+  const mine = ++asked, wanted = filters.filter((filter) => filter.value);
+  let found = all.filter(({ i }) => wanted.every((filter) => valuesOf(filter, i).includes(filter.value)));
+  const query = get("#search").value.trim().toLowerCase();
+  if (query) {
+    get("#range").textContent = "searching …";
+    const read = await Promise.all(found.map(textOf));
+    if (mine !== asked) return; // something else is looked for by now
+    found = found.filter((_, place) => read[place].includes(query));
+  }
+  chosen = found;
   const [key, sign] = get("#order").value.split(":");
   if (key) {
     const rank = ({ i }) => (index[key][i] === null ? Infinity : sign * index[key][i]);
@@ -159,7 +181,16 @@ function choose() {
   } else {
     chosen.reverse();
   }
-  show(0);
+  show(Math.min(first, Math.max(0, Math.ceil(chosen.length / PAGE) - 1)));
+}
+
+const inputs = () => [["q", get("#search")], ...filters.map((filter) => [filter.dataset.key, filter]), ["order", get("#order")]];
+
+// The address tells what is looked for, so that it can be shared and gone back to.
+function remember() {
+  const told = new URLSearchParams(inputs().filter(([, input]) => input.value).map(([key, input]) => [key, input.value]));
+  if (page) told.set("page", page + 1);
+  history.replaceState(null, "", String(told) ? `#${told}` : location.pathname);
 }
 
 function show(number) {
@@ -170,28 +201,38 @@ function show(number) {
   get("#range").textContent = chosen.length ? `${count(page * PAGE + 1)}–${count(end)} of ${count(chosen.length)}` : "none";
   get("#back").disabled = page === 0;
   get("#forth").disabled = end === chosen.length;
+  remember();
 }
 
 function offer(filter) {
   const counts = new Map();
   for (const { i } of all) for (const value of valuesOf(filter, i)) counts.set(value, (counts.get(value) || 0) + 1);
-  const newestFirst = filter.dataset.key === "step" ? (a, b) => b - a : undefined;
-  for (const value of Array.from(counts.keys()).sort(newestFirst)) {
-    filter.add(new Option(`${words(String(value))} (${counts.get(value)})`, value));
+  const values = Array.from(counts.keys()); // steps are in the order of the run
+  for (const value of filter.dataset.key === "step" ? values.reverse() : values.sort()) {
+    const name = ["outcome", "finding"].includes(filter.dataset.key) ? words(value) : value; // others as they are elsewhere
+    filter.add(new Option(`${name} (${counts.get(value)})`, value));
   }
-  filter.addEventListener("change", choose);
+  filter.addEventListener("change", () => choose());
 }
 
-// The address `report.html#ID` opens that transition.
-function follow() {
-  const i = index.id.indexOf(decodeURIComponent(location.hash.slice(1)));
-  if (i < 0) return;
-  for (const select of document.querySelectorAll(".filters select")) select.value = "";
-  choose();
-  show(Math.floor(chosen.findIndex((one) => one.i === i) / PAGE));
-  const made = get("#transitions").children[chosen.findIndex((one) => one.i === i) % PAGE];
-  made.open = true;
-  made.scrollIntoView();
+// The address `report.html#id=ID` opens that transition; `#task=wine&step=base&q=Ridge` shows what is so.
+async function follow() {
+  const told = new URLSearchParams(location.hash.slice(1)), i = index.id.indexOf(told.get("id"));
+  for (const [key, input] of inputs()) {
+    input.value = i < 0 ? told.get(key) ?? "" : "";
+    if (input.selectedIndex < 0) input.value = ""; // a filter has no such value
+  }
+  await choose(Math.max(1, parseInt(told.get("page")) || 1) - 1);
+  if (i >= 0) {
+    const place = chosen.findIndex((one) => one.i === i);
+    show(Math.floor(place / PAGE));
+    history.replaceState(null, "", `#${new URLSearchParams({ id: index.id[i] })}`);
+    const made = get("#transitions").children[place % PAGE];
+    made.open = true;
+    made.scrollIntoView();
+  } else if (String(told)) {
+    get("#transitions-head").scrollIntoView();
+  }
 }
 
 async function start() {
@@ -207,12 +248,13 @@ async function start() {
     return { i, place: places.get(step) };
   });
   filters.forEach(offer);
-  get("#order").addEventListener("change", choose);
+  let typing;
+  get("#search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(choose, 250); });
+  get("#order").addEventListener("change", () => choose());
   get("#back").addEventListener("click", () => show(page - 1));
   get("#forth").addEventListener("click", () => show(page + 1));
   get("#notice").hidden = true;
   get(".filters").hidden = false;
-  choose();
   follow();
   addEventListener("hashchange", follow);
 }

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import pytest
 
@@ -19,11 +19,15 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the report is not opened in a browser")
 
 
-def opened(file: Path, fragment: str = "") -> tuple[Page, float]:
-    """The page as it stands after its script has run, and the seconds that took, the browser's start included."""
+def opened(file: Path, **address: object) -> tuple[Page, float]:
+    """The page as it stands after its script has run, and the seconds that took, the browser's start included.
+
+    address: what stands behind the `#`.
+    """
     command = [
         BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=10000",
-        f"--user-data-dir={file.parent / 'profile'}", "--dump-dom", f"file://{file}#{quote(fragment, safe='')}",
+        f"--user-data-dir={file.parent / 'profile'}", "--dump-dom",
+        f"file://{file}#{urlencode(address)}",
     ]  # fmt: skip
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -37,7 +41,7 @@ def shown(page: Page, css_class: str) -> int:
 def test_ten_thousand_transitions_render_in_under_three_seconds(tmp_path):
     file = write_report(make(tmp_path / "long", steps=20, actions=125))
     page, seconds = min((opened(file) for _ in range(3)), key=lambda found: found[1])
-    assert "1–50 of 10\u202f000" in page.text
+    assert "1–50 of 10\u202f288" in page.text, "of 20 steps and three evaluations"
     assert shown(page, "t") == 50
     assert {a.get("data-key") for a in page.of("select")} >= {"task", "outcome", "step", "actor"}
     assert "script error (" in page.text and "actor-1 (" in page.text
@@ -48,7 +52,7 @@ def test_a_transition_is_opened_by_its_address(tmp_path):
     run_dir = make(tmp_path / "run", steps=2)
     rows = list(transitions.read(run_dir))
     row = next(row for row in rows if row["action"] == "edit" and len(row["version_spans"]) == 2)
-    page, _ = opened(write_report(run_dir), row["id"])
+    page, _ = opened(write_report(run_dir), id=row["id"])
     assert len([a for a in page.of("details", "t") if "open" in a]) == 1
     for text in ("HistGradientBoostingClassifier", "You improve a machine-learning script", f"{row['ratio']:.4f}"):
         assert text in page.text
@@ -57,8 +61,37 @@ def test_a_transition_is_opened_by_its_address(tmp_path):
 
 def test_hostile_text_does_not_run(tmp_path):
     run_dir = make_hostile(make(tmp_path / "run", steps=2))
-    page, _ = opened(write_report(run_dir), HOSTILE.replace("\x1b[31m", "").replace("\u202e", "\\u202e"))
+    page, _ = opened(write_report(run_dir), id=HOSTILE.replace("\x1b[31m", "").replace("\u202e", "\\u202e"))
     assert [a for a in page.of("details", "t") if "open" in a]  # it was unpacked, and made into elements
     assert page.text.count('document.title="owned"') > 6
     assert page.title == "run: training report"
     assert not page.of("img") and len(page.scripts) == 1
+
+
+def test_an_address_tells_a_search_and_filters_and_attempts_of_evaluations_are_found(tmp_path):
+    run_dir = make(tmp_path / "run", steps=3)
+    file = write_report(run_dir)
+    tried = [row for row in transitions.read_attempts(run_dir, "base") if row["outcome"] == "invalid"]
+    page, _ = opened(file, step="base", outcome="invalid", q="USE a Forest")
+    assert f"1–{min(50, len(tried))} of {len(tried)}" in page.text and "breast_cancer (" in page.text
+    assert "use a forest" in tried[0]["text"] and shown(page, "t") == min(50, len(tried))
+    assert "none" in opened(file, q="no log has this", task="wine")[0].text
+    page, _ = opened(file, id=f"rl/{transitions.read_attempts(run_dir, 'rl')[0]['id']}", task="digits")
+    assert len([a for a in page.of("details", "t") if "open" in a]) == 1
+
+
+@pytest.mark.parametrize("width", [800, 390])
+def test_no_part_of_the_page_is_wider_than_the_window(tmp_path, width):
+    run_dir = make(tmp_path / "run", steps=2)
+    file = write_report(run_dir)
+    tell = "parent.postMessage(`${innerWidth} ${document.documentElement.scrollWidth}`, '*')"
+    measuring = file.read_text().replace("Content-Security-Policy", "no-policy")
+    file.write_text(measuring.replace("</body>", f"<script>setTimeout(() => {tell}, 2000)</script></body>"))
+    address = urlencode({"id": next(transitions.read(run_dir))["id"]})
+    frame = tmp_path / "frame.html"  # a window of its own is never below 500 pixels
+    frame.write_text(
+        "<script>onmessage = (told) => { document.title = told.data; };</script>"
+        f'<iframe width="{width}" height="900" frameborder="0" src="run/{file.name}#{address}"></iframe>'
+    )
+    window, needed = map(int, opened(frame)[0].title.split())
+    assert window == width and needed <= window

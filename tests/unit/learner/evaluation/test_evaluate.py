@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from actors.agents import ENDPOINT, EXPERT, POLICY, RANDOM, Agent
 from learner.config.load import ConfigError, load
-from learner.evaluate import listed, main, read
+from learner.evaluate import listed, main, read, reported
 from learner.evaluation import trials
 from learner.evaluation.evaluation import EvaluationError
 
@@ -32,6 +32,12 @@ def test_a_run_is_its_model_before_and_its_newest_checkpoint_with_its_settings(r
         Agent("expert", EXPERT),
         Agent("greedy", EXPERT, search=True),
     ]
+
+
+def test_the_report_of_an_evaluated_run_is_written_again_and_of_no_other_folder(run, tmp_path):
+    (run / "evaluation").mkdir()
+    assert reported(run / "evaluation") == run / "report.html" and (run / "report.html").is_file()
+    assert reported(tmp_path / "evaluation") is None and reported(run / "elsewhere") is None
 
 
 def test_any_agent_can_be_searched_with(run):

@@ -24,7 +24,11 @@ def test_each_transition_is_joined_with_all_that_is_known_of_it(run):
     packed, blocks = browser.build(run, [1, 2, 3])
     index = unpack(packed)
     details = {step: unpack(block) for step, block in blocks.items()}
-    written = list(transitions.read(run.dir))
+    tried = {stage: transitions.read_attempts(run.dir, stage) for stage in ("base", "sft", "rl")}
+    for stage, rows in tried.items():
+        for row in rows:
+            row |= {"step": stage, "id": f"{stage}/{row['id']}"}
+    written = [*tried["base"], *tried["sft"], *transitions.read(run.dir), *tried["rl"]]
     assert index["id"] == [row["id"] for row in written]
     for i, row in enumerate(written):
         of_step = index["step"][:i].count(row["step"])
@@ -46,7 +50,7 @@ def test_only_chosen_steps_are_kept_and_prompts_need_a_tokenizer(run):
     for file in run.dir.glob("checkpoints/*/hf/tokenizer.json"):
         file.unlink()
     packed, blocks = browser.build(run, [2])
-    assert set(unpack(packed)["step"]) == {2} == set(blocks)
+    assert set(unpack(packed)["step"]) == {2, "base", "sft", "rl"} == set(blocks)
     block = unpack(blocks[2])
     assert block["prompts"] == [] and {row["prompt"] for row in block["rows"]} == {None}
 

@@ -36,7 +36,7 @@ def run(**parts) -> RunData:
     }
     known = {
         "dir": Path("/runs/one"), "config": config, "about": None, "status": None, "results": results, "agents": None,
-        "rows": [{"seconds": 1800.0}, {"seconds": 1800.0}],
+        "finetuning": [], "kept_back": {}, "rows": [{"seconds": 1800.0}, {"seconds": 1800.0}],
         "moves": [move("wine", "a", 72.0), move("wine", "a", 100.0, "cache"), move("iris", "b", 36.0)],
         "expert": [{"task": "wine", "execute": 36.0, "origin": "run"}],
     }  # fmt: skip

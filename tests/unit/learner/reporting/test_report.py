@@ -85,8 +85,11 @@ def make_hostile(run_dir: Path) -> Path:
 
 def test_a_whole_run_is_shown(finished):
     shown = page(finished)
-    assert len(shown.of("svg")) == 13  # the evaluation and twelve plots over steps
-    assert [int(a["data-step"]) for a in shown.of("script") if "data-step" in a] == [1, 2, 3, 4, 5, 6]
+    assert len(shown.of("svg")) == 14  # the evaluation, fine-tuning and twelve plots over steps
+    blocks = [a["data-step"] for a in shown.of("script") if "data-step" in a]
+    assert blocks == ["base", "sft", "1", "2", "3", "4", "5", "6", "rl"]
+    links = [a["href"] for a in shown.of("a")]
+    assert len(links) == 3 * 6 and "#task=breast_cancer&step=base" in links, "each valid rate leads to its attempts"
     for part in ("builtin:smollm2-135m", "docker sandbox", "breast_cancer", "held-out mean", "6 of 10", "rmse ↓"):
         assert part in shown.text
     for part in (
@@ -95,8 +98,21 @@ def test_a_whole_run_is_shown(finished):
         "held-out gain, which comes with it",
         "waits 9%: ",
         "publishes 1%",
+        "loss in nats per response token",
     ):
         assert part in " ".join(shown.text.split())
+
+
+def test_the_first_figure_is_what_rl_itself_added_with_its_interval(finished, tmp_path):
+    of_rl = json.loads((finished / "evaluation.json").read_text())["splits"]["held_out"]["rl"]
+    low, high = of_rl["gain_ci"]
+    text = " ".join(page(finished).text.split())
+    assert f"held-out: reward that rl added to sft +{of_rl['gain']:.3f} 95 % interval +{low:.3f} … +{high:.3f}." in text
+    unsure = shutil.copytree(finished, tmp_path / "run")
+    whole = json.loads((unsure / "evaluation.json").read_text())
+    whole["splits"]["held_out"]["rl"]["gain_ci"] = [-0.1, 0.3]
+    (unsure / "evaluation.json").write_text(json.dumps(whole))
+    assert "95 % interval −0.100 … +0.300, so it may be none." in " ".join(page(unsure).text.split())
 
 
 def test_the_page_needs_nothing_from_outside(finished):
