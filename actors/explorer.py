@@ -174,7 +174,9 @@ class Explorer:
         if experts.kind == "llm":
             return LanguageModelExpert(self._ask(), experts.model, experts.context - experts.response, self._extent)
         longest = self._cfg.model.response
-        return BuiltinExpert(experts.mistakes, lambda text: len(self._chat.response(text)) <= longest)
+        return BuiltinExpert(
+            experts.mistakes, lambda text: len(self._chat.response(text)) <= longest, experts.steps
+        )  # fmt: skip
 
     def _ask(self) -> Ask:
         """How a language model is asked that is an expert."""

@@ -25,6 +25,10 @@ MAX_CHARACTERS = 380
 TRIES = 20
 UNDO_RATE = 0.25
 """How often an edit that broke the script or made the score worse is taken back."""
+READ_RATE = 0.05
+"""How often a script that fails is read before it is repaired."""
+LONG = 3
+"""Actions of a trajectory from which on its last one may be a Final Answer: of fewer, each is needed."""
 
 
 class Expert(Protocol):
@@ -43,12 +47,13 @@ class Expert(Protocol):
 
 
 class BuiltinExpert:
-    """An `Expert` made of `propose` below."""
+    """An `Expert` made of `propose` below, with the actions of whole trajectories that edit nothing."""
 
     name = "builtin"
 
-    def __init__(self, mistakes: float, fits: Callable[[str], bool]):
-        self._mistakes, self._fits = mistakes, fits
+    def __init__(self, mistakes: float, fits: Callable[[str], bool], steps: int = 0):
+        """steps: actions of a trajectory, where it is to end with a Final Answer if the last script is the best."""
+        self._mistakes, self._fits, self._steps = mistakes, fits, steps
 
     def candidates(self, task: Task, least: int) -> list[Idea]:
         return idea_pool.candidates(task, least)
@@ -57,6 +62,10 @@ class BuiltinExpert:
         self, task: Task, state: State, files: dict[str, str], working: str | None, ideas: Sequence[Idea],
         rng: random.Random,
     ) -> Reply:  # fmt: skip
+        if len(state.history) + 1 == self._steps >= LONG and _best_and_better(task, state):
+            return Reply(edits.final_answer(task, "nothing that was tried is better than this"))
+        if state.score is None and state.history and rng.random() < READ_RATE:
+            return Reply(edits.inspect(task, "see why the script fails"))
         return Reply(propose(task, state, files, rng, self._mistakes, ideas, working, self._fits))
 
 
@@ -154,6 +163,14 @@ def _without_edit(task: Task, state: State) -> str:
     if state.undo:
         return edits.undo(task, "the last edit did not help, take it back")
     return edits.inspect(task, "read the script again")
+
+
+def _best_and_better(task: Task, state: State) -> bool:
+    """Whether the present script is the best so far, and better than the unchanged one."""
+    if None in (state.score, state.best, task.m_init):
+        return False
+    sign = task.direction.sign
+    return sign * (state.score - state.best) >= 0 and sign * (state.score - task.m_init) > 0
 
 
 def _worse(task: Task, state: State) -> bool:

@@ -35,6 +35,13 @@ def inspect(task: Task, thought: str) -> str:
     return f"Thought: {thought}\nAction: Inspect\n"
 
 
+def final_answer(task: Task, thought: str) -> str:
+    """Text of the action that ends the episode."""
+    if task.actions == "mlagentbench":
+        return _research(thought, "Final Answer", final_answer=thought)
+    return f"Thought: {thought}\nAction: Final Answer\n"
+
+
 def _research(thought: str, name: str, **arguments: str | int) -> str:
     return f"Thought: {thought}\nAction: {name}\nAction Input: {json.dumps(arguments)}\n"
 

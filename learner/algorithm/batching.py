@@ -53,13 +53,17 @@ def by_prompt(examples: Sequence[Example]) -> list[Group]:
 
 
 def shuffled(examples: Sequence[Example], together: int, rng: np.random.Generator) -> list[Example]:
-    """The examples in random order, but those of one prompt in runs of up to `together`, so that batches share work."""
+    """The examples in random order, but those of one prompt in runs of up to `together`, so that batches share work;
+    those of one prompt are spread evenly, so that batches are mixed."""
     order = [examples[index] for index in rng.permutation(len(examples))]
     by_state: dict[bytes, list[Example]] = {}
     for example in order:
         by_state.setdefault(example.prompt_ids.tobytes(), []).append(example)
-    runs = [same[start : start + together] for same in by_state.values() for start in range(0, len(same), together)]
-    return [example for index in rng.permutation(len(runs)) for example in runs[index]]
+    places: list[tuple[float, list[Example]]] = []
+    for same in by_state.values():
+        runs = [same[start : start + together] for start in range(0, len(same), together)]
+        places += [((number + rng.random()) / len(runs), run) for number, run in enumerate(runs)]
+    return [example for _, run in sorted(places, key=lambda place: place[0]) for example in run]
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -103,8 +103,8 @@ def row_loss(
 ) -> tuple[Tensor, PolicySums]:
     """The loss of a row, with gradient, and its figures.
 
-    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its prompts, float32 [S], where it is learned;
-    proximal, reference: float32 [N] log-probs.
+    logprobs, entropy: float32 [N] of the row's tokens; values: V(s) of its prompts, float32 [S], where it is learned,
+    without gradient and the same in every pass; proximal, reference: float32 [N] log-probs.
     """
 
     def tensor(array: np.ndarray) -> Tensor:
@@ -115,7 +115,7 @@ def row_loss(
     if values is not None:
         baseline = values[tensor(row.row.prompt_index)]
         of_value = losses.value_loss(baseline, advantages, weights)
-        advantages = advantages - baseline.detach()
+        advantages = advantages - baseline
     tokens = losses.Tokens(
         behaviour=behaviour,
         proximal=proximal,
@@ -152,7 +152,7 @@ def row_loss(
         values=() if values is None else tuple(zip(row.row.groups, values.tolist(), strict=True)),
         responses=_of_responses(row.row, result),
     )
-    return result.loss + of_value, sums
+    return result.loss, sums
 
 
 def _of_responses(row: Row, result: losses.PolicyLoss) -> tuple[tuple[int, float, float], ...]:

@@ -224,6 +224,12 @@ class SftConfig:
     learning_rate: float = key(1e-4, "Peak learning rate (linear warm-up, cosine decay).", positive=True)
     batch: int = key(8, "Examples per optimiser step.", positive=True)
     best: float = key(1.0, "Share of the improvements of a task that may be imitated, the largest first.", maximum=1)
+    others: float = key(
+        0.25,
+        "Largest share of examples that edit nothing and were useful: what was read or run before an improvement, an "
+        "Undo that gave back a better script, a Final Answer at the best.",
+        maximum=0.9,
+    )
     examples: int = key(0, "Most examples of a task, those that differ most; 0: all that are worth imitating.")
     held_out: float = key(0.05, "Share of the examples that is kept back to measure the loss.", maximum=0.5)
     checkpoint_every: int = key(100, "Optimiser steps after which an interrupted fine-tuning can go on.", positive=True)
@@ -271,7 +277,10 @@ class RlConfig:
     epochs: int = key(1, "Passes over each batch of groups.", positive=True)
     minibatches: int = key(1, "Optimiser steps of a pass: parts of a batch, of whole groups.", positive=True)
     learning_rate: float = key(2e-5, "Learning rate (constant after linear warm-up).", positive=True)
-    value_learning_rate: float = key(1e-2, "Learning rate of ppo's value head.", positive=True)
+    value_learning_rate: float = key(
+        0.05, "ppo: about how far V(s) moves in one of its own optimiser steps, whatever the model.", positive=True
+    )
+    value_epochs: int = key(10, "ppo: optimiser steps of V(s) on each mini-batch, after the first pass.", positive=True)
     loss: str = key(
         "ppo",
         "What a clip does to a token whose ratio is outside: it ends its gradient (ppo), or bounds its weight (cispo).",

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from learner.algorithm.batching import Row
 from learner.algorithm.policy_batch import PolicyRow
 from learner.algorithm.policy_step import PolicySums, combine, objective, row_loss
 from learner.config.schema import Config
+from learner.model import value_head
 from learner.model.probe import require_same_forward
-from learner.model.value_head import ValueHead
 from learner.ranks import beside, checkpoints, loading, training_state
 from learner.ranks.away import Away
 from learner.ranks.beside import STATE
@@ -67,10 +67,12 @@ class Published:
 
 @dataclass
 class _Known:
-    """What is known of the rows of a mini-batch while it is trained on: float32 [N] log-probs, by their index."""
+    """What is known of the rows of a mini-batch while it is trained on, by their index: float32 [N] log-probs."""
 
     proximal: dict[int, Tensor]
     reference: list[Tensor]
+    values: dict[int, Tensor] = field(default_factory=dict)
+    """V(s) of each row's prompts, float32 [S], before it was trained on them."""
 
 
 class LearnerRank:
@@ -140,7 +142,7 @@ class LearnerRank:
         self.value = None
         if self._algorithm.value_head:
             width = self.policy.model.config.hidden_size
-            self.value = ValueHead(width, self.cfg.rl.value_learning_rate, self.deepspeed.device)
+            self.value = value_head.ValueHead(width, self.cfg.rl.value_learning_rate, self.deepspeed.device)
         self._heap.give_back(now=True)  # loading takes more than what is loaded
         self._away = Away(self.deepspeed.device)
         self.reset_optimizer()  # at stage 0 DeepSpeed counts a step of its own, which would shrink the first real one
@@ -181,26 +183,30 @@ class LearnerRank:
         """One optimiser step on the policy loss; rows and rate as for `finetune_step`.
 
         first: whether this is the first pass over these rows; its log-probs are the proximal policy of the others, if
-        none is held; part: the number of their mini-batch; entropy: the weight of its bonus.
+        none is held, and its V(s) their baseline: one that had learned from these rewards would take them off
+        themselves; part: the number of their mini-batch; entropy: the weight of its bonus.
         """
         rl = self.cfg.rl
         if first:
             self._known[part] = _Known(
                 self._held.pop(part, {}), [self._reference_logprobs(row) for row in rows] if rl.kl else []
             )
-        known = self._known[part]
+        known, seen = self._known[part], []
 
         def loss(index: int, row: PolicyRow) -> tuple[Tensor, PolicySums]:
             logprobs, entropies, features = self.deepspeed(row.row, rl.temperature)
-            values = self.value(features) if self.value else None
+            values = None
+            if self.value:
+                values = known.values.setdefault(index, self.value(features).detach())
+                seen.append(value_head.seen(features, row))
             proximal = known.proximal.setdefault(index, logprobs.detach())
             reference = known.reference[index] if rl.kl else None
             policy_loss = self._algorithm.loss or losses.policy_loss
             return row_loss(row, logprobs, entropies, values, proximal, reference, objective(rl, entropy), policy_loss)
 
         norm, sums = self._step(rows, POLICY_FILLER, loss, rate)
-        if self.value:
-            self.value.step()
+        if self.value and first:
+            self.value.learn(seen, rl.value_epochs)
         return combine([*sums, PolicySums(grad_norm=norm)])
 
     def hold_reference(self, folder: Path) -> None:

@@ -21,7 +21,8 @@ from learner.config.schema import Config
 from learner.ranks.group import LearnerError, RankGroup
 
 SHARING = 8
-"""Examples of one prompt that fine-tuning keeps together: they share its computation, and batches stay mixed."""
+"""Most examples of one prompt that fine-tuning keeps together, which share its computation; of a small batch half, so
+that it is mixed."""
 
 
 @dataclass
@@ -90,7 +91,8 @@ def finetune_steps(
     if not examples:
         raise LearnerError("nothing to fine-tune on: the experts left no action worth imitating")
     rng = np.random.default_rng(cfg.run.seed)
-    order = [example for _ in range(sft.epochs) for example in batching.shuffled(examples, SHARING, rng)]
+    together = max(1, min(SHARING, sft.batch // 2))
+    order = [example for _ in range(sft.epochs) for example in batching.shuffled(examples, together, rng)]
     batches = [order[start : start + sft.batch] for start in range(0, len(order), sft.batch)]
     while (step := position.sft_steps) < len(batches):
         began = time.monotonic()

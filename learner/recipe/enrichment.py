@@ -6,6 +6,8 @@ Invariant: no state is in the pool, and no action is imitated, whose prompt does
 
 from __future__ import annotations
 
+import collections
+import itertools
 from collections.abc import Mapping
 
 from actors.pool import ActorPool
@@ -36,8 +38,10 @@ def enrich(cfg: Config, tasks: Mapping[str, Task], actors: ActorPool, run: Run, 
     pool.save(run.pool_file)
     progress.say(f"state pool: {pool.kinds()}")
     worth = [choice for choice in selection.worth_imitating(trajectories, tasks) if choice.state.id not in too_long]
-    chosen = selection.select(worth, cfg.sft.best, cfg.sft.examples, cfg.run.seed)
+    chosen = selection.select(worth, cfg.sft.best, cfg.sft.examples, cfg.sft.others, cfg.run.seed)
     encoded = [Example(*ids) for ids in actors.first("encode", [(choice.state, choice.text) for choice in chosen])]
-    examples = [example for example in encoded if len(example.response_ids) <= cfg.model.response]
-    progress.say(f"{len(examples)} expert actions are imitated, of {len(worth)} that are worth it")
-    return examples
+    fitting = [len(example.response_ids) <= cfg.model.response for example in encoded]
+    kinds = collections.Counter(choice.kind for choice in itertools.compress(chosen, fitting))
+    told = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    progress.say(f"{sum(fitting)} expert actions are imitated ({told}), of {len(worth)} that are worth it")
+    return list(itertools.compress(encoded, fitting))

@@ -32,8 +32,11 @@ STATE = pa.struct(
         ("reference", NUMBER),
         ("undo", pa.list_(pa.struct([("snapshot", TEXT), ("score", NUMBER)]))),
         ("kind", TEXT),
+        ("best", NUMBER),
+        ("unrun", pa.int64()),
     ]
 )
+"""Trajectories of earlier versions lack the last two."""
 SCHEMA = pa.schema(
     [
         ("trajectory", pa.int64()),
@@ -156,4 +159,4 @@ def _trajectory(rows: list[dict]) -> Trajectory:
 
 def _state(record: dict) -> State:
     undo = tuple((step["snapshot"], step["score"]) for step in record["undo"])
-    return msgspec.convert({**record, "undo": undo}, type=State)
+    return msgspec.convert({**record, "undo": undo, "unrun": record["unrun"] or 0}, type=State)

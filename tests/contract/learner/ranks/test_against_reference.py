@@ -43,7 +43,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     "ppo": {
         "clip": 0.15, "correction": "truncated", "correction_cap": 1.1, "kl": 0.2, "entropy": 0.02,
-        "aggregation": "sequence", "value_learning_rate": 0.3, "mask": "geometric", "mask_low": 0.8,
+        "aggregation": "sequence", "value_learning_rate": 0.3, "value_epochs": 2, "mask": "geometric", "mask_low": 0.8,
     },
 }  # fmt: skip
 
@@ -101,8 +101,11 @@ class Plain:
         if adapter:
             self.model = PeftModel.from_pretrained(self.model, adapter, is_trainable=True)
         self.forget()
-        self._value = torch.zeros(self.model.config.hidden_size + 1, requires_grad=True)
-        self._value_optimizer = torch.optim.Adam([self._value], cfg.rl.value_learning_rate)
+        width, rate = self.model.config.hidden_size, cfg.rl.value_learning_rate
+        self._value, self._offset = torch.zeros(width, requires_grad=True), torch.zeros((), requires_grad=True)
+        self._value_optimizer = torch.optim.Adam(
+            [{"params": self._value, "lr": rate * width**-0.5}, {"params": self._offset, "lr": rate}], betas=(0.9, 0.95)
+        )
         self._steps = 0
 
     def train(self, groups: Sequence[Sequence[Transition]]) -> list[tuple[float, float, float, list[Token]]]:
@@ -113,27 +116,29 @@ class Plain:
         self._steps += 1
         rate = self._cfg.rl.learning_rate * min(1, self._steps / 3)
         told, self.advantages, self.gaps = [], {}, {}
+        values: dict[str, torch.Tensor] = {}
         middle = -(-len(groups) // 2)
         parts = [groups[:middle], groups[middle:]] if self._cfg.rl.minibatches == 2 else [groups]
         for epoch in range(self._cfg.rl.epochs):
             of_parts = []
             for part in parts:
-                said = {}
+                said, features = {}, {}
                 for one in (one for group in part for one in group):
-                    logprobs, entropy, value = self._said(self.model, one)
+                    logprobs, entropy, features[one.id] = self._said(self.model, one)
+                    value = values.setdefault(one.id, self._worth(features[one.id]).detach())
                     said[one.id] = Said(logprobs, entropy, proximal[one.id], reference[one.id], value)
                 if not epoch:
                     first = [one for group in part for one in group if _valid(one) and not of_parts]
                     self.gaps |= {one.id: self._gaps(one, said[one.id]) for one in first}
                     self.advantages |= plain_advantages(part, self._cfg.rl, said)
                 policy, of_value, tokens = plain_loss(part, self._cfg.rl, said, self._cfg.model.response)
-                (policy + of_value).backward()
+                policy.backward()
                 norm = self._step(rate)
-                self._value_optimizer.step()
-                self._value_optimizer.zero_grad()
+                if not epoch and self._cfg.rl.algorithm == "ppo":
+                    self._learn_values(part, said, features)
                 of_parts.append((policy.item(), of_value.item(), norm, tokens))
-            policies, values, norms, tokens = zip(*of_parts, strict=True)
-            told.append((sum(policies), sum(values), max(norms), [one for part in tokens for one in part]))
+            policies, of_values, norms, tokens = zip(*of_parts, strict=True)
+            told.append((sum(policies), sum(of_values), max(norms), [one for part in tokens for one in part]))
         return told
 
     def finetune(self, examples: Sequence[Example], rate: float) -> tuple[float, float]:
@@ -171,15 +176,24 @@ class Plain:
         ((_, start, end),) = (span for span in one.version_spans if span[0] == VERSION)
         return np.abs(said.logprobs.detach().numpy() - one.behaviour_logprobs)[start:end].tolist()
 
+    def _worth(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature @ self._value + self._offset
+
+    def _learn_values(self, groups: Sequence[Sequence[Transition]], said: dict, features: dict) -> None:
+        for _ in range(self._cfg.rl.value_epochs):
+            now = {name: dataclasses.replace(its, value=self._worth(features[name])) for name, its in said.items()}
+            self._value_optimizer.zero_grad()
+            plain_loss(groups, self._cfg.rl, now, self._cfg.model.response)[1].backward()
+            self._value_optimizer.step()
+
     def _said(self, model: torch.nn.Module, one: Transition) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies at the sampling temperature, [R], and V of the prompt."""
+        """Log-probs and entropies at the sampling temperature, [R], and the direction of the prompt, [D]."""
         ids = torch.from_numpy(np.concatenate([one.prompt_ids, one.response_ids])).long()
         end = len(one.prompt_ids)
         output = model(ids[None], output_hidden_states=True)
         distribution = torch.distributions.Categorical(logits=output.logits[0, end - 1 : -1] / self._cfg.rl.temperature)
         hidden = output.hidden_states[-1][0, end - 1].detach()
-        value = (hidden / hidden.norm()) @ self._value[:-1] + self._value[-1]
-        return distribution.log_prob(ids[end:]), distribution.entropy(), value
+        return distribution.log_prob(ids[end:]), distribution.entropy(), hidden / hidden.norm()
 
 
 def _valid(one: Transition) -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.expert import estimators, ideas, operators
-from actors.expert.builtin import MAX_CHARACTERS, propose
+from actors.expert import edits, estimators, ideas, operators
+from actors.expert.builtin import MAX_CHARACTERS, BuiltinExpert, propose
 from actors.expert.script import Script
 from envs import research_actions
-from envs.actions import Edit, InvalidAction, Undo, apply, parse
+from envs.actions import Action, Edit, FinalAnswer, Inspect, InvalidAction, Undo, apply, parse
 from envs.benchmarks.loader import BUILTIN, about, builtin_tasks
 from envs.records import Limits, State, Step, Task
 
@@ -103,6 +103,39 @@ def test_only_what_made_the_score_worse_is_taken_back(name, better, worse):
         return sum(parse(propose(task, state, files, random.Random(n), 0), task) == Undo() for n in range(40))
 
     assert undone(better) == undone(0.5) == 0 < undone(worse) < 20
+
+
+def test_a_script_that_fails_is_read_now_and_then_and_one_that_is_worse_never():
+    task, files = task_of("digits"), {"train.py": script_of("digits")}
+    expert = BuiltinExpert(0.0, lambda text: True)
+
+    def read(score: float | None) -> int:
+        state = start("", score)
+        drawn = [
+            expert.propose(task, state, files, files["train.py"], (), random.Random(n)).text for n in range(99)
+        ]  # fmt: skip
+        return sum(isinstance(parse(text, task), Inspect) for text in drawn)
+
+    assert 0 < read(None) < 15 and read(0.4) == 0
+
+
+@pytest.mark.parametrize(("name", "scores", "better"), [("digits", (0.5, 0.6, 0.7), 0.7), ("diabetes", (9, 8, 7), 7)])
+def test_a_long_trajectory_ends_with_a_final_answer_at_the_best(name, scores, better):
+    unchanged, middle, best = scores
+    task, files = replace(task_of(name), m_init=unchanged), {"train.py": script_of(name)}
+
+    def last(score: float | None, steps: int = 3, done: int = 2) -> Action:
+        history = (Step("Action: Edit", ""),) * done
+        state = State("s", name, "0", history, score, score, undo=(("0", unchanged), ("1", middle)), best=best)
+        expert = BuiltinExpert(0.0, lambda text: True, steps)
+        return parse(expert.propose(task, state, files, files["train.py"], (), random.Random(1)).text, task)
+
+    assert last(better) == FinalAnswer()
+    others = [last(middle), last(None), last(better, steps=4), last(better, steps=2, done=1)]
+    assert FinalAnswer() not in others
+    research = replace(task, actions="mlagentbench")
+    request = research_actions.parse(edits.final_answer(research, "it is done"))
+    assert research_actions.resolve(request, files, research, None) == FinalAnswer()
 
 
 def test_it_reads_scripts_of_another_form():

@@ -223,6 +223,14 @@ def test_shuffling_keeps_runs_of_one_prompt_and_every_example():
     assert len({tuple(e.response_ids[0] for e in one) for one in orders}) == 5
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffling_spreads_the_examples_of_a_prompt(seed):
+    prompts = [np.array([p], np.int32) for p in range(4)]
+    order = shuffled([Example(prompts[i % 4], prompts[0]) for i in range(64)], 4, np.random.default_rng(seed))
+    of_prompts = [int(example.prompt_ids[0]) for example in order]
+    assert all(set(of_prompts[start : start + 16]) == {0, 1, 2, 3} for start in range(0, 64, 16))
+
+
 @pytest.mark.parametrize(("examples", "share", "kept_back"), [
     (0, 0.5, 0), (1, 0.0, 0), (1, 1.0, 0), (2, 1.0, 1), (10, 0.0, 0), (10, 0.1, 1), (10, 0.26, 3), (10, 1.0, 9),
 ])  # fmt: skip

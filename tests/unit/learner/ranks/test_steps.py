@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from learner.algorithm.batching import Example
 from learner.algorithm.policy_step import PolicySums
 from learner.config.schema import Config, RlConfig
-from learner.ranks.steps import Position, policy_step
+from learner.ranks.steps import Position, finetune_steps, policy_step
 from tests.transitions import transition
 from tests.unit.fake_run import report_of
 
@@ -70,6 +72,22 @@ def test_the_policy_that_a_step_began_with_is_asked_for_before_it_moves(keys):
     assert [(method, args[-1]) for method, _, *args in asked[:2]] == [("hold_proximal", 0), ("hold_proximal", 1)]
     assert [method for method, *_ in asked[2:]] == ["policy_step", "policy_step"]
     assert [method for method, *_ in made(**keys)[1]] == ["policy_step"], "one step has it from its own first pass"
+
+
+@pytest.mark.parametrize(("batch", "prompts"), [(8, 2), (64, 4), (1, 1)])
+def test_batches_of_fine_tuning_are_of_several_prompts(batch, prompts):
+    class Learning(Ranks):
+        def each(self, method: str, shards: list[Any], *args: Any) -> list[Any]:
+            self.asked.append({int(row.input_ids[end]) for row in shards[0] for end in row.prompt_ends})
+            return [(1.0, 1.0)]
+
+    cfg, ranks = OmegaConf.structured(Config), Learning()
+    cfg.learner.row_tokens, cfg.sft.batch = 100, batch
+    ids = [np.array([number], np.int32) for number in range(68)]
+    examples = [Example(ids[number % 4], ids[4 + number]) for number in range(64)]
+    steps = list(finetune_steps(ranks, cfg, examples, Position()))
+    assert len(steps) == len(ranks.asked) == 64 // batch
+    assert all(len(of_batch) == prompts for of_batch in ranks.asked)
 
 
 def test_the_weight_of_the_entropy_is_steered_to_the_target_and_never_negative():

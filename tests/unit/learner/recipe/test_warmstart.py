@@ -55,18 +55,84 @@ def test_gains_and_repairs_are_imitated_errors_and_losses_are_not():
     assert [(choice.text, choice.gain) for choice in chosen] == [("better", 0.5), ("fix", math.inf)]
 
 
+def episode(*steps: tuple) -> Trajectory:
+    """Of (text, kind, outcome, score after, changes of the state that it leads to)."""
+    moves, state = [], START
+    for text, kind, outcome, score, changes in steps:
+        reached = replace(state, id=f"{state.id}{text}", history=(*state.history, Step(text, "seen")), **changes)
+        result = StepResult(kind, outcome, state.reference, score, "seen", "", Durations(), reached)
+        moves.append(Move(state, text, result))
+        state = reached
+    return Trajectory("t", 0, "llm", (), tuple(moves), Ending.IMPROVED)
+
+
+def edit(text: str, score: float | None, before: dict, run: bool = True) -> tuple:
+    """An edit of a state whose edits so far are `before`."""
+    undo = (*before["undo"], (before["snapshot"], before["score"]))
+    kept = {"snapshot": text, "score": score, "undo": undo, "unrun": 0 if run else 1}
+    if not run:
+        return text, "write", Outcome.NEUTRAL, None, kept
+    if score is None:
+        return text, "edit", ERROR, None, kept
+    return text, "edit", EDITED, score, {**kept, "reference": score}
+
+
+def test_every_kind_of_action_is_imitated_where_it_was_useful():
+    start = {"snapshot": "snap0", "score": 1.0, "undo": ()}
+    read, known = ("read", "inspect", Outcome.NEUTRAL, None, {}), ("run it again", "execute", Outcome.NEUTRAL, 1.0, {})
+    good = edit("good", 0.6, start)
+    ended = ("done", "final answer", Outcome.NEUTRAL, None, {})
+    taken_back = ("take it back", "undo", Outcome.NEUTRAL, None, {**good[4]})
+    worse = edit("worse", 0.8, good[4])
+    written = edit("write it", None, start, run=False)
+    run = ("run it", "execute", EDITED, 0.5, {"score": 0.5, "unrun": 0})
+
+    def imitated(*steps: tuple) -> list[tuple[str, float]]:
+        chosen = worth_imitating([episode(*steps)], {"t": TASK})
+        assert [choice.kind for choice in chosen] == [
+            kind for text, kind, *_ in steps if text in {choice.text for choice in chosen}
+        ]
+        assert all(choice.edits == (choice.kind in ("edit", "write")) for choice in chosen)
+        return [(choice.text, round(choice.gain, 6)) for choice in chosen]
+
+    assert imitated(read, good, ended) == [("read", 0.4), ("good", 0.4), ("done", 0.4)]
+    assert imitated(good, worse, taken_back, ended) == [("good", 0.4), ("take it back", 0.2), ("done", 0.4)]
+    assert imitated(good, worse, ended) == [("good", 0.4)], "the best had been left"
+    assert imitated(good, edit("break", None, good[4]), taken_back)[1] == ("take it back", math.inf)
+    assert imitated(written, run) == [("write it", 0.5), ("run it", 0.5)]
+    assert imitated(written, ("take it back", "undo", Outcome.NEUTRAL, None, {**start, "unrun": 0})) == []
+    assert imitated(read, known, good) == [("good", 0.4)], "to run again what is known, and to read before it"
+    assert imitated(read, edit("bad", 1.2, start), ended) == []
+    assert imitated(ended) == [], "nothing was improved"
+
+
+def selected(choices: list[Choice], best: float, most: int = 0, others: float = 0.0, seed: int = 0) -> list[str]:
+    return [choice.text for choice in select(choices, best, most, others, seed)]
+
+
 def test_the_largest_improvements_and_those_that_differ_most_are_selected():
     gains = {"ridge a": 0.4, "ridge b": 0.3, "a forest": 0.2, "small": 0.01, "repair it": math.inf}
     choices = [Choice(START, text, gain) for text, gain in gains.items()]
-    assert [choice.text for choice in select(choices, 0.75, 0, 0)] == ["ridge a", "ridge b", "a forest", "repair it"]
+    assert selected(choices, 0.75) == ["ridge a", "ridge b", "a forest", "repair it"]
     repair = ["repair it"]  # is kept whatever the share is, and a part of an action counts as one
-    assert [choice.text for choice in select(choices, 0.26, 0, 0)] == ["ridge a", "ridge b", *repair]
-    assert [choice.text for choice in select(choices, 0.01, 0, 0)] == ["ridge a", *repair]
+    assert selected(choices, 0.26) == ["ridge a", "ridge b", *repair]
+    assert selected(choices, 0.01) == ["ridge a", *repair]
     for seed in range(5):
-        few = {choice.text for choice in select(choices, 0.75, 3, seed)}
+        few = set(selected(choices, 0.75, 3, seed=seed))
         assert len(few) == 3 and not {"ridge a", "ridge b"} <= few
     other = [replace(choice, state=replace(START, task_id="u")) for choice in choices]
-    assert Counter(choice.state.task_id for choice in select([*choices, *other], 1.0, 2, 0)) == {"t": 2, "u": 2}
+    assert Counter(choice.state.task_id for choice in select([*choices, *other], 1.0, 2, 0, 0)) == {"t": 2, "u": 2}
+
+
+def test_what_edits_nothing_is_a_share_of_the_examples_and_all_kinds_of_it_come_in_turn():
+    edits = [Choice(START, f"edit {number}", 0.1) for number in range(6)]
+    reads = [Choice(START, f"read {number}", 0.1 * number, "inspect", False) for number in range(9)]
+    rest = [Choice(START, "back", math.inf, "undo", False), Choice(START, "done", 0.01, "final answer", False)]
+    every = [*reads, *edits, *rest]
+    assert set(selected(every, 1.0, others=0.4)) - {one.text for one in edits} == {"back", "done", "read 8", "read 7"}
+    assert selected(every, 1.0, others=0.0) == [one.text for one in edits]
+    assert selected(reads, 1.0, others=0.4) == [], "there is no edit that they would be a share beside"
+    assert len(selected(every, 1.0, others=0.9)) == len(every)
 
 
 def test_every_state_is_kept_with_its_kind():
@@ -96,6 +162,9 @@ def test_trajectories_are_marked_by_how_they_ended():
 
 def test_trajectories_can_be_read_back(tmp_path):
     failed = trajectory(("broken", ERROR, None), number=1, failure="the endpoint failed")
+    first, *rest = PATH.moves
+    unrun = replace(first.result, state=replace(first.result.state, best=0.5, unrun=2))
+    known = replace(PATH, moves=(first._replace(result=unrun), *rest))
     for one in (PATH, failed):
         trajectories.append(tmp_path, one)
     with (tmp_path / trajectories.GROWING).open("a") as file:
@@ -103,8 +172,8 @@ def test_trajectories_can_be_read_back(tmp_path):
     assert trajectories.grown(tmp_path) == [PATH, failed]
     trajectories.append(tmp_path, replace(PATH, number=2))
     assert len(trajectories.grown(tmp_path)) == 3
-    trajectories.save([PATH, failed], tmp_path)
-    assert trajectories.read(tmp_path) == [PATH, failed]
+    trajectories.save([known, failed], tmp_path)
+    assert trajectories.read(tmp_path) == [known, failed]
     assert not (tmp_path / trajectories.GROWING).exists()
     (tmp_path / trajectories.PARQUET).write_bytes(b"no parquet")
     with pytest.raises(TrajectoryError, match=r"trajectories\.parquet cannot be read"):
