@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-long test-fast test-gpu mutants bench prove images lint clean
+.PHONY: help setup train test test-long test-fast test-gpu mutants bench prove pictures images lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -33,6 +33,9 @@ bench: setup ## speed against baselines measured in the same run, as tables with
 
 prove: setup ## the recipe and its ablations as docs/results.md tells of them: hours, resumable
 	@cluster/with_docker.sh .venv/bin/python -m tests.prove
+
+pictures: setup ## docs/terminal.png and docs/report.png, of what a run left; ARGS="runs/quickstart"
+	@.venv/bin/python -m tests.pictures $(ARGS)
 
 images: setup ## the images of cluster/images, where a registry can be reached; ARGS="cpu cuda sandbox"
 	@cluster/images/build.sh $(ARGS)

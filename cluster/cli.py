@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +34,9 @@ and shows it.
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command's exit code; 2 where there is no such command."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name == "--version":
+        print(f"mlagent {importlib.metadata.version('mlagent')}")
+        return 0
     if name in ("-h", "--help"):
         print(USAGE.format(commands="\n".join(f"  {command:9} {about}" for command, (_, about) in COMMANDS.items())))
         return 0

@@ -6,7 +6,9 @@ wrong and what to do; a task without problems may still be a poor one, but it ca
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,13 +26,19 @@ UPWARDS = ("accuracy", "auc", "f1", "kappa", "qwk", "map@", "pearson", "spearman
 DOWNWARDS = ("rmse", "rmsle", "mcrmse", "mae", "mse", "log loss", "logloss", "smape", "error", "perplexity", "brier")
 SLOW = 0.5
 """Share of the time limit that a baseline may take before it is called too slow for what improves on it."""
+NAMED = re.compile(r"(?<![\w*./-])[\w-][\w./-]*\.(?:csv|tsv|jsonl?|parquet|feather|np[yz]|h5|pkl|zip|txt)\b(?!\*)")
+"""A file that a description names."""
+TYPO = 5, 0.8
+"""Fewest characters of a metric's name, and least likeness to a known one, that make it a misspelling."""
 LONG_SCRIPT = 6000
 """Characters of a script that leave little room in a prompt of two thousand tokens."""
 
 
 def problems(task: Task, first: StepResult, again: StepResult, sandboxes: SandboxPool) -> list[str]:
     """What should be mended; first, again: two runs of the unchanged script that shared no cache."""
-    found = [*_of_the_baseline(task, first), *_of_the_metric(task, first), *_of_the_folder(task)]
+    found = [
+        *_of_the_baseline(task, first), *_of_the_metric(task, first), *_of_the_folder(task), *_of_the_descriptor(task)
+    ]  # fmt: skip
     if first.score_after is not None:
         if again.score_after != first.score_after:
             found.append(
@@ -59,6 +67,11 @@ def _of_the_baseline(task: Task, run: StepResult) -> Iterator[str]:
 def _of_the_metric(task: Task, run: StepResult) -> Iterator[str]:
     name = task.metric.lower()
     usual = {Direction.MAXIMIZE: UPWARDS, Direction.MINIMIZE: DOWNWARDS}
+    known = (*UPWARDS, *DOWNWARDS)
+    fewest, likeness = TYPO
+    if not any(word in name for word in known) and len(name) >= fewest:
+        for near in difflib.get_close_matches(name, known, n=1, cutoff=likeness):
+            yield f"metric is {task.metric!r}: did you mean {near!r}? Prompts tell the policy this name"
     against = Direction.MINIMIZE if task.direction is Direction.MAXIMIZE else Direction.MAXIMIZE
     if any(word in name for word in usual[against]) and not any(word in name for word in usual[task.direction]):
         yield f"direction is {task.direction}, but {task.metric} is one to {against}: correct task.yaml"
@@ -95,16 +108,44 @@ def _columns_shown(task: Task, private: Path) -> Iterator[str]:
         if file.suffix != ".csv":
             continue
         shown = pd.read_csv(file)
-        if key not in shown or shown[key].duplicated().any() or not set(answers[key]) & set(shown[key]):
+        if key in shown and not shown[key].duplicated().any() and set(answers[key]) & set(shown[key]):
+            beside, which = answers[[key]].merge(shown, on=key), "for the same ids"
+            told = answers[answers[key].isin(shown[key])].reset_index(drop=True)
+        elif key not in shown and len(shown) == len(answers):
+            beside, which, told = shown, "row by row", answers
+        else:
             continue
-        both = answers.merge(shown, on=key, suffixes=("", " shown"))
         for column in answers.columns[1:]:
-            beside = f"{column} shown" if f"{column} shown" in both else None
-            if beside and both[column].nunique() > 1 and both[column].equals(both[beside]):
-                yield (
-                    f"env/{file.relative_to(task.env_dir)} has the column {column!r} of scripts/{private.name} for the "
-                    "same ids: the agent could read the answers; leave it out"
-                )
+            for name in beside.columns.drop(key, errors="ignore"):
+                if told[column].nunique() > 1 and _same(told[column], beside[name]):
+                    named = f"the column {column!r}" if name == column else f"in its column {name!r} the {column!r}"
+                    yield (
+                        f"env/{file.relative_to(task.env_dir)} has {named} of scripts/{private.name} {which}: the "
+                        "agent could read the answers; leave it out"
+                    )
+
+
+def _same(answers: pd.Series, shown: pd.Series) -> bool:
+    """Whether both hold the same values in the same order, whatever they are read as."""
+    return answers.equals(shown) or answers.astype(str).equals(shown.astype(str).rename(answers.name))
+
+
+def _of_the_descriptor(task: Task) -> Iterator[str]:
+    """Files that task_descriptor.txt names and that are not there, and tables that it says nothing of."""
+    file = task.env_dir / "task_descriptor.txt"
+    if not file.is_file():
+        yield "env/task_descriptor.txt is missing: it says what the files hold and what submission.csv must look like"
+        return
+    told = set(NAMED.findall(file.read_text(errors="replace")))
+    there = {str(path.relative_to(task.env_dir)) for path in _files(task.env_dir)}
+    names = {Path(name).name for name in there} | there | {SUBMISSION}
+    for name in sorted(told - names):
+        if Path(name).name not in names:
+            yield f"env/task_descriptor.txt names {name}, which is not in env/: correct it"
+    if told:
+        tables = {name for name in there if "/" not in name and name.endswith((".csv", ".tsv", ".jsonl", ".parquet"))}
+        for name in sorted(tables - told):
+            yield f"env/task_descriptor.txt says nothing of env/{name}: the policy is told of data by it"
 
 
 def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:

@@ -168,7 +168,8 @@ class Probes:
 
 
 def locked() -> list[Requirement]:
-    lines = LOCK.read_text().splitlines()
+    """What a checkout pins for the CPU; nothing where the project was installed."""
+    lines = LOCK.read_text().splitlines() if LOCK.is_file() else ()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -188,7 +189,7 @@ def versions(gpu: bool, found: Mapping[str, About]) -> Finding:
     if other:
         shown = f"{len(other)} packages differ from {LOCK.name}: {'; '.join(other[:4])}"
         return Finding("lock", Verdict.NOTE, shown, preflight.install(gpu))
-    lock = "pyproject.toml" if gpu else LOCK.name
+    lock = LOCK.name if LOCK.is_file() and not gpu else "the project's requirements"
     return Finding("lock", Verdict.OK, f"versions on {hosts(found)} are those of {lock}")
 
 

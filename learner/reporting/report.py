@@ -90,7 +90,7 @@ def _plots(run: RunData) -> Iterable[tuple[str, str, str | None]]:
     """(title, note, SVG or None) of each plot of training."""
     rows = run.rows
     yield "Fine-tuning", "loss in nats per response token", charts.finetuning(run.finetuning, run.kept_back)
-    yield "Reward", "mean over transitions; thin lines: each task", charts.reward(rows)
+    yield "Reward", "mean over transitions, at each step of other states; thin lines: each task", charts.reward(rows)
     yield (
         "Held-out reward",
         "of tasks.held_out (of all, where it is empty), 95 % intervals",

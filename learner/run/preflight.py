@@ -86,10 +86,13 @@ def on_gpu(cfg: Config) -> bool:
 
 
 def requirements(gpu: bool) -> list[Requirement]:
-    """What pyproject.toml asks for, vLLM of that kind included."""
-    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extra = stated["optional-dependencies"]["gpu" if gpu else "cpu"]
-    return [Requirement(line) for line in [*stated["dependencies"], *extra]]
+    """What the project asks for, vLLM of that kind included: a checkout's pyproject.toml, else what was installed."""
+    kind, file = "gpu" if gpu else "cpu", ROOT / "pyproject.toml"
+    if file.is_file():  # what was installed editable may be older
+        stated = tomllib.loads(file.read_text())["project"]
+        return [Requirement(line) for line in [*stated["dependencies"], *stated["optional-dependencies"][kind]]]
+    asked = map(Requirement, importlib.metadata.requires("mlagent") or ())
+    return [one for one in asked if one.marker is None or one.marker.evaluate({"extra": kind})]
 
 
 def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
@@ -106,10 +109,12 @@ def packages(gpu: bool, versions: Mapping[str, str]) -> Finding:
     needed = requirements(gpu)
     if wrong := [text for text in (differs(requirement, versions) for requirement in needed) if text]:
         return Finding("packages", Verdict.FAILED, ", ".join(wrong), install(gpu))
-    return Finding("packages", Verdict.OK, f"{len(needed)} packages as pyproject.toml asks")
+    return Finding("packages", Verdict.OK, f"{len(needed)} packages as the project asks")
 
 
 def install(gpu: bool) -> str:
+    if not (ROOT / "pyproject.toml").is_file():
+        return f"pip install 'mlagent[{'gpu' if gpu else 'cpu'}]' again, or take an image that has them"
     what = "-e '.[gpu]'" if gpu else "--no-deps -r requirements-cpu.txt"
     return f"pip install {what}, or take an image that has them"
 

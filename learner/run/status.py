@@ -268,14 +268,13 @@ def _numbers(status: Status) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     if status.rewards:
-        change = status.rewards[-1] - status.rewards[0]
         grid.add_row(
             "reward",
             Text.assemble(
                 (sparkline(status.rewards), "cyan"),
                 (f"  {status.rewards[-1]:.3f}", "bold"),
-                (f"  {change:+.3f}", "green" if change > 0 else "red" if change < 0 else ""),
-                f"  valid {status.valid_rate or 0:.0%}",
+                f"  valid {status.valid_rate or 0:.0%}  ",
+                ("each step of other states", "dim"),
             ),
         )
     if total := sum(status.outcomes.values()):

@@ -1,4 +1,5 @@
-# Runs once, in scripts/. Replace the data by a table of your own: features and one column to predict.
+# Runs once, in scripts/. Replace the data by a table of your own: features and one column to predict, which is called
+# `target` in what is written.
 from sklearn.datasets import load_diabetes
 
 from envs.splits import write_split
