@@ -18,9 +18,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from actors.policy.endpoint import Reply
 from actors.policy.model import ModelError, resolve
 from actors.solving import models, user_script
 from actors.solving.agents import EndpointAgent, PolicyAgent
@@ -28,7 +30,7 @@ from actors.solving.background import beside
 from actors.solving.direction import of_name
 from actors.solving.results import BEST, ENGINE_LOG, Results
 from actors.solving.settings import Settings, SolveError, read_settings, show
-from actors.solving.solver import solve
+from actors.solving.solver import Propose, Solution, Tell, solve
 from actors.solving.source import NOTEBOOK
 from actors.solving.user_script import ScriptEnvironment, ScriptRunner, UserScript
 from actors.solving.view import View
@@ -37,10 +39,13 @@ from envs.benchmarks.loader import TaskError, limited, load
 from envs.environment import Environment
 from envs.errors import FAILURES, UserError
 from envs.experiments import SandboxRunner
-from envs.records import Direction, Task
+from envs.records import Direction, Outcome, State, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 from learner.config.defaults import settle_prompt
+from learner.config.load import ConfigError
+from learner.config.load import load as configure
+from reward import Terms, reward
 
 SCRIPTS = (".py", NOTEBOOK)
 HIGHER, LOWER = ("higher", "h", "maximize"), ("lower", "l", "minimize")
@@ -76,8 +81,8 @@ def main(arguments: Sequence[str]) -> int:
             raise SolveError(f"--steps {parsed.steps}: give at least 1")
         with tempfile.TemporaryDirectory(prefix="mlagent-solve-") as work:
             job = find(parsed.path, settings, handed, parsed.score_command, Path(work), console)
-            asyncio.run(_solve(job, settings, parsed.steps, parsed.approve, console))
-    except (SolveError, ModelError, TaskError) as error:
+            asyncio.run(_solve(job, settings, parsed.steps, parsed.approve, console, parsed.verbose))
+    except (ConfigError, SolveError, ModelError, TaskError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -97,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("settings", metavar="key=value", nargs="*", help="e.g. metric=AUC model.path=quickstart/best")
     parser.add_argument("--steps", type=int, default=10, help="most actions (default: %(default)s)")
     parser.add_argument("--approve", action="store_true", help="ask before each experiment")
+    parser.add_argument(
+        "--verbose", action="store_true",
+        help="show whole prompts and answers, and what an action on a task earns in training",
+    )  # fmt: skip
     parser.add_argument(
         "--score-command", default="", metavar="COMMAND",
         help="plain script: run this after it, in the same folder of the sandbox; its last line is the score",
@@ -142,7 +151,33 @@ def _direction(settings: Settings, console: Console) -> Direction:
     )
 
 
-async def _solve(job: Job, settings: Settings, steps: int, approve: bool, console: Console) -> None:
+def _in_full(agent: Any, view: View, terms: Terms | None, task: Task) -> tuple[Propose, Tell]:
+    """The agent and the view, which also show whole prompts and answers, and what a task's action earns in training."""
+
+    async def propose(told: Task, state: State, seed: int) -> Reply:
+        reply = await agent.propose(told, state, seed)
+        view.asked(agent.prompted, reply)
+        return reply
+
+    def tell(result: StepResult, found: Solution) -> None:
+        view.tell(result, found)
+        if terms and result.outcome is not Outcome.INFRA_FAILURE and not result.observation.startswith("not run"):
+            worth = reward(result, task, terms)
+            parts = ", ".join(f"{name} {value:.3f}" for name, value in worth.parts.items())
+            view.say(f"reward {worth.value:.3f} ({parts})", "dim")
+
+    return propose, tell
+
+
+def _reward(model: str) -> Any:
+    """The section `reward` of the run that left the agent, else as it is unless told otherwise."""
+    record = models.record_of(model)
+    return configure([f"config={record}", "run.resume=false"] if record else []).reward
+
+
+async def _solve(
+    job: Job, settings: Settings, steps: int, approve: bool, console: Console, verbose: bool = False
+) -> None:
     out = Path(settings.out or f"solved/{job.task.id}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (out / BEST).exists():
         raise SolveError(f"out={out} has the results of another session: choose another folder, or move it away")
@@ -168,8 +203,10 @@ async def _solve(job: Job, settings: Settings, steps: int, approve: bool, consol
         else:
             agent = PolicyAgent(settings, steps, folder, environment, out / ENGINE_LOG)
         await agent.start()
-        history = settings.prompt.history
-        await solve(environment, task.id, agent.propose, steps, settings.seed, view.ask, view.tell, history)
+        propose, tell = agent.propose, view.tell
+        if verbose:
+            propose, tell = _in_full(agent, view, None if job.script else Terms.of(_reward(model)), task)
+        await solve(environment, task.id, propose, steps, settings.seed, view.ask, tell, settings.prompt.history)
         view.end()
     except (KeyboardInterrupt, asyncio.CancelledError):
         if view:

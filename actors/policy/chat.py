@@ -74,6 +74,10 @@ class Chat:
         messages = prompt.messages(task, state, files, count, self._budget, self._extent)
         return np.array(self._render(messages), dtype=np.int32)
 
+    def shown(self, ids: np.ndarray) -> str:
+        """A prompt as the model gets it, the template's own tokens included, for people to read."""
+        return self._tokenizer.decode(ids)
+
     def question(self, text: str) -> np.ndarray:
         """int32 [P] that asks `text` of the model outside an episode; where it is too long, its middle is left out."""
         ids = self._encode(self._plain(text))

@@ -30,7 +30,6 @@ def prompt(
     Raises:
         PromptError: the instructions and a few lines of the script are over the budget.
     """
-    from transformers import AutoTokenizer
-
-    ids = Chat(str(model_dir), context, response, extent=extent).prompt(task, state, dict(files))
-    return AutoTokenizer.from_pretrained(model_dir).decode(ids), len(ids)
+    chat = Chat(str(model_dir), context, response, extent=extent)
+    ids = chat.prompt(task, state, dict(files))
+    return chat.shown(ids), len(ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +25,18 @@ class EndpointAgent:
 
     def __init__(self, settings: Settings, environment: Environment):
         model = settings.model
-        self._ask = Endpoint(
+        self.prompted = ""
+        """The last prompt, for people to read."""
+        self._endpoint = Endpoint(
             model.endpoint, model.path, model.key_variable, model.temperature, model.response,
             plain(model.template_arguments),
         )  # fmt: skip
         self._budget, self._environment = model.context - model.response, environment
         self._extent = Extent.of(settings.prompt)
+
+    def _ask(self, messages: Sequence[Mapping[str, str]], seed: int) -> Reply:
+        self.prompted = "\n\n".join(f"[{one['role']}]\n{one['content']}" for one in messages)
+        return self._endpoint(messages, seed)
 
     async def start(self) -> None:
         pass
@@ -52,6 +58,8 @@ class PolicyAgent:
         from actors.policy.policy import Policy  # it imports vLLM, which a model behind an endpoint does not need
 
         model = settings.model
+        self.prompted = ""
+        """The last prompt, for people to read."""
         self._model, self._environment = model, environment
         self._chat = Chat(
             str(model_dir), model.context, model.response, list(model.thinking), plain(model.template_arguments),
@@ -67,6 +75,7 @@ class PolicyAgent:
     async def propose(self, task: Task, state: State, seed: int) -> Reply:
         """Raises PolicyDead, PromptError."""
         ids, model = self._chat.prompt(task, state, self._environment.files(state)), self._model
+        self.prompted = self._chat.shown(ids)
         sample = await self._policy.sample(ids, seed, model.temperature, model.response, self._chat.end_token)
         said = self._chat.said(sample.response_ids, sample.text)
         return Reply(said, len(ids), len(sample.response_ids), sample.truncated)

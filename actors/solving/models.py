@@ -40,13 +40,18 @@ def find(path: str, runs: Path = Path("runs")) -> str:
     return str(given / "hf") if (given / "hf" / "config.json").is_file() else path
 
 
+def record_of(model: str) -> Path | None:
+    """The configuration that the run of a checkpoint recorded; None of a model that no run left."""
+    record = Path(model, "../../../config.yaml").resolve()
+    return record if Path(model).parent.parent.name == "checkpoints" and record.is_file() else None
+
+
 def as_in_its_run(settings: Settings, model: str) -> None:
     """Set what is left open of the prompt, thinking and the chat template as the run of a checkpoint recorded it.
 
     model: what `find` found; of a model that no run left nothing is set.
     """
-    record = Path(model, "../../../config.yaml").resolve()
-    if Path(model).parent.parent.name != "checkpoints" or not record.is_file():
+    if not (record := record_of(model)):
         return
     try:
         kept = OmegaConf.load(record)

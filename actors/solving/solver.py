@@ -68,6 +68,10 @@ class Solution:
     tried: list[Tried] = field(default_factory=list)
 
 
+Tell = Callable[[StepResult, Solution], None]
+"""(what came of an action, what has been found so far)."""
+
+
 async def solve(
     environment: Environment,
     task_id: str,
@@ -75,7 +79,7 @@ async def solve(
     steps: int,
     seed: int,
     ask: Callable[[str, Mapping[str, str], Mapping[str, str] | None, bool], Answer],
-    tell: Callable[[StepResult, Solution], None],
+    tell: Tell,
     history: int = BRIEF.history,
 ) -> Solution:
     """Improve the task's script in at most `steps` actions; the task's m_init is measured.

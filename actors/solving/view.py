@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
+from actors.policy.endpoint import Reply
 from actors.solving.results import DIFF, Results
 from actors.solving.solver import Answer, Solution
 from actors.solving.source import difference
@@ -35,6 +36,15 @@ class View:
 
     def say(self, text: str, style: str = "") -> None:
         self._console.print(Text(text, style), soft_wrap=True)
+
+    def asked(self, prompt: str, reply: Reply) -> None:
+        """Show a prompt and its answer, whole."""
+        for title, text in (
+            (f"prompt, {reply.prompt_tokens} tokens", prompt),
+            (f"answer, {reply.response_tokens} tokens", reply.text),
+        ):
+            self._console.rule(title, style="dim")
+            self.say(escaped(text.expandtabs(TAB)), "dim")
 
     def ask(self, text: str, now: Mapping[str, str], then: Mapping[str, str] | None, needless: bool) -> Answer:
         """Show a proposal; with `approve`, ask whether to run it.

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "actors.solving": ("actors.policy", "envs", "envs.records", "envs.sandbox"),
     "actors.solve": (
         "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner.config",
+        "reward",
     ),
     "learner.algorithm": ("envs.records", "envs.sockets"),
     "learner.config": ("envs.benchmarks", "envs.sockets", "learner.algorithm", "reward"),

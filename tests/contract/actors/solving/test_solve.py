@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,13 +100,15 @@ def test_nothing_runs_that_was_not_approved_and_a_hint_reaches_the_agent(server,
 def test_a_task_is_graded_by_its_own_grader(server, tmp_path):
     old = "model = KNeighborsRegressor()"
     server.answers = [edit(old, "from sklearn.linear_model import Ridge\nmodel = Ridge(alpha=0.1)")]
-    done = solve(server, tmp_path / "out", "diabetes", "--steps", "1")
+    done = solve(server, tmp_path / "out", "diabetes", "--steps", "1", "--verbose")
     assert done.returncode == 0, done.stderr
     assert "Ridge(alpha=0.1)" in (tmp_path / "out" / "best" / "train.py").read_text()
     told = [line for line in done.stdout.splitlines() if line.startswith("on test, which had no part in the choice")]
     start, best = map(float, told[0].split()[-3::2])
     assert best < start and told[0] in (tmp_path / "out" / "log.md").read_text()
     asked = str([one["messages"] for one in server.asked])
+    shown = r"\[user\]\n.*Data and other files:.*answer, \d+ tokens.*reward [01]\.\d+ \("
+    assert re.search(shown, done.stdout, re.DOTALL)
     assert "Data and other files:" in asked, "as much as training tells where there is so much room"
     assert str(start) not in asked and str(best) not in asked
 

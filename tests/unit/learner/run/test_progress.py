@@ -174,7 +174,18 @@ def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
         messages=("old", "new"),
     )
     text = shown(status.panel(state, now, messages=1))
-    for part in ("start", "20s", "6/10", "3m20s left", "0.500", "75%", "other states", "3 edited", "1/2 up", "flight: 5"):
+    for part in (
+        "start",
+        "20s",
+        "6/10",
+        "3m20s left",
+        "0.500",
+        "75%",
+        "other states",
+        "3 edited",
+        "1/2 up",
+        "flight: 5",
+    ):
         assert part in text
     assert "new" in text and "old" not in text and "no sign" not in text
     assert "no sign of the driver for 2m00s" in shown(status.panel(state, now + 120))
