@@ -34,7 +34,7 @@ KEPT = {
     "checkpoints/*/hf": "models to load",
     "checkpoints/*/adapter": "adapters to load",
     "experiments": "the cache of experiments",
-    "transitions": "what was trained on",
+    "transitions": "what was trained on, and the attempts of evaluations",
     "logs": "of each start",
 }
 OTHERS = "figures, reports and what else there is"
