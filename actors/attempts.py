@@ -76,6 +76,8 @@ class Trial:
     steps: int
     """Most actions."""
     seed: int
+    seconds: float = 0.0
+    """Of writing and running after which no further action is begun; 0: no bound."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ async def straight(propose: Propose, apply: Apply, trial: Trial, start: State) -
     path: Path = []
     state = start
     for number in range(trial.steps):
+        if _over(trial, path):
+            break
         failure, done = await _act(propose, apply, state, trial.seed + STRIDE * number, path)
         if failure or done:
             return path, failure
@@ -126,6 +130,8 @@ async def greedy(
     path: Path = []
     tree = Tree(start, direction, min(DRAFTS, max(1, trial.steps // 3)))
     for number in range(trial.steps):
+        if _over(trial, path):
+            break
         parent, before = tree.choose(rng), len(path)
         failure, _ = await _act(propose, apply, tree.states[parent], trial.seed + STRIDE * number, path)
         if failure:
@@ -133,6 +139,16 @@ async def greedy(
         if len(path) > before:
             tree.add(parent, path[-1][1].state)
     return path, ""
+
+
+def _over(trial: Trial, path: Path) -> bool:
+    """Whether the trial's time is used up. What waited in a queue does not count, and what was run before by another
+    counts as it took then, so that a busy machine changes nothing."""
+    spent = sum(
+        answer.seconds + result.durations.restore + result.durations.execute + result.durations.grade
+        for answer, result in path
+    )
+    return bool(trial.seconds) and spent >= trial.seconds
 
 
 class Tree:

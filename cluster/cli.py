@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": ("learner.main", "train a model: python learner/main.py"),
+    "rehearse": ("learner.rehearse", "run all of a training with stand-ins, in minutes: python learner/rehearse.py"),
     "evaluate": ("learner.evaluate", "evaluate checkpoints, models and endpoints: python learner/evaluate.py"),
     "solve": ("actors.solve", "put a trained agent to work on a task or a script: python actors/solve.py"),
     "doctor": ("cluster.doctor", "prove a set-up before it costs anything: python -m cluster.doctor"),

@@ -26,8 +26,10 @@ def show() -> None:
     console.print(Text(f"config names: {', '.join(sorted(path.stem for path in CONFIGS.glob('*.yaml')))}\n"))
     about = {part.name: part.metadata["help"] for part in dataclasses.fields(Config)}
     table = Table.grid(padding=(0, 2))
-    for section, keys in itertools.groupby(fields(), lambda entry: entry[0].partition(".")[0]):
-        table.add_row(Text(section, "bold"), "", Text(about[section], "bold"))
+    for section, entries in itertools.groupby(fields(), lambda entry: entry[0].partition(".")[0]):
+        keys = list(entries)
+        if [name for name, *_ in keys] != [section]:
+            table.add_row(Text(section, "bold"), "", Text(about[section], "bold"))
         for name, item, kind in keys:
             help = Text.assemble(_help(item), (f" [{_default(item)}]", "green"))
             table.add_row(Text(f"  {name}", "cyan"), Text(type_name(kind)), help)

@@ -1,7 +1,8 @@
 """Reads a command line into a configuration that can be run: `load`.
 
-Precedence: dataclass defaults < `config=NAME|PATH` (a YAML in learner/config/presets/ or anywhere) < arguments, and in
-each of the two `rl.preset` (learner/config/objectives.py) < other keys; of a run that is resumed: what it recorded <
+Precedence: dataclass defaults < what `size` and `gpus` choose (learner/config/dial.py) < `config=NAME|PATH` (a YAML in
+learner/config/presets/ or anywhere) < arguments, and in each of the two last `rl.preset`
+(learner/config/objectives.py) < other keys; of a run that is resumed: what it recorded <
 arguments (learner/config/midway.py says which of these are refused).
 Invariants: an unknown key, a wrong type, an impossible combination or a part from outside that cannot be used raises
 `ConfigError`, naming the key, before anything is started; nothing heavy is imported, so that `--help` is instant.
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import UserError
-from learner.config import midway
+from learner.config import dial, midway
 from learner.config.defaults import settle
 from learner.config.objectives import PRESETS
 from learner.config.rules import impossible
@@ -45,7 +46,7 @@ class ConfigError(UserError):
 def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: None) -> Config:
     """The configuration of a command line, read-only; `--help` prints every key instead and exits.
 
-    say: is told what a resumed run does not take from a config file.
+    say: is told what `size` and `gpus` chose, and what a resumed run does not take from a config file.
 
     Raises:
         ConfigError: an argument, key, value or combination of values cannot be used.
@@ -72,6 +73,14 @@ def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
         for name, kept, other in midway.differences(cfg, asked):
             if name in of_files:
                 say(f"{name} stays {kept}, as the run recorded it: {of_files[name]} has {other}")
+    elif cfg.size or cfg.gpus:
+        try:
+            choice, said = dial.chosen(cfg, {*of_files, *(name for name, _ in given)})
+        except dial.DialError as error:
+            raise ConfigError(str(error)) from error
+        for name, value in choice.items():
+            assign(cfg, name, value)
+        say(said)
     settle(cfg)
     if reason := impossible(cfg) or refused(cfg):
         raise ConfigError(reason)
@@ -97,6 +106,11 @@ def _resumed(asked: DictConfig, given: Sequence[tuple[str, str]]) -> DictConfig:
         raise ConfigError(
             f"run.resume=true, but {file.parent.resolve()} holds no run (no {RECORD}): name another by run.name and "
             "run.dir, or leave run.resume out"
+        )
+    if turned := [name for name, _ in given if name in dial.KEYS]:
+        raise ConfigError(
+            f"{turned[0]} chooses what a new run has: a resumed one keeps that; give the keys themselves that are to "
+            "change, such as learner.ranks and actors.count"
         )
     before = OmegaConf.structured(Config)
     for name, setting in _flatten(_read(str(file))):

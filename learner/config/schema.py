@@ -424,6 +424,11 @@ class EvalConfig:
     patience: int = key(0, "Such evaluations in a row without a better reward after which RL ends; 0: it never does.")
     states: int = key(4, "evaluate.py: fixed states per task from which single steps are tried; 0: none.")
     steps: int = key(15, "evaluate.py: most actions of a whole episode (15 in the paper); 0: no episodes.")
+    seconds: float = key(
+        0.0,
+        "evaluate.py: seconds of writing and running after which an episode begins no further action (1800 in the "
+        "paper); 0: no bound.",
+    )
     baselines: list[str] = key(
         ["random", "expert", "greedy"],
         "evaluate.py: a random idea each time, the built-in expert, its ideas in an AIDE-style greedy search.",
@@ -451,6 +456,8 @@ class ReportConfig:
 
 @dataclass
 class Config:
+    size: str = key("", "Size of the model, such as 7b: with gpus, chooses what is not given (docs/gpus.md).")
+    gpus: str = key("", "Its cards, such as 8, or 2x24 for cards of 24 GiB (80 otherwise).")
     run: RunConfig = section(RunConfig, "Where results go.")
     model: ModelConfig = section(ModelConfig, "The policy.")
     prompt: PromptConfig = section(PromptConfig, "What the policy is told, as far as model.context has room for it.")

@@ -87,7 +87,7 @@ def plan(cfg: Config, tasks: Sequence[str], states: Mapping[str, Sequence[State]
     settings = cfg.evaluation
     seeds = range(settings.seed, settings.seed + settings.attempts)
     steps = [Trial(STEP, task, state, 1, seed) for task in tasks for state in states[task] for seed in seeds]
-    episodes = [Trial(EPISODE, task, None, settings.steps, seed) for task in tasks for seed in seeds]
+    episodes = [Trial(EPISODE, task, None, settings.steps, seed, settings.seconds) for task in tasks for seed in seeds]
     return [*steps, *(episodes if settings.steps else [])]
 
 

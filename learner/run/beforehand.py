@@ -64,16 +64,33 @@ def load_tasks(cfg: Config) -> dict[str, Task]:
         ConfigError: a task cannot be had, or two have the same name.
     """
     tasks: dict[str, Task] = {}
+    lacking: dict[str, str] = {}
     for split, names in (("held_in", cfg.tasks.held_in), ("held_out", cfg.tasks.held_out)):
         for name in names:
             try:
                 task = dataclasses.replace(limited(load(name), cfg.tasks.limits), split=split)
             except TaskError as error:
-                raise ConfigError(f"tasks.{split}={name}: {error}") from error
+                lacking[f"tasks.{split}={name}"] = str(error)
+                continue
             if task.id in tasks:
                 raise ConfigError(f"tasks.{split}={name}: another task is called {task.id} too: rename one")
             tasks[task.id] = task
+    if lacking:
+        raise ConfigError(_all_that_lacks(lacking))
     return tasks
+
+
+def _all_that_lacks(lacking: Mapping[str, str]) -> str:
+    """What to do about tasks that cannot be had, by setting: each reason once, however many tasks have it."""
+    if len(lacking) == 1:
+        return ": ".join(*lacking.items())
+    alike: dict[str, list[str]] = {}
+    for setting, reason in lacking.items():
+        name = setting.partition("=")[2]
+        plain = name.rpartition(":")[2]
+        alike.setdefault(reason.replace(plain, "NAME"), []).append(plain)
+    lines = [f"{reason}\n    NAME is {', '.join(names)}" for reason, names in alike.items()]
+    return "\n  ".join([f"{len(lacking)} of the tasks cannot be had:", *lines])
 
 
 def _require_trajectories(folder: Path) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from omegaconf import OmegaConf
 
+from actors.policy.arguments import GIB
 from actors.policy.sizes import ModelSize
 from envs import machine
 from envs.errors import UserError
 from learner.config.schema import Config
-from learner.run import cards
+from learner.figures import memory
 from learner.run.cards import gib
 
 IMPORTS = {"driver": 0.5e9, "Ray": 0.8e9, "learner": 0.45e9, "actor": 0.7e9, "engine": 0.6e9}
@@ -43,13 +44,13 @@ class MemoryShort(UserError):
 def needed(cfg: Config, size: ModelSize) -> dict[str, float]:
     """Bytes of host memory by part, at the run's highest."""
     learner, actors, weights = cfg.learner, cfg.actors, size.bytes(cfg.model.dtype)
-    of_rank = cards.rank_bytes(cfg, size)
-    of_rank["activations"] -= 2 * size.logit_bytes(cards.HEAD_TOKENS)  # on a CPU a few at a time
+    of_rank = memory.rank_bytes(cfg, size)
+    of_rank["activations"] -= 2 * size.logit_bytes(memory.HEAD_TOKENS)  # on a CPU a few at a time
     of_rank["buffers"] = HOLES * of_rank["activations"]
     # The copy; when the model is written, less than a parameter's 12 bytes, it is no longer there.
     copied = cfg.checkpoint.beside and not learner.lora.rank and not actors.colocate
     rank = IMPORTS["learner"] + (0.0 if learner.gpus else sum(of_rank.values()))
-    engine = IMPORTS["engine"] + (0.0 if actors.gpus else 2 * weights + actors.kv_cache_gb * cards.GIB)
+    engine = IMPORTS["engine"] + (0.0 if actors.gpus else 2 * weights + actors.kv_cache_gb * GIB)
     kept = weights + sum(of_rank[part] for part in WAITING if part in of_rank)
     warm = cfg.sandbox.warm or max(1, int(cfg.sandbox.cpus or machine.cores()))
     return {

@@ -25,6 +25,7 @@ from actors.policy.sizes import ModelSize
 from envs import machine
 from envs.errors import UserError
 from learner.config.schema import Config
+from learner.figures import memory
 from learner.run import cards, node_memory
 
 ROOT = Path(__file__).parents[2]
@@ -268,7 +269,7 @@ def gpu_memory(cfg: Config, model: ModelSize, alive: Sequence[Node]) -> Iterator
     if wrong:
         yield Finding("GPU memory", Verdict.FAILED, *wrong)
     else:
-        parts = sum(cards.rank_bytes(cfg, model).values()) if cfg.learner.gpus else 0.0
+        parts = sum(memory.rank_bytes(cfg, model).values()) if cfg.learner.gpus else 0.0
         yield Finding("GPU memory", Verdict.OK, f"learner ranks ({cards.gib(parts)}) and engines fit on the cards")
 
 

@@ -42,8 +42,10 @@ MAY_IMPORT = {
         "reward",
     ),
     "learner.algorithm": ("envs.records", "envs.sockets"),
-    "learner.config": ("envs.benchmarks", "envs.sockets", "learner.algorithm", "reward"),
-    "learner.figures": ("envs.records",),
+    "learner.config": (
+        "actors.policy", "envs.benchmarks", "envs.sockets", "learner.algorithm", "learner.figures", "reward",
+    ),
+    "learner.figures": ("actors.policy", "envs.records"),
     "learner.model": ("learner.algorithm",),
     "learner.stream": ("actors", "actors.runtime", "envs.records"),
     "learner.ranks": (

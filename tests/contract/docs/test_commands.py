@@ -31,7 +31,7 @@ RUN = (
 )
 READ = (
     r"(\S+/)?python .*",
-    r"\.venv/bin/mlagent (train|doctor|evaluate|solve|scale) .*",
+    r"\.venv/bin/mlagent (train|rehearse|doctor|evaluate|solve|scale) .*",
     r"make .*",
     r"ray .*",
 )
@@ -165,7 +165,7 @@ def read_ray(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     match module:
-        case "learner.main" | "learner.experts" | "cluster.restartable" | "cluster.doctor":
+        case "learner.main" | "learner.rehearse" | "learner.experts" | "cluster.restartable" | "cluster.doctor":
             load([argument for argument in arguments if argument != "--json"])
         case "cluster.quickstart":
             load(["config=quickstart", *arguments])

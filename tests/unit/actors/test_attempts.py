@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,28 @@ def test_an_episode_goes_on_from_where_each_action_led_with_a_new_seed():
     path, failure = follow(world, 3)
     assert world.asked == [("start", 7), ("start>0.6", 7 + STRIDE), ("start>0.6>0.7", 7 + 2 * STRIDE)]
     assert [result.score_after for _, result in path] == [0.6, 0.7, 0.1] and failure == ""
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 5), (3.0, 2), (3.1, 3), (99.0, 5)])
+@pytest.mark.parametrize("searches", [False, True])
+def test_no_action_is_begun_once_the_time_of_an_episode_is_used_up(seconds, steps, searches):
+    """Each takes a second to write and half a second to run; what it waited for does not count."""
+    world = World("0.6", "0.7", "0.8", "0.9", "1.0")
+
+    async def propose(state: State, seed: int) -> Answer:
+        return replace(await world.propose(state, seed), seconds=1.0)
+
+    async def apply(state: State, answer: Answer) -> StepResult:
+        return replace(
+            await world.apply(state, answer), durations=Durations(queue=50, restore=0.1, execute=0.3, grade=0.1)
+        )
+
+    timed = replace(trial(5), seconds=seconds)
+    acts = (
+        greedy(propose, apply, timed, START, Direction.MAXIMIZE) if searches else straight(propose, apply, timed, START)
+    )
+    path, failure = asyncio.run(acts)
+    assert (len(path), failure) == (steps, "")
 
 
 @pytest.mark.parametrize(

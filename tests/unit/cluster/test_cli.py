@@ -17,6 +17,7 @@ from learner import evaluate, experts, main
 ROOT = Path(__file__).parents[3]
 SAID = {
     "train": "rl.actions",
+    "rehearse": "a tiny random model",
     "evaluate": "URL#MODEL",
     "solve": "--approve",
     "doctor": "--json",

@@ -71,6 +71,8 @@ def case(change: str, *seen: str, **more: Any) -> Case:
 
 
 CASES = [
+    case("size=0.5b", "deepspeed", given=("size=1.5b", "gpus=1", "learner.transfer=object_store")),
+    case("gpus=2", "spawned", given=("size=1.5b", "gpus=1", "learner.transfer=object_store")),
     case("run.name=other", "spawned", "files"),
     case("run.dir={folder}/elsewhere", "files", "steps"),
     case("run.mode=serial", "place", "cluster"),
@@ -259,6 +261,7 @@ CASES = [
     case("evaluation.patience=1", "steps", "checkpoints", given=("evaluation.every=1", "rl.steps=3")),
     case("evaluation.states=1", "evaluation", by="evaluate"),
     case("evaluation.steps=1", "evaluation", by="evaluate"),
+    case("evaluation.seconds=0.001", "evaluation", by="evaluate"),
     case("evaluation.baselines=[random]", "evaluation", by="evaluate"),
     case("evaluation.folder={folder}/elsewhere", "files", by="evaluate"),
     case("checkpoint.every=2", "saved", "checkpoints"),

@@ -64,7 +64,7 @@ def test_every_config_of_the_project_is_valid(name):
         ("tasks.held_in=[wine", "tasks.held_in=[wine: expected list[str]"),
         ("tasks.held_in=[]", "tasks.held_in is empty"),
         ("tasks.held_in=[breast_cancer]", "breast_cancer twice"),
-        ("config=quickstrat", "known are prove, quickstart, smoke"),
+        ("config=quickstrat", "known are 1gpu-1.5b, lora-7b-1gpu, ml-agent-7b, prove, quickstart, qwen3-8b, smoke"),
         ("run.name=../x", "run.name=../x must be a plain folder name"),
         ("model.path=", "model.path= is empty"),
         ("run.name=", "run.name= is empty"),

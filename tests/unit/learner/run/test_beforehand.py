@@ -137,4 +137,13 @@ def test_two_tasks_of_one_name_are_refused(refused, tmp_path, monkeypatch):
     monkeypatch.setattr(beforehand, "load", lambda name: fake_run.TASKS["wine"])
     assert "another task is called wine too" in refused()
     monkeypatch.setattr(beforehand, "load", lambda name: (_ for _ in ()).throw(TaskError("prepare.py failed")))
-    assert refused() == "tasks.held_in=wine: prepare.py failed"
+    assert refused("tasks.held_out=[]") == "tasks.held_in=wine: prepare.py failed"
+
+
+def test_all_that_lacks_is_told_at_once_and_each_reason_once(refused, monkeypatch):
+    for variable in ("MLAGENTBENCH_DATA", "MLEBENCH_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    said = refused("tasks.held_in=[mlagentbench:cifar10,wine,nowhere]", "tasks.held_out=[mlagentbench:feedback]")
+    assert said.startswith("3 of the tasks cannot be had:\n  mlagentbench:NAME: MLAGENTBENCH_DATA must name the folder")
+    assert "prepare_task NAME" in said and "NAME is cifar10, feedback" in said and "NAME is nowhere" in said
+    assert "wine\n" not in said

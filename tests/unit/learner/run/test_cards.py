@@ -6,7 +6,8 @@ import pytest
 
 from actors.policy.sizes import ModelSize
 from learner.config.load import load
-from learner.run.cards import GIB, Card, misfits, rank_bytes
+from learner.figures.memory import rank_bytes
+from learner.run.cards import GIB, Card, misfits
 
 SEVEN_B = ModelSize(7_600_000_000, layers=28, width=3584, inner=18944, keys=512, vocabulary=152064)
 SMOL = ModelSize(134_515_008, layers=30, width=576, inner=1536, keys=192, vocabulary=49152)
