@@ -14,6 +14,7 @@ from actors.solve import read_settings
 from actors.solving.agents import EndpointAgent
 from envs import prompt
 from envs.records import State, Step
+from learner.config.defaults import settle_prompt
 from learner.config.load import load
 from tests.openai_server import serving
 from tests.unit.actors.expert.test_expert import script_of, task_of
@@ -34,7 +35,8 @@ def test_evaluation_and_solve_ask_what_training_asks_of_the_policy():
         evaluated = agents._asked(Agent("a", ENDPOINT, "m", server.url), wine, STATE, FILES, 7)
         model = ("model.context=4000", "model.response=500", "model.temperature=0.5", f"model.{set_arguments}")
         settings = read_settings([f"model.endpoint={server.url}", "model.path=m", *model])
-        agent = EndpointAgent(settings.model, SimpleNamespace(files=lambda state: FILES))
+        settle_prompt(settings.prompt, settings.model.context)
+        agent = EndpointAgent(settings, SimpleNamespace(files=lambda state: FILES))
         solved = asyncio.run(agent.propose(wine, STATE, 7))
     assert server.asked[0] == server.asked[1]
     assert server.asked[0]["messages"] == prompt.messages(wine, STATE, FILES, tokens, 3500)
