@@ -2,7 +2,8 @@
 
 Runs as a Ray async actor. Invariants: a response's experiment starts as soon as it is sampled, so generation and
 experiments overlap within and between groups; every ticket is answered once, while the engine lives; a dead engine
-ends the actor's loop with an error that names it.
+ends the actor's loop with an error that names it; torch and vLLM are imported in the actor's process alone, not by
+those who only call it.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ import math
 import pickle
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 
 from actors.explorer import Explorer
-from actors.policy.card import CardWeights
 from actors.policy.endpoint import Ask, Reply
-from actors.policy.policy import Policy, PolicyDead
-from actors.policy.weights import Bucket, restore
+from actors.policy.errors import PolicyDead
 from envs import audit, relief
 from envs.actions import FinalAnswer
 from envs.prompt import PromptError
 from envs.records import Outcome, Reached, State, StepInfo, StepResult, Task, Transition
 from envs.research_actions import Editor
 from reward import Reward, Terms, reward, shared
+
+if TYPE_CHECKING:
+    from actors.policy.weights import Bucket
 
 STRIDE = 7919
 """Between the seeds of an episode's actions, so that they are none of another episode of its group."""
@@ -40,6 +42,8 @@ class Actor(Explorer):
     """Serves the policy and runs its experiments on one node; all methods are coroutines of one event loop."""
 
     def __init__(self, actor_id: str, cfg: Any, tasks: Sequence[Task], model_dir: str, run_dir: str, version: int):
+        from actors.policy.policy import Policy
+
         super().__init__(actor_id, cfg, tasks, model_dir, run_dir, version)
         self._weights: list[Bucket] = []
         self._receiving = asyncio.Lock()
@@ -197,6 +201,9 @@ class Actor(Explorer):
         Raises:
             BaseMissing: they are differences from a version that this actor has not got.
         """
+        from actors.policy.card import CardWeights
+        from actors.policy.weights import restore
+
         async with self._receiving:  # differences build on what came before
             sent = await asyncio.gather(*buckets)
             if sent and isinstance(sent[0], CardWeights):  # nothing comes this way of what was broadcast

@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 from actors.actor import Actor
 from actors.explorer import Explorer
 from actors.hosts import Hosts
-from actors.policy.policy import PolicyDead
+from actors.policy.errors import PolicyDead
 from actors.runtime.placement import on_node
 from actors.runtime.remote import DEATHS, place
 from envs.errors import UserError

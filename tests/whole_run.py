@@ -152,7 +152,7 @@ def borders(seen: Seen) -> Iterator[None]:
     from envs import simulated
     from envs.workspace import SnapshotStore
     from learner.model.policy_model import PolicyModel
-    from learner.ranks import broadcast, rank, training_state
+    from learner.ranks import broadcast, rank, trainer, training_state
     from learner.reporting import report
     from learner.run import beforehand, cards, preflight, preparation, trackers
 
@@ -257,7 +257,7 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(explorer, "ThreadPoolExecutor", threads)
         sleep = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: seen.tell("simulated", seconds))
         patch.setattr(simulated, "time", sleep)
-        patch.setattr(rank, "Away", lambda device: Away(seen))
+        patch.setattr(trainer, "Away", lambda device: Away(seen))
         patch.setattr(broadcast, "Broadcaster", lambda *given: Broadcaster(seen))
         patch.setattr(ray, "shutdown", lambda: None)
         patch.setattr(preparation.signal, "signal", lambda *which: None)
@@ -305,7 +305,7 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 def _of_rank() -> str:
     """Name of the method of the rank that asks."""
     frame = sys._getframe(2)
-    while "/learner/ranks/rank.py" not in frame.f_code.co_filename:
+    while "/learner/ranks/trainer.py" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame.f_code.co_qualname.split(".")[1]
 

@@ -23,21 +23,14 @@ import numpy as np
 
 from actors.policy.arguments import engine_arguments, set_environment
 from actors.policy.card import CardWeights
+from actors.policy.errors import PolicyDead, PolicyError
 from actors.policy.last_words import LastWords
 from actors.policy.weights import Bucket, digests
+from actors.runtime.imports import quick
 from actors.runtime.metrics import Metrics, engine_logger
-from envs.errors import UserError
 
 DEATH_SECONDS = 1.0
 """Between looks at whether the engine still lives."""
-
-
-class PolicyError(UserError):
-    """The engine does not start, or refused new weights; the message says which and what to do."""
-
-
-class PolicyDead(PolicyError):
-    """The engine has died or hangs: its actor must be replaced; the message names the actor."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +77,9 @@ class Policy:
             PolicyDead: it was closed before they had.
         """
         set_environment(self._cfg)
-        # On the loop, as two threads that import modules which import each other may find them half made.
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with quick():  # on the loop, as two threads that import modules which import each other may find them half made
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         def begin() -> AsyncLLM:
             with self._last_words.heard():

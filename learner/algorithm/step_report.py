@@ -14,7 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from learner.algorithm.policy_batch import PolicyBatch
-    from learner.algorithm.policy_step import PolicySums
+    from learner.algorithm.policy_sums import PolicySums
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from envs.records import Transition
 from learner.algorithm import batching, policy_batch, schedules, step_report
 from learner.algorithm.batching import Example, Row
-from learner.algorithm.policy_step import combine
+from learner.algorithm.policy_sums import combine
 from learner.algorithm.step_report import StepReport
 from learner.config.schema import Config
 from learner.ranks.group import LearnerError, RankGroup

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from learner.config.schema import Config
 from learner.model.policy_model import PolicyModel
 from learner.ranks import loading
-from learner.ranks.rank import LearnerRank
+from learner.ranks.trainer import Trainer
 
 WAYS = ("whole", "sharded")
 PORT = 29617
@@ -88,7 +88,7 @@ def write_model(folder: Path, parameters: float) -> int:
     return sum(one.nbytes for one in model.parameters())
 
 
-class Rank(LearnerRank):
+class Rank(Trainer):
     """A rank that has a model and no optimiser, whose memory is the same either way."""
 
     def take(self, way: str) -> None:

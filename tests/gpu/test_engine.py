@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.policy.policy import Policy, PolicyError, Sample
+from actors.policy.errors import PolicyError
+from actors.policy.policy import Policy, Sample
 from actors.policy.weights import pack
 from learner.config.load import load
 from learner.run import cards

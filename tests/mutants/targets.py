@@ -46,6 +46,7 @@ TARGETS = (
     Target("learner/algorithm/losses.py", ALGORITHM),
     Target("learner/algorithm/policy_batch.py", ALGORITHM),
     Target("learner/algorithm/policy_step.py", ALGORITHM),
+    Target("learner/algorithm/policy_sums.py", ALGORITHM),
     Target("learner/algorithm/schedules.py", ALGORITHM),
     Target("learner/algorithm/step_report.py", ALGORITHM),
     Target("learner/stream/stream.py", STREAM),

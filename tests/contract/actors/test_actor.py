@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-import actors.actor
+import actors.policy.policy
 from actors.actor import STRIDE, Actor
 from actors.expert import builtin as expert
 from actors.expert.trajectory import Ending
 from actors.policy.chat import Chat
-from actors.policy.policy import PolicyDead, Sample
+from actors.policy.errors import PolicyDead
+from actors.policy.policy import Sample
 from envs.environment import Environment
 from envs.records import Direction, Fault, Limits, Origin, Outcome, State, Step, Task, Transition
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -90,7 +91,7 @@ def actor(runner, task, tiny_model, tmp_path_factory):
     cfg.sandbox.backend, cfg.sandbox.cpus, cfg.reward.steepness = "process", 1, 10.0
     cfg.rl.actions, cfg.actors.sequences = 2, 4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actors.actor, "Policy", ScriptedPolicy)
+        patch.setattr(actors.policy.policy, "Policy", ScriptedPolicy)
         actor = Actor("actor-0", cfg, [task], str(tiny_model), str(tmp_path_factory.mktemp("run")), version=2)
     try:
         runner.run(actor.start())

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-import actors.actor
+import actors.policy.policy
 from actors.actor import Actor
+from actors.policy import weights
 from actors.policy.weights import Bucket, difference, pack
 from envs.records import State
 from learner.config.schema import Config
@@ -37,7 +38,7 @@ class Serving:
 def test_an_actor_has_its_share_of_all_groups_in_hand_though_their_experiments_do_not_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, most: int, in_hand: int
 ) -> None:
-    monkeypatch.setattr(actors.actor, "Policy", Serving)
+    monkeypatch.setattr(actors.policy.policy, "Policy", Serving)
     cfg = Config()
     cfg.rl.states, cfg.rl.actions, cfg.rl.max_staleness = 4, 4, 2
     cfg.actors.sequences, cfg.actors.count, cfg.actors.max = 4, count, most
@@ -66,11 +67,11 @@ def versions() -> tuple[list[Bucket], list[Bucket]]:
 
 
 def test_the_loop_answers_while_differences_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors.actor, "Policy", Serving)
+    monkeypatch.setattr(actors.policy.policy, "Policy", Serving)
     cfg = Config()
     cfg.actors.sequences, cfg.learner.full_every = 4, 8
     old, new = versions()
-    answered, restore = threading.Event(), actors.actor.restore
+    answered, restore = threading.Event(), weights.restore
 
     def slow(received: Any, before: Bucket | None) -> Bucket:
         assert before is None or answered.wait(PATIENCE), "the loop stood while weights were restored"
@@ -86,6 +87,6 @@ def test_the_loop_answers_while_differences_are_restored(tmp_path: Path, monkeyp
         assert await receiving > 0
         return actor._policy.served
 
-    monkeypatch.setattr(actors.actor, "restore", slow)
+    monkeypatch.setattr(weights, "restore", slow)
     served = asyncio.run(run())
     assert all(np.array_equal(one.data, sent.data) for one, sent in zip(served, new, strict=True))

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from actors.explorer import Explorer
-from actors.policy.policy import PolicyDead, PolicyError
+from actors.policy.errors import PolicyDead, PolicyError
 from actors.pool import ActorError, ActorPool
 from actors.runtime.remote import place
 from envs.benchmarks.loader import load

@@ -18,7 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.policy.policy import Policy, PolicyDead, PolicyError
+from actors.policy.errors import PolicyDead, PolicyError
+from actors.policy.policy import Policy
 from actors.policy.weights import Bucket, difference, pack, restore
 from learner.config.schema import Config
 

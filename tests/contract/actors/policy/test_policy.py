@@ -18,7 +18,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.policy.policy import Policy, PolicyDead, PolicyError, Sample
+from actors.policy.errors import PolicyDead, PolicyError
+from actors.policy.policy import Policy, Sample
 from actors.policy.weights import Bucket, digests, pack
 from learner.config.schema import Config
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from envs.records import Outcome, Transition
 from learner.algorithm import losses, policy_batch, step_report
-from learner.algorithm.policy_step import WORST, PolicySums, combine, objective, row_loss
+from learner.algorithm.policy_step import objective, row_loss
+from learner.algorithm.policy_sums import WORST, PolicySums, combine
 from learner.config.schema import RlConfig
 from learner.model import value_head
 from tests.plain_objective import Said, plain_advantages, plain_loss

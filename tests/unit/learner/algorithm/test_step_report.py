@@ -8,7 +8,7 @@ import pytest
 
 from envs.records import Outcome
 from learner.algorithm import policy_batch, step_report
-from learner.algorithm.policy_step import PolicySums
+from learner.algorithm.policy_sums import PolicySums
 from learner.config.schema import RlConfig
 from tests.transitions import transition
 

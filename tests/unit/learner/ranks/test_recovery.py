@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import Example
-from learner.algorithm.policy_step import PolicySums
+from learner.algorithm.policy_sums import PolicySums
 from learner.config.schema import Config
 from learner.ranks import handle
 from learner.ranks.group import LearnerError, RankDied

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from learner.algorithm.batching import Example
-from learner.algorithm.policy_step import PolicySums
+from learner.algorithm.policy_sums import PolicySums
 from learner.config.schema import Config, RlConfig
 from learner.ranks.steps import Position, finetune_steps, policy_step
 from tests.transitions import transition

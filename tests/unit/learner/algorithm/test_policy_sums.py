@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.algorithm.policy_step import WORST, PolicySums, combine
+from learner.algorithm.policy_sums import WORST, PolicySums, combine
 
 NUMBER = st.integers(0, 40).map(lambda eighths: eighths / 8)
 MAXIMA = ("importance_max", "gap_max", "gap_current_max", "grad_norm")
