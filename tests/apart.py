@@ -19,12 +19,6 @@ def process(begin: Callable[..., None] | None = None, *arguments: Any, count: in
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begun, (begin, arguments))
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What it returns, or raises, in a process of its own."""
-    with process() as its_own:
-        return ask(its_own, function, *arguments)
-
-
 def ask(its_own: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
     """What it returns, or raises, in that process; where that ends instead, how it did."""
     return result(its_own.submit(function, *arguments))

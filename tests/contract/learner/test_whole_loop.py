@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_run.small_model(tmp_path_factory.mktemp("model"))
 
 
-def run(arguments: list[str], folder: Path, model: Path) -> dict[str, Any]:
-    return apart.call(whole_run.run, arguments, folder, model)
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Executor]:
+    """A process of these tests: most of the time that a run takes in a new one, it imports."""
+    with apart.process() as its_own:
+        yield its_own
 
 
-def test_every_delivered_transition_is_trained(model: Path, tmp_path: Path) -> None:
-    seen = run(["rl.steps=3"], tmp_path, model)
+@pytest.fixture
+def run(elsewhere: Executor, tmp_path: Path, model: Path) -> Callable[..., Any]:
+    """What a run there with those arguments shows, in the test's folder."""
+    return lambda *arguments: apart.ask(elsewhere, whole_run.run, arguments, tmp_path, model)
+
+
+def test_every_delivered_transition_is_trained(run: Callable[..., Any], tmp_path: Path) -> None:
+    seen = run("rl.steps=3")
     assert seen["error"] == [] and len(seen["steps"]) == 3
     assert all(row["loss"] is not None for row in seen["steps"])
     cut = [one for one in transitions.read(tmp_path / "seen") if one["outcome"] == "truncated"]
@@ -48,8 +59,8 @@ OTHER_REWARD = (
 )  # fmt: skip
 
 
-def test_the_rewards_of_episodes_come_out_of_what_a_run_stored(model: Path, tmp_path: Path) -> None:
-    seen = run(list(OTHER_REWARD), tmp_path, model)
+def test_the_rewards_of_episodes_come_out_of_what_a_run_stored(run: Callable[..., Any], tmp_path: Path) -> None:
+    seen = run(*OTHER_REWARD)
     assert seen["error"] == [] and sum(row["suspicious"] for row in seen["steps"]) > 0
     told = rescore.compared(tmp_path / "seen", [])
     assert (told["unlike"], told["largest"]) == (0, []) and told["all"]["changed"] == 0
@@ -63,14 +74,16 @@ def half_trained(folder: Path, model: Path) -> None:
         whole_run.run([], folder, model)
 
 
-def test_a_learner_that_trains_on_half_of_each_batch_is_noticed(model: Path, tmp_path: Path) -> None:
-    apart.call(half_trained, tmp_path, model)
+def test_a_learner_that_trains_on_half_of_each_batch_is_noticed(
+    elsewhere: Executor, model: Path, tmp_path: Path
+) -> None:
+    apart.ask(elsewhere, half_trained, tmp_path, model)
     with pytest.raises(AssertionError):
         require_trained(tmp_path / "seen", masked=MASKED)
 
 
-def test_a_run_whose_engine_disagrees_with_its_learner_stops_with_the_worst_tokens(model: Path, tmp_path: Path) -> None:
-    seen = run(["rl.gap_warn=0.001", "rl.gap_stop=0.002"], tmp_path, model)
+def test_a_run_whose_engine_disagrees_with_its_learner_stops_with_the_worst_tokens(run: Callable[..., Any]) -> None:
+    seen = run("rl.gap_warn=0.001", "rl.gap_stop=0.002")
     assert "rl.gap_stop=0.002; the worst tokens:" in seen["error"][0]
     assert seen["steps"] == [] and seen["checkpoints"] == ["step_0"]
     token = re.compile(r"  group-\d{6}/\d{3} token \d+ .* engine -[\d.]+, learner -[\d.]+")
@@ -82,10 +95,10 @@ def in_turns(folder: Path, model: Path) -> list[dict[str, Any]]:
     return [first, whole_run.run([*TURNS, "rl.steps=3", "run.resume=true"], folder, model)]
 
 
-def test_learner_and_engine_have_a_card_in_turns(model: Path, tmp_path: Path) -> None:
+def test_learner_and_engine_have_a_card_in_turns(elsewhere: Executor, model: Path, tmp_path: Path) -> None:
     """Fine-tuning, reference, steps, checkpoints, evaluations, deaths and resuming; whoever is asked for something that
     is not in its turn fails (`stand_ins`)."""
-    first, resumed = apart.call(in_turns, tmp_path, model)
+    first, resumed = apart.ask(elsewhere, in_turns, tmp_path, model)
     assert first["error"] == resumed["error"] == [] and len(resumed["steps"]) == 3
     require_trained(tmp_path / "seen", masked=MASKED)
     turns = [
@@ -96,9 +109,9 @@ def test_learner_and_engine_have_a_card_in_turns(model: Path, tmp_path: Path) ->
     assert turns == [6, 6, 7, 6]
 
 
-def test_states_that_improved_a_script_join_the_pool_and_stay_in_a_resumed_run(model: Path, tmp_path: Path) -> None:
-    first = run(["rl.grow_pool=true"], tmp_path, model)
-    more = run(["rl.grow_pool=true", "rl.steps=4", "run.resume=true"], tmp_path, model)
+def test_states_that_improved_a_script_join_the_pool_and_stay_in_a_resumed_run(run: Callable[..., Any]) -> None:
+    first = run("rl.grow_pool=true")
+    more = run("rl.grow_pool=true", "rl.steps=4", "run.resume=true")
     assert 0 < first["added"][-1] < more["added"][-1]
     assert len(more["steps"]) == 4
 
@@ -117,9 +130,11 @@ def with_other_test_scores(folder: Path, model: Path) -> list[dict[str, Any]]:
     return [whole_run.run(arguments, folder / str(worse), model, {"tests": worse}) for worse in (0, 10)]
 
 
-def test_scores_on_test_change_what_is_reported_of_a_run_and_nothing_else(model: Path, tmp_path: Path) -> None:
+def test_scores_on_test_change_what_is_reported_of_a_run_and_nothing_else(
+    elsewhere: Executor, model: Path, tmp_path: Path
+) -> None:
     """Neither what is imitated, sampled, rewarded, learned or added to the pool, nor what an evaluation chooses."""
-    seen = apart.call(with_other_test_scores, tmp_path, model)
+    seen = apart.ask(elsewhere, with_other_test_scores, tmp_path, model)
     figures = [[split["rl"]["optimism"] for split in one["evaluation"]["splits"].values()] for one in seen]
     assert figures[0] != figures[1], "they were other ones"
     assert without(TESTED, seen[0]) == without(TESTED, seen[1])
