@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from cluster.ports import Ports
 from envs.errors import UserError
 
 STOP_SECONDS = 20
@@ -38,12 +38,14 @@ class Head:
         token = secrets.token_hex(32)
         self.token_file.write_text(token)
         self.headers = {"Authorization": f"Bearer {token}"}
-        gcs, dashboard, client, agent = _free_ports(4)
+        self._ports = Ports(4)
+        gcs, dashboard, client, agent = self._ports.numbers
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         command = [
             "setpriv", "--pdeathsig", "TERM", str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
             "--disable-usage-stats", f"--temp-dir={self._folder}", f"--port={gcs}", f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
+            "--min-worker-port=0", "--max-worker-port=0",  # any: by default those of every head begin with the same
         ]  # fmt: skip
         environment = {
             "RAY_AUTH_MODE": "token",
@@ -69,13 +71,5 @@ class Head:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._ports.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of this machine that nothing listens on, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from actors.runtime.metrics import METRICS
-from cluster.head import Head, _free_ports
+from cluster.head import Head
 from cluster.job import Job
+from cluster.ports import Ports
 from cluster.quickstart import ROOT, connect, entrypoint
 from tests.main_job import engine_answers
 
@@ -53,7 +54,8 @@ class Prometheus:
         config["scrape_configs"][0]["file_sd_configs"][0] = {"files": [str(discovery)], "refresh_interval": "1s"}
         config["rule_files"] = [str(FOLDER / name) for name in config["rule_files"]]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (port,) = _free_ports(1)
+        self._ports = Ports(1)
+        (port,) = self._ports.numbers
         self._address, self._log = f"http://127.0.0.1:{port}", (folder / "prometheus.log").open("w")
         self._process = subprocess.Popen(
             [
@@ -73,6 +75,7 @@ class Prometheus:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(20)
+        self._ports.close()
         self._log.close()
 
 
