@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from learner.ranks import group, rank
+from learner.ranks import group, trainer
 
 _hosted: Any
 """Of a rank's process, the rank."""
@@ -96,7 +96,7 @@ class Handle:
 def _begin(environment: Mapping[str, str], kind: type, args: Sequence[Any]) -> None:
     global _hosted
     os.environ.update(environment)
-    rank.place = lambda mode: SimpleNamespace(put=Put)
+    trainer.place = lambda mode: SimpleNamespace(put=Put)
     _hosted = kind(*args)
 
 
@@ -118,7 +118,7 @@ def forked() -> Iterator[None]:
     in_ray, context = group.place, multiprocessing.get_context("forkserver")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")  # which DeepSpeed asks for when it is loaded
-        context.set_forkserver_preload([rank.__name__])
+        context.set_forkserver_preload([trainer.__name__, __name__])
         forkserver.ensure_running()
         patch.setattr(group, "place", lambda mode: in_ray(mode) if mode == "serial" else Forked(context))
         yield
