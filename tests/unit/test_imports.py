@@ -166,6 +166,12 @@ def test_no_module_beside_an_entry_point_hides_another(room):
     assert not hiding
 
 
+def test_who_starts_and_calls_ranks_and_actors_loads_none_of_what_these_compute_with():
+    code = "import json, sys, learner.training, learner.evaluate, learner.experts; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert HEAVY & set(json.loads(done.stdout)) == {"ray"}
+
+
 def test_help_is_instant_and_loads_nothing_heavy():
     code = (
         "import json, runpy, sys, atexit\n"
