@@ -126,7 +126,7 @@ def without(names: set[str], tree: Any) -> Any:
 
 
 def with_other_test_scores(folder: Path, model: Path) -> list[dict[str, Any]]:
-    arguments = ["tasks.held_in=[wine]", "rl.grow_pool=true", "rl.steps=1"]
+    arguments = ["tasks.held_in=[wine]", "rl.grow_pool=true", "rl.steps=2"]
     return [whole_run.run(arguments, folder / str(worse), model, {"tests": worse}) for worse in (0, 10)]
 
 
