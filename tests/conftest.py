@@ -21,6 +21,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Ray's workers make way for whatever else runs, which is other tests there: they would starve.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as Ray reads it)
 
+WHOLE_RUNS = ("tests/chaos/", "tests/e2e/")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-all", action="store_true", help="fail what is skipped for want of one of tests.needs")
@@ -34,9 +36,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "whole runs" if file.startswith(("tests/e2e/", "tests/chaos/")) else file
+            return "whole runs" if file.startswith(WHOLE_RUNS) else file
 
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest in one piece comes first where several workers share the tests: none is left alone with it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folders = (*WHOLE_RUNS, "tests/contract/", "tests/unit/")
+        items.sort(key=lambda item: next((n for n, of in enumerate(folders) if item.nodeid.startswith(of)), 0))
 
 
 @pytest.hookimpl(wrapper=True)
