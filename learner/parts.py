@@ -28,7 +28,7 @@ from learner.run.beforehand import load_tasks
 from learner.run.checkpointing import Checkpointing
 from learner.run.folder import Run
 from learner.run.journal import Journal
-from learner.run.preparation import connect, measure
+from learner.run.preparation import connect, measure, places
 from learner.run.progress import Progress
 from learner.run.watch import Watch
 
@@ -92,8 +92,8 @@ def started(cfg: Config) -> Iterator[Parts]:
         progress.advance()
         progress.stage("sandboxes", 1)
         about = actors.exploring()
-        for name, said in about.items():
-            progress.say(f"{name}: experiments run in the {said['sandbox']} sandbox on {said['host']}")
+        for line in places(about):
+            progress.say(line)
         progress.advance()
         progress.stage("baselines", 1)
         tasks = measure(tasks, actors)

@@ -29,7 +29,7 @@ from learner.evaluation.evaluation import EvaluationError
 from learner.figures.action_text import visible
 from learner.recipe import warmstart
 from learner.run.beforehand import load_tasks
-from learner.run.preparation import connect, measure
+from learner.run.preparation import connect, measure, places
 from learner.run.progress import Progress
 
 TRAJECTORIES = 4
@@ -137,8 +137,8 @@ def _without_policy(
     model = str(resolve(cfg.model.path))
     actors = ActorPool(without_policy, list(tasks.values()), model, str(folder), 0, progress.say, list, Agents)
     with contextlib.closing(actors):
-        for name, about in actors.started().items():
-            progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
+        for line in places(actors.started()):
+            progress.say(line)
         progress.advance()
         yield actors
 

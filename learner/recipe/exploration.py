@@ -34,7 +34,7 @@ from learner.figures.text import number
 from learner.recipe import trajectories
 from learner.run.beforehand import load_tasks
 from learner.run.folder import Run
-from learner.run.preparation import connect, measure
+from learner.run.preparation import connect, measure, places
 from learner.run.progress import Progress
 
 IDEAS = "ideas.json"
@@ -76,8 +76,8 @@ def run(cfg: Config) -> list[Trajectory]:
         kind = Actor if serves else Explorer
         actors = ActorPool(served, list(tasks.values()), str(model_dir), str(own.dir), 0, progress.say, list, kind)
         stack.callback(actors.close)
-        for name, about in actors.started().items():
-            progress.say(f"{name}: experiments run in the {about['sandbox']} sandbox on {about['host']}")
+        for line in places(actors.started()):
+            progress.say(line)
         progress.advance()
         tasks = measure(tasks, actors)
         progress.advance()

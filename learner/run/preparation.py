@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray
 
@@ -33,6 +35,13 @@ def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:
         measured[task_id] = dataclasses.replace(tasks[task_id], m_init=result.score_after, m_init_test=tested)
     actors.set_baselines({task_id: task.m_init for task_id, task in measured.items()})
     return measured
+
+
+def places(about: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Where experiments run, a line for each machine; about: what `ActorPool.exploring` or `started` tells."""
+    actors = Counter((of["sandbox"], of["host"]) for of in about.values())
+    for (sandbox, host), count in sorted(actors.items()):
+        yield f"experiments of {count} {'actor' if count == 1 else 'actors'} run in the {sandbox} sandbox on {host}"
 
 
 LATE = "timed out during startup"

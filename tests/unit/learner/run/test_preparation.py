@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from learner.config.schema import Config
 from learner.run import preparation
-from learner.run.preparation import ClusterError, connect
+from learner.run.preparation import ClusterError, connect, places
 
 SLOW = Exception("The current node timed out during startup. This could happen because …\nmore")
 
@@ -55,3 +55,12 @@ def test_what_fails_again_or_otherwise_is_said(monkeypatch, begun, address, erro
     with pytest.raises(ClusterError, match=said):
         connect(OmegaConf.structured(Config))
     assert len(begun) == times
+
+
+def test_where_experiments_run_is_said_once_for_each_machine_and_sandbox():
+    here = {"sandbox": "docker", "host": "a"}
+    about = {"actor-0": here, "actor-1": {"sandbox": "process", "host": "b"}, "actor-2": here}
+    assert list(places(about)) == [
+        "experiments of 2 actors run in the docker sandbox on a",
+        "experiments of 1 actor run in the process sandbox on b",
+    ]
