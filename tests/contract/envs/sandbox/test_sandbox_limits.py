@@ -7,6 +7,7 @@ import signal
 import subprocess
 import textwrap
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,7 +202,10 @@ def test_an_experiment_that_gets_to_run_late_is_not_one_that_hides_its_files(poo
     with pool.acquire(task) as sandbox:
         (sandbox.workspace / "late.py").write_text("print('well')")
         runner = runner_of(sandbox.workspace)
-        [spare] = map(int, Path(f"/proc/{runner}/task/{runner}/children").read_text().split())
+        children = Path(f"/proc/{runner}/task/{runner}/children")
+        while not (spares := children.read_text().split()):  # one is forked as soon as the last is used
+            time.sleep(0.05)
+        [spare] = map(int, spares)
         os.kill(spare, signal.SIGSTOP)
         threading.Timer(2, os.kill, (spare, signal.SIGCONT)).start()
         assert sandbox.run(["late.py"], Limits(seconds=20)).output == "well\n"
