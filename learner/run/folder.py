@@ -9,6 +9,7 @@ is deleted for one that is not there yet; what failed to be written leaves no tr
 from __future__ import annotations
 
 import copy
+import errno
 import fcntl
 import json
 import os
@@ -167,8 +168,10 @@ class Run:
                 learner.save(partial)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
-        except Exception:
+        except Exception as error:
             self._require_room(partial)  # others write to the disk too
+            if os.strerror(errno.ENOSPC) in str(error):  # and what did not fit may be gone again
+                raise NoRoom(str(error)) from error
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -151,7 +151,7 @@ def test_a_cursor_that_an_earlier_version_wrote_is_read():
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     with Run(config(tmp_path)) as run:
         saved(run, Cursor(1), DiskLearner())
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(NoRoom, match="No space left"):
             saved(run, Cursor(2), DiskLearner(full=True))
         assert [p.name for p in run.checkpoints] == ["step_1"]
         assert sorted(p.name for p in (run.dir / "checkpoints").iterdir()) == ["step_1"]
