@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 
@@ -14,6 +15,7 @@ from actors.policy.arguments import (
     graphs_only,
     kv_cache_bytes,
     memory_share,
+    set_environment,
 )
 from actors.policy.sizes import ModelSize
 from learner.config.load import load
@@ -65,3 +67,10 @@ def test_graphs_are_recorded_for_few_numbers_of_sequences_up_to_the_most(sequenc
     sizes = graphs_only(sequences)["cudagraph_capture_sizes"]
     assert sizes[0] == 1 and sizes[-1] == sequences and len(sizes) < 10
     assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize(("gpus", "compiles"), [(0, False), (1, True)])
+def test_an_engine_compiles_on_a_gpu_only(monkeypatch, gpus, compiles):
+    monkeypatch.setattr(os, "environ", {})
+    set_environment(load([f"actors.gpus={gpus}"]))
+    assert ("TORCHDYNAMO_DISABLE" not in os.environ) == compiles
