@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ from actors.runtime.placement import on_node
 from actors.runtime.remote import DEATHS
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
-from envs.records import Experiment, Task
+from envs.records import Commands, Experiment, Task
 from envs.sandbox import SandboxFailure, SandboxPool
 
 AT_ONCE = 256
@@ -59,6 +59,9 @@ class Host:
 
     def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
         return self._runner.run(task, files)
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        return self._runner.shell(task, files, command)
 
     def expect(self, tasks: Iterable[Task]) -> None:
         """Get ready for experiments of these tasks."""
@@ -109,10 +112,16 @@ class HostedRunner:
 
     def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
         """As every `Runner`; an experiment waits in line for at most `actors.deadline`."""
+        return self._asked(task, lambda host: host.run.remote(task, dict(files)))
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        return self._asked(task, lambda host: host.shell.remote(task, dict(files), command))
+
+    def _asked(self, task: Task, ask: Callable[[Any], ray.ObjectRef]) -> Any:
         tried: list[str] = []
         while True:
             with self._taken(tried) as name:
-                call = self._hosts[name].run.remote(task, dict(files))
+                call = ask(self._hosts[name])
                 try:
                     return self._answer(name, call, self._deadline + task.limits.seconds)
                 except SandboxFailure:

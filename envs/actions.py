@@ -1,16 +1,16 @@
-"""The actions of the policy: the text it writes, parsed into one of six kinds, and edits applied to files.
+"""The actions of the policy: the text it writes, parsed into one of seven kinds, and edits applied to files.
 
     Thought: one line of reasoning (optional)
-    Action: Edit | Write | Execute | Inspect | Undo | Final Answer
+    Action: Edit | Write | Execute | Inspect | Undo | Final Answer, and Shell where the task allows it
     File: train.py (optional; the task's script unless given)
 
-Edit is followed by one or more search/replace blocks, Write by the whole file in a ``` fence, and Inspect by an
-optional `Lines: 10-40`. A line `File: NAME` between blocks says that those after it are of another file; `Run: no`
-leaves out the run that otherwise follows Edit and Write. What capable models put around that is passed over: bold
-headers, a fence around an edit or around everything, prose before the action and after its block. Invariants: parsing
-is pure, and applying but for reading the task's files; an action applies whole or not at all; what is not exactly one
-action is `InvalidAction`, whose message tells the policy what to do, and nothing is guessed; no path leaves the
-workspace or hides one of the task's files.
+Edit is followed by one or more search/replace blocks, Write by the whole file in a ``` fence, Shell by commands in one,
+and Inspect by an optional `Lines: 10-40`. A line `File: NAME` between blocks says that those after it are of another
+file; `Run: no` leaves out the run that otherwise follows Edit, Write and what Shell changes. What capable models put
+around that is passed over: bold headers, a fence around an edit or around everything, prose before the action and after
+its block. Invariants: parsing is pure, and applying but for reading the task's files; an action applies whole or not at
+all; what is not exactly one action is `InvalidAction`, whose message tells the policy what to do, and nothing is
+guessed; no path leaves the workspace or hides one of the task's files.
 """
 
 from __future__ import annotations
@@ -116,6 +116,16 @@ class Inspect:
 
 
 @dataclass(frozen=True)
+class Shell:
+    """Run commands in the workspace; what they change there is the next state's."""
+
+    kind: ClassVar[str] = "shell"
+    command: str
+    run: bool = True
+    """Whether the task's script is run after a change."""
+
+
+@dataclass(frozen=True)
 class Undo:
     """Take the last edit back."""
 
@@ -130,7 +140,7 @@ class FinalAnswer:
 
 
 Change = Edit | Write | Several
-Action = Change | Execute | Inspect | Undo | FinalAnswer
+Action = Change | Execute | Inspect | Shell | Undo | FinalAnswer
 NAMES = tuple(kind.kind for kind in (Edit, Write, Execute, Inspect, Undo, FinalAnswer))
 
 
@@ -141,9 +151,9 @@ def parse(text: str, task: Task) -> Action:
         InvalidAction: there is not exactly one action, or an argument is missing or refused.
     """
     name, after = _header(text.replace("\r\n", "\n").split("\n"))
-    if name not in NAMES:
+    if name not in (names := (*NAMES, Shell.kind) if task.shell else NAMES):
         raise InvalidAction(
-            f"there is no action {name[:40]!r}: use {', '.join(NAMES).title()}", Fault.UNKNOWN_ACTION
+            f"there is no action {name[:40]!r}: use {', '.join(names).title()}", Fault.UNKNOWN_ACTION
         )  # fmt: skip
     first = next((number for number, line in enumerate(after) if _begins_payload(line)), len(after))
     arguments, payload = _arguments(after[:first]), after[first:]
@@ -152,6 +162,8 @@ def parse(text: str, task: Task) -> Action:
         changed = _edits(path, payload) if name == "edit" else _writes(path, payload)
         run = _yes(arguments.get("Run", "yes"))
         return replace(changed[0], run=run) if len(changed) == 1 else Several(name, changed, run)
+    if name == "shell":
+        return Shell(_commands(payload), _yes(arguments.get("Run", "yes")))
     if payload:
         raise InvalidAction(
             f"{name.title()} takes no block: use Edit to change lines or Write for a whole file", Fault.BAD_BLOCK
@@ -182,6 +194,16 @@ def _writes(path: str, payload: Sequence[str]) -> tuple[Edit | Write, ...]:
             Fault.BAD_BLOCK,
         )
     return tuple(Write(name, content) for name, (content,) in blocks)
+
+
+def _commands(payload: Sequence[str]) -> str:
+    complaint = "Shell needs its commands between two ``` lines, once"
+    blocks = _blocks(FENCE, payload, "", complaint)
+    if len(blocks) != 1 or not (command := blocks[0][1][0]).strip():
+        raise InvalidAction(complaint, Fault.BAD_BLOCK)
+    if "\0" in command or len(command.encode(errors="replace")) > MAX_FILE_BYTES:
+        raise InvalidAction(f"commands are text of at most {MAX_FILE_BYTES} bytes")
+    return command
 
 
 def _header(lines: Sequence[str]) -> tuple[str, list[str]]:

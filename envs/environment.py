@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 
-from envs import actions, audit, research_actions
-from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Undo, Write
+from envs import actions, audit, research_actions, shell
+from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Shell, Undo, Write
 from envs.experiments import Runner
 from envs.printable import escaped
 from envs.records import Durations, Outcome, State, Step, StepResult, Task
@@ -101,6 +101,8 @@ class Environment:
                     if state.unrun and action.path in (None, task.script):  # what was written since is tried now
                         return self._audited(self._execute(state, kind, text, edited=True), files)
                     return self._execute(state, kind, text, edited=False, script=action.path)
+                case Shell():
+                    return self._commanded(state, action, text)
                 case Inspect():
                     return _neutral(state, kind, text, escaped(actions.inspect(action, files, task)))
                 case Undo():
@@ -128,11 +130,36 @@ class Environment:
         self.runner.close()
 
     def _edited(self, state: State, changed: Mapping[str, str]) -> State:
-        after = self._with(state, changed)
-        return replace(after, undo=(*state.undo, (state.snapshot, state.score)))
+        return self._changed(state, {**self._snapshots.get(state.snapshot), **changed})
+
+    def _changed(self, state: State, files: Mapping[str, str]) -> State:
+        """The state with these files in the place of its own, which an Undo gives back."""
+        undo = (*state.undo, (state.snapshot, state.score))
+        return replace(state, snapshot=self._snapshots.put(files), undo=undo)
 
     def _with(self, state: State, changed: Mapping[str, str]) -> State:
         return replace(state, snapshot=self._snapshots.put({**self._snapshots.get(state.snapshot), **changed}))
+
+    def _commanded(self, state: State, action: Shell, text: str) -> StepResult:
+        """Run commands on the files of `state`, and the task's script on what they made of these."""
+        task, before = self.tasks[state.task_id], self._snapshots.get(state.snapshot)
+        files = shell.laid(self.files(state), task)
+        ran = self.runner.shell(task, files, action.command)
+        tail = readable(ran.log, self._kept)
+        if ran.outcome is not Outcome.NEUTRAL:
+            result = _unapplied(state, action.kind, ran.outcome, text, f"{ran.outcome}: {tail}", tail)
+            return replace(result, durations=ran.durations, peak_mb=ran.peak_mb)
+        after = shell.applied(ran, files, before, task)
+        observed = "\n".join(filter(None, (tail, shell.told(ran, task)))) or "it printed nothing"
+        if after == before:
+            return replace(_neutral(state, action.kind, text, observed), durations=ran.durations, peak_mb=ran.peak_mb)
+        changed = self._changed(state, after)
+        if not action.run:
+            unrun = _neutral(replace(changed, score=None, unrun=state.unrun + 1), action.kind, text, observed)
+            return replace(unrun, durations=ran.durations, peak_mb=ran.peak_mb)
+        result = self._execute(changed, action.kind, text, edited=True, observed=observed)
+        result = replace(result, durations=ran.durations + result.durations, peak_mb=max(ran.peak_mb, result.peak_mb))
+        return self._audited(result, ran.written)
 
     def _undone(self, state: State) -> State:
         if not state.undo:
@@ -142,8 +169,10 @@ class Environment:
         unrun = max(0, state.unrun - 1)
         return replace(state, snapshot=snapshot, undo=tuple(earlier), score=score, reference=reference, unrun=unrun)
 
-    def _execute(self, state: State, kind: str, text: str, edited: bool, script: str | None = None) -> StepResult:
-        """Run the task's script, or another one, as it is in `state`, and grade what it wrote."""
+    def _execute(
+        self, state: State, kind: str, text: str, edited: bool, script: str | None = None, observed: str = ""
+    ) -> StepResult:
+        """Run the task's script, or another one, as it is in `state`, and grade what it wrote; observed: before it."""
         task, other = self.tasks[state.task_id], script is not None and script != self.tasks[state.task_id].script
         run = self.runner.run(replace(task, script=script) if other else task, self.files(state))
         outcome = run.outcome
@@ -151,6 +180,7 @@ class Environment:
             outcome = Outcome.NEUTRAL
         tail, score = readable(run.log, self._kept), run.score
         observation = f"{task.metric} = {score:.5g}\n{tail}".rstrip() if score is not None else f"{outcome}: {tail}"
+        observation = f"{observed}\n{observation}" if observed else observation
         reference = state.reference if score is None else score
         after = _after(state, text, observation)
         if edited or not other:  # what another script achieved says nothing about this one

@@ -25,7 +25,7 @@ import msgspec
 
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
-from envs.records import Experiment, Origin, Outcome, Task
+from envs.records import Commands, Experiment, Origin, Outcome, Task
 from envs.store import Store
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,10 @@ class CachedRunner:
             sure = experiment.outcome not in BY_CHANCE or read_record(self._store, f"{ONCE}/{name}")
             self._store.write(name if sure else f"{ONCE}/{name}", msgspec.json.encode(experiment))
             return experiment
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        """Run anew each time: what commands print and leave may be of the moment."""
+        return self._runner.shell(task, files, command)
 
     def resize(self, capacity: Capacity) -> None:
         self._runner.resize(capacity)

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from envs import grading
+from envs import grading, leftovers
 from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
-from envs.records import MILESTONES, Durations, Experiment, Findings, Outcome, Task, Withheld
+from envs.records import MILESTONES, Commands, Durations, Experiment, Findings, Outcome, Task, Withheld
 from envs.relief import Relief
 from envs.sandbox import Sandbox, SandboxFailure, SandboxPool
+from envs.sandbox.runner import SHELL
 from envs.workspace import restore
 
+T = TypeVar("T")
 FIDELITY_VARIABLE = "MLAGENT_FIDELITY"
+FULL = "this machine cannot hold an experiment (is its disk full?)"
 OUTCOMES = {
     "error": Outcome.SCRIPT_ERROR, "disk_full": Outcome.SCRIPT_ERROR,
     "timeout": Outcome.TIMEOUT, "out_of_memory": Outcome.OUT_OF_MEMORY,
@@ -47,6 +50,10 @@ class Runner(Protocol):
             SandboxFailure: the sandbox failed, which says nothing about the files.
             AdmissionError: the task asks for more than this machine has.
         """
+        ...
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        """Run commands where the task's script would be run, with its limits; raises as `run`."""
         ...
 
     def resize(self, capacity: Capacity) -> None:
@@ -78,11 +85,40 @@ class SandboxRunner:
 
     def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
         arrived = time.monotonic()
-        with self._admission.admit(f"{task.digest or task.id}@{task.fidelity:g}", task.limits) as gpus:
+        name = f"{task.digest or task.id}@{task.fidelity:g}"
+        return self._tried(name, task, lambda gpus: self._run(task, files, gpus, arrived))
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        arrived = time.monotonic()
+        return self._tried(f"{task.id}: shell", task, lambda gpus: self._shell(task, files, command, gpus, arrived))
+
+    def _tried(self, name: str, task: Task, attempt: Callable[[tuple[int, ...]], T]) -> T:
+        """What the attempt, or a second one, comes to as soon as it fits; name: of what takes equally long."""
+        with self._admission.admit(name, task.limits) as gpus:
             try:
-                return self._run(task, files, gpus, arrived)
+                return attempt(gpus)
             except SandboxFailure:
-                return self._run(task, files, gpus, arrived)
+                return attempt(gpus)
+
+    def _shell(
+        self, task: Task, files: Mapping[str, str], command: str, gpus: tuple[int, ...], asked: float
+    ) -> Commands:
+        try:
+            with self._sandboxes.acquire(task, gpus) as sandbox:
+                begun = time.monotonic()
+                restore(task, files, sandbox.workspace)
+                restored = time.monotonic()
+                result = sandbox.run([SHELL, "-c", command], task.limits, seed=self.seed)
+                ended = result.status in ("ok", "error")
+                found = leftovers.changes(sandbox.workspace, files) if ended else leftovers.NONE
+        except OSError as error:
+            raise SandboxFailure(f"{FULL}: {error}") from error
+        outcome = Outcome.NEUTRAL if ended else OUTCOMES[result.status]
+        log = _stopped(task, result.status, result.output)
+        if ended and result.exit_code:
+            log += f"\nexit code {result.exit_code}"
+        durations = Durations(begun - asked, restored - begun, result.seconds)
+        return Commands(outcome, log, durations, result.peak_mb, *found)
 
     def _run(self, task: Task, files: Mapping[str, str], gpus: tuple[int, ...], asked: float) -> Experiment:
         times = [asked]
@@ -100,12 +136,9 @@ class SandboxRunner:
                     outcome, score, withheld, findings, log = self.graded(task, files, sandbox, log)
                 times.append(time.monotonic())
         except OSError as error:
-            raise SandboxFailure(f"this machine cannot hold an experiment (is its disk full?): {error}") from error
+            raise SandboxFailure(f"{FULL}: {error}") from error
         queue, restored, _, graded = (after - before for before, after in itertools.pairwise(times))
-        if outcome is Outcome.TIMEOUT:
-            log += f"\nstopped after {task.limits.seconds:g} s"
-        if result.status == "disk_full":
-            log += f"\nstopped: it wrote more than {task.limits.disk_mb} MiB, or too many files"
+        log = _stopped(task, result.status, log)
         milestones = (*result.milestones, *(MILESTONES[-1:] if score is not None else ()))
         durations = Durations(queue, restored, result.seconds, graded)
         finished = result.status == "ok"
@@ -141,6 +174,15 @@ class SandboxRunner:
     def close(self) -> None:
         self._relief.close()
         self._sandboxes.close()
+
+
+def _stopped(task: Task, status: str, log: str) -> str:
+    """The output of a run, with why it was stopped."""
+    reasons = {
+        "timeout": f"\nstopped after {task.limits.seconds:g} s",
+        "disk_full": f"\nstopped: it wrote more than {task.limits.disk_mb} MiB, or too many files",
+    }
+    return log + reasons.get(status, "")
 
 
 def _graded(

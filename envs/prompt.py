@@ -47,6 +47,9 @@ Execute: run the script as it is, or another one (File: <path>), whose score doe
 Inspect: lines of a file (File: <path>, Lines: 1-60).
 Undo: take the last change back.
 Final Answer: end the episode."""
+SHELL_FORMAT = """
+Shell: commands between two ``` lines, run by bash in the working folder; text files that they change stay changed."""
+"""After either, where the task allows commands."""
 FORMATS = {"native": FORMAT, "mlagentbench": research_actions.FORMAT}
 """Of actions; `WHOLE_FORMAT` where actions are told whole."""
 MAX_NAMES = 30
@@ -194,7 +197,7 @@ def _content(task: Task, state: State, files: Mapping[str, str], parts: _Parts, 
         parts.script,
         f"Other files: {others}" if others else "",
         *parts.steps,
-        WHOLE_FORMAT if native and whole else FORMATS[task.actions],
+        (WHOLE_FORMAT if native and whole else FORMATS[task.actions]) + (SHELL_FORMAT if task.shell else ""),
     ]
     return "\n".join(filter(None, shown))
 

@@ -139,6 +139,8 @@ class Task:
     """Why there are no parts, where that is known."""
     editable: frozenset[str] = frozenset()
     """Files (relative to env_dir) besides the script that the agent may change."""
+    shell: bool = False
+    """Whether the policy may run commands (of `native` actions)."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,12 @@ class Durations:
     restore: float = 0.0
     execute: float = 0.0
     grade: float = 0.0
+
+    def __add__(self, other: Durations) -> Durations:
+        return Durations(
+            self.queue + other.queue, self.restore + other.restore, self.execute + other.execute,
+            self.grade + other.grade,
+        )  # fmt: skip
 
 
 class Origin(Word):
@@ -258,6 +266,24 @@ class Experiment:
     withheld: Withheld | None = None
     findings: Findings = ()
     """Those in the submission."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What came of running commands in a workspace."""
+
+    outcome: Outcome
+    """NEUTRAL where they came to their end, whatever their exit code; otherwise as an experiment's."""
+    log: str
+    """As an experiment's."""
+    durations: Durations = field(default_factory=Durations)
+    peak_mb: float = 0.0
+    written: dict[str, str] = field(default_factory=dict)
+    """Path → text of the files that are new or changed."""
+    deleted: tuple[str, ...] = ()
+    """Paths of the files that are there no more."""
+    others: tuple[str, ...] = ()
+    """Paths of what else is there and can be in no state: links, and files that are no text or too large."""
 
 
 MILESTONES = ("data_opened", "model_fitted", "predictions_written", "submission_valid")

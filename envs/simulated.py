@@ -16,7 +16,7 @@ from pathlib import Path
 from envs.admission import Admission, Capacity
 from envs.benchmarks.loader import TaskError
 from envs.experiment_cache import content_key, read_record
-from envs.records import Experiment, Origin, Task
+from envs.records import Commands, Experiment, Origin, Outcome, Task
 from envs.store import Store
 
 
@@ -42,6 +42,10 @@ class SimulatedRunner:
             time.sleep(found.durations.execute * self._speed)
         durations = dataclasses.replace(found.durations, queue=queued)
         return dataclasses.replace(found, origin=Origin.SIMULATED, durations=durations)
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        """Of commands nothing is recorded: they print that, and change nothing."""
+        return Commands(Outcome.NEUTRAL, "commands are not run where experiments are simulated")
 
     def _find(self, task: Task, files: Mapping[str, str]) -> Experiment:
         records, key = self._records(task.id), content_key(task, files)

@@ -16,7 +16,7 @@ from typing import Any
 
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
-from envs.records import Experiment, Task
+from envs.records import Commands, Experiment, Task
 from envs.sandbox import SandboxFailure
 
 SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -160,6 +160,9 @@ class MeteredRunner:
             raise
         finally:
             self._metrics.count("mlagent_experiments", outcome=outcome)
+
+    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+        return self._runner.shell(task, files, command)
 
     def resize(self, capacity: Capacity) -> None:
         self._runner.resize(capacity)

@@ -22,7 +22,7 @@ from envs.errors import UserError
 from envs.records import Direction, Limits
 
 SPLITS = ("held_in", "held_out")
-ACTIONS = ("native", "mlagentbench")
+ACTIONS = ("native", "mlagentbench", "shell")
 MLAGENTBENCH = {"amp-parkinsons-disease-progression-prediction": ("SMAPE", Direction.MINIMIZE)}
 """Metric and direction of MLAgentBench's tasks that run here as published; envs/README.md says why others do not."""
 MLAGENTBENCH_SECONDS = 1800.0
@@ -50,8 +50,9 @@ class TaskFile:
     """Licence of the data."""
     medals: dict[str, float] = field(default_factory=dict)
     """Least score of each medal, the best medal first, where the task has any."""
-    actions: str = "native"
-    """How the policy writes actions: `native`, or `mlagentbench` for those of that benchmark."""
+    actions: list[str] = field(default_factory=lambda: ["native"])
+    """`mlagentbench` for the actions of that benchmark, `shell` for commands beside the `native` ones; one needs no
+    list."""
     rows: list[str] = field(default_factory=list)
     """Files in env/ (.csv, .jsonl or .npz) of which a fidelity below 1 keeps a share of the rows."""
     parts: bool = True
@@ -74,7 +75,7 @@ def read(folder: Path) -> TaskFile:
     if folder.name in MLAGENTBENCH:
         metric, direction = MLAGENTBENCH[folder.name]
         limits = Limits(seconds=MLAGENTBENCH_SECONDS, memory_mb=8192, disk_mb=4096)
-        return TaskFile(metric, direction, actions="mlagentbench", limits=limits)
+        return TaskFile(metric, direction, actions=["mlagentbench"], limits=limits)
     raise TaskError(
         f"{folder / 'task.yaml'} is missing: it, or {beside}, states at least metric and direction (docs/tasks.md)"
     )
@@ -97,6 +98,8 @@ def _read(file: Path) -> TaskFile:
         if given.direction not in list(Direction):
             raise TaskError(f"{file}: direction must be one of {', '.join(Direction)}, not {given.direction!r}")
         given.direction = given.direction.upper()  # OmegaConf knows an enum by its names
+        if isinstance(given.get("actions"), str):
+            given.actions = [given.actions]
         stated: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskFile), given))
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{file}: {' '.join(str(error).split())}") from error
@@ -109,8 +112,10 @@ def _impossible(stated: TaskFile) -> str | None:
     """What is wrong with values that have the right type; None if nothing is."""
     if stated.split not in SPLITS:
         return f"split must be one of {', '.join(SPLITS)}, not {stated.split!r}"
-    if stated.actions not in ACTIONS:
-        return f"actions must be one of {', '.join(ACTIONS)}, not {stated.actions!r}"
+    if not stated.actions or any(name not in ACTIONS for name in stated.actions):
+        return f"actions must be some of {', '.join(ACTIONS)}, not {', '.join(stated.actions) or 'none'}"
+    if "mlagentbench" in stated.actions and len(stated.actions) > 1:
+        return "actions: those of mlagentbench come alone, without native ones and shell"
     if stated.best is not None and not math.isfinite(stated.best):
         return f"best must be a finite number, not {stated.best}"
     if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:

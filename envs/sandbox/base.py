@@ -228,7 +228,7 @@ class Sandbox:
     def run(
         self, argv: Sequence[str], limits: Limits, env: Mapping[str, str] | None = None, seed: int | None = None
     ) -> RunResult:
-        """Run the Python script `argv[0]` with its arguments in the workspace.
+        """Run the Python script `argv[0]`, or `bash`, with its arguments in the workspace.
 
         seed: of the random numbers it starts with; None draws fresh ones.
 

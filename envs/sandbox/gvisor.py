@@ -104,7 +104,7 @@ def _config(folders: Folders, limits: Limits, chosen: str, bundled_data: bool) -
         "hostname": "sandbox",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "dev", "source": "dev", "options": ["ro"]},
+            {"destination": "/dev", "type": "dev", "source": "dev"},
             *map(_oci, host_view.mounts(folders, limits, chosen, bundled_data)),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},

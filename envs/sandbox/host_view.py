@@ -57,4 +57,6 @@ def command() -> list[str]:
 
 
 def variables(limits: Limits) -> dict[str, str]:
-    return {**environment(limits), "PYTHONPATH": SHOWN_PACKAGES}
+    own = environment(limits)
+    # Commands find the Python that scripts run in before the system's, which has other packages.
+    return {**own, "PATH": f"{sys.base_prefix}/bin:{own['PATH']}", "PYTHONPATH": SHOWN_PACKAGES}

@@ -11,7 +11,20 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from envs import actions, research_actions
-from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Undo, Write, apply, inspect, parse
+from envs.actions import (
+    Edit,
+    Execute,
+    FinalAnswer,
+    Inspect,
+    InvalidAction,
+    Several,
+    Shell,
+    Undo,
+    Write,
+    apply,
+    inspect,
+    parse,
+)
 from envs.records import Direction, Fault, Limits, Task
 
 SCRIPT = "import a\nmodel = Tree(depth=1)\nmodel.fit(X, y)\nprint(1)\nprint(1)\n"
@@ -36,6 +49,28 @@ def test_an_edit_replaces_whole_lines():
         "Tree(depth=1)", "Tree(2)"
     ).replace("model =", "b\nmodel =")
     assert run(edit("import a\n", "")) == SCRIPT.removeprefix("import a\n")
+
+
+SHELLED = dataclasses.replace(TASK, shell=True)
+
+
+def test_commands_stand_in_a_fence_where_the_task_allows_them():
+    assert parse("Action: Shell\n```bash\nls -l\n```\nDone.", SHELLED) == Shell("ls -l\n")
+    assert parse("Thought: x\n**Action:** Shell\nRun: no\n```\na\n\nb\n```", SHELLED) == Shell("a\n\nb\n", run=False)
+    assert parse(edit("import a\n", "import b\n"), SHELLED) == parse(edit("import a\n", "import b\n"), TASK)
+    for text, task, fault in [
+        ("Action: Shell\n```\nls\n```", TASK, Fault.UNKNOWN_ACTION),
+        ("Action: Shell\nls", SHELLED, Fault.BAD_BLOCK),
+        ("Action: Shell\n```\n\n```", SHELLED, Fault.BAD_BLOCK),
+        ("Action: Shell\n```\nls\n```\n```\nrm x\n```", SHELLED, Fault.BAD_BLOCK),
+        ("Action: Shell\n```\necho \0\n```", SHELLED, Fault.REFUSED),
+        (f"Action: Shell\n```\n{'#' * actions.MAX_FILE_BYTES}\n```", SHELLED, Fault.REFUSED),
+    ]:
+        with pytest.raises(InvalidAction) as refused:
+            parse(text, task)
+        assert refused.value.fault is fault and ("Shell" in str(refused.value)) == (
+            task is SHELLED and fault != "refused"
+        )
 
 
 def test_blocks_apply_in_order():

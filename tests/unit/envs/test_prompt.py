@@ -33,6 +33,12 @@ def user(budget: int, state: State = STATE, files=None, task: Task = TASK, exten
     return messages(task, state, files or {"train.py": SCRIPT}, count, budget, extent)[1]["content"]
 
 
+def test_commands_are_told_only_where_the_task_allows_them():
+    assert "Shell" not in user(10_000) + user(10_000, extent=Extent(whole=True))
+    for extent in (BRIEF, Extent(whole=True)):
+        assert user(10_000, task=replace(TASK, shell=True), extent=extent).endswith("stay changed.")
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     (tmp_path / "task_descriptor.txt").write_text(

@@ -141,7 +141,7 @@ def test_an_unknown_folder_says_what_to_write_and_a_file_beside_it_serves(folder
 
 def test_tasks_of_the_benchmark_that_run_as_published_are_known_by_name(tmp_path):
     stated = task_file.read(tmp_path / "amp-parkinsons-disease-progression-prediction")
-    assert (stated.metric, stated.direction, stated.actions) == ("SMAPE", Direction.MINIMIZE, "mlagentbench")
+    assert (stated.metric, stated.direction, stated.actions) == ("SMAPE", Direction.MINIMIZE, ["mlagentbench"])
     with pytest.raises(TaskError, match=r"house-price\.yaml, states at least metric and direction"):
         task_file.read(tmp_path / "house-price")
 

@@ -71,6 +71,20 @@ def test_a_folder_of_ones_own(folder):
     assert not (folder / "env" / "data").exists()  # the author's folder is left alone
 
 
+@pytest.mark.parametrize(
+    ("stated", "actions", "shell"),
+    [
+        ("", "native", False),
+        ("native", "native", False),
+        ("[shell]", "native", True),
+        ("mlagentbench", "mlagentbench", False),
+    ],
+)
+def test_commands_are_allowed_where_task_yaml_says_so(folder, stated, actions, shell):
+    (folder / "task.yaml").write_text(f"{YAML}actions: {stated}" if stated else YAML)
+    assert (load(folder).actions, load(folder).shell) == (actions, shell)
+
+
 def test_a_runs_limits_take_the_place_of_the_tasks_own(folder):
     task = load(folder)
     own = LimitsConfig()
@@ -163,7 +177,8 @@ def test_a_missing_file_is_named(folder, name):
         ("seconds: 5", "seconds: .inf", r"limits\.seconds must be above 0 and finite"),
         ("best_from:", "script: ../scripts/eval.py\nbest_from:", "script must be a path inside env/"),
         ("direction: maximize", "", "direction missing"),
-        ("best_from:", "actions: all\nbest_from:", "actions must be one of native, mlagentbench, not 'all'"),
+        ("best_from:", "actions: all\nbest_from:", "actions must be some of native, mlagentbench, shell, not all"),
+        ("best_from:", "actions: [mlagentbench, shell]\nbest_from:", "mlagentbench come alone"),
         ("best_from:", "split: test\nbest_from:", "split must be one of held_in, held_out, not 'test'"),
         ("metric:", "metric: [", "task.yaml"),
     ],
