@@ -127,7 +127,7 @@ def test_nothing_outlives_commands(environment, start):
 
 def test_answers_are_out_of_reach_of_commands(environment, start, task):
     looks = (
-        f"cat {task.private_dir}/* ../scripts/*; grep -rl 'TOP SECRET' /task /tmp .; find / -maxdepth 2 -name '*op-secr*'"
+        f"cat {task.private_dir}/* ../scripts/*; grep -rl 'TOP SEC' /task /tmp .; find / -maxdepth 2 -name '*op-sec*'"
     )
     result = shell(environment, start, f"({looks}) 2>/dev/null; echo looked")
     assert result.observation == "looked"
