@@ -123,9 +123,9 @@ def check(arguments: argparse.Namespace) -> None:
 def best(arguments: argparse.Namespace) -> None:
     """Run the task's scripts/best.py in the place of its script and compare its score with what task.yaml states."""
     task = _task(arguments)
-    solution = task.private_dir / "best.py"
+    solution = (task.private_dir / "best").with_suffix(Path(task.script).suffix)
     if not solution.is_file():
-        raise CommandError(f"task {task.id} has no scripts/best.py: a strong solution, run as {task.script} is")
+        raise CommandError(f"task {task.id} has no scripts/{solution.name}: a strong solution, run as {task.script} is")
     with _sandboxes(arguments.sandbox) as sandboxes:
         run = SandboxRunner(sandboxes, node_capacity()).run(task, {task.script: solution.read_text()})
     agrees = None not in (run.score, task.m_best) and math.isclose(run.score, task.m_best, rel_tol=SAME_SCORE)
@@ -142,7 +142,7 @@ def best(arguments: argparse.Namespace) -> None:
     print(json.dumps(report))
     if not agrees:
         reason = readable(run.log) if run.score is None else f"task.yaml states best: {task.m_best}"
-        raise CommandError(f"task {task.id}: scripts/best.py scored {run.score}: {reason}")
+        raise CommandError(f"task {task.id}: scripts/{solution.name} scored {run.score}: {reason}")
 
 
 def vary(arguments: argparse.Namespace) -> None:

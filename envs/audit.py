@@ -50,7 +50,8 @@ def of_edit(task: Task, files: Mapping[str, str], changed: Iterable[str], result
     predictions.
     """
     before, after, withheld = result.score_before, result.score_after, result.withheld
-    scores = of_scores(task, before, after, withheld and withheld.test) if after is not None else ()
+    graded = after is not None and not task.verifier  # tests are passed or not, so that a good score is a perfect one
+    scores = of_scores(task, before, after, withheld and withheld.test) if graded else ()
     scripts = itertools.chain.from_iterable(of_script(files.get(name, "")) for name in sorted({*changed, task.script}))
     better = after is not None and (before is None or (after - before) * task.direction.sign > 0)
     # A model that has come to predict one class is an honest failure, as long as it gains nothing.

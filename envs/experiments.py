@@ -8,18 +8,19 @@ is replaced once, and the second failure is raised; what a script prints is no s
 from __future__ import annotations
 
 import itertools
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from envs import grading, leftovers
+from envs import grading, leftovers, verification
 from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
 from envs.records import MILESTONES, Commands, Durations, Experiment, Findings, Outcome, Task, Withheld
 from envs.relief import Relief
-from envs.sandbox import Sandbox, SandboxFailure, SandboxPool
+from envs.sandbox import Sandbox, SandboxFailure, SandboxPool, room_of
 from envs.sandbox.runner import SHELL
 from envs.workspace import restore
 
@@ -108,9 +109,9 @@ class SandboxRunner:
                 begun = time.monotonic()
                 restore(task, files, sandbox.workspace)
                 restored = time.monotonic()
-                result = sandbox.run([SHELL, "-c", command], task.limits, seed=self.seed)
+                result = sandbox.run([SHELL, "-c", _moved(task) + command], task.limits, _variables(task), self.seed)
                 ended = result.status in ("ok", "error")
-                found = leftovers.changes(sandbox.workspace, files) if ended else leftovers.NONE
+                found = leftovers.changes(sandbox.workspace, files, task.env_dir) if ended else leftovers.NONE
         except OSError as error:
             raise SandboxFailure(f"{FULL}: {error}") from error
         outcome = Outcome.NEUTRAL if ended else OUTCOMES[result.status]
@@ -127,8 +128,7 @@ class SandboxRunner:
                 times.append(time.monotonic())
                 restore(task, files, sandbox.workspace)
                 times.append(time.monotonic())
-                fidelity = {FIDELITY_VARIABLE: f"{task.fidelity:g}"}
-                result = sandbox.run(self.command(task), task.limits, fidelity, self.seed)
+                result = sandbox.run(self.command(task), task.limits, _variables(task), self.seed)
                 times.append(time.monotonic())
                 outcome, score, withheld, findings = OUTCOMES.get(result.status), None, None, ()
                 log = result.output
@@ -148,23 +148,41 @@ class SandboxRunner:
 
     def command(self, task: Task) -> list[str]:
         """The script that is run, and its arguments."""
-        return [task.script]
+        if not task.script.endswith(".sh"):
+            return [task.script]
+        return [SHELL, "-c", f"{_moved(task)}exec bash {shlex.quote(task.script)}"]
 
     def graded(
         self, task: Task, files: Mapping[str, str], sandbox: Sandbox, log: str
     ) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
         """What a script is worth that ended without an error, and what is said of it; log: what it printed."""
+        if task.verifier:
+            return self._verified(task, sandbox, log)
         return _graded(task, files, sandbox.workspace, log)
+
+    def _verified(
+        self, task: Task, acted: Sandbox, log: str
+    ) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
+        """What the task's tests say, in a sandbox of their own, of the files that there are in that of the script."""
+        with self._sandboxes.acquire(task, acted.kind.gpus, verifies=True) as sandbox:
+            try:
+                score = verification.score(task, acted.workspace, sandbox, self.seed)
+            except GradeError as reason:
+                return Outcome.SCRIPT_ERROR, None, None, (), f"{log}\n{reason}"
+        return Outcome.EDITED, score, Withheld(score), (), log
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)
 
     def expect(self, tasks: Iterable[Task]) -> None:
         capacity = self._admission.capacity
-        different = {replace(task.limits, seconds=1.0) for task in tasks}
+        different = {
+            (replace(task.limits, seconds=1.0), room_of(task, verifies))
+            for task in tasks for verifies in ((False, True) if task.verifier else (False,))
+        }  # fmt: skip
         self._sandboxes.expect({
-            (limits, gpus): 1 if gpus else capacity.holds(limits)
-            for limits in different for gpus in capacity.sets_of_gpus(limits.gpus)
+            (limits, gpus, room): 1 if gpus else capacity.holds(limits)
+            for limits, room in different for gpus in capacity.sets_of_gpus(limits.gpus)
         })  # fmt: skip
 
     def _relieve(self, lean: bool) -> None:
@@ -174,6 +192,15 @@ class SandboxRunner:
     def close(self) -> None:
         self._relief.close()
         self._sandboxes.close()
+
+
+def _variables(task: Task) -> dict[str, str]:
+    return {FIDELITY_VARIABLE: f"{task.fidelity:g}", **dict(task.verifier.env if task.verifier else ())}
+
+
+def _moved(task: Task) -> str:
+    """What has commands begin where the task expects it."""
+    return f"cd {shlex.quote(task.verifier.workdir)} || exit\n" if task.verifier else ""
 
 
 def _stopped(task: Task, status: str, log: str) -> str:

@@ -6,6 +6,7 @@ workspace beyond that, names are told and nothing else. It runs when no process 
 
 from __future__ import annotations
 
+import filecmp
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -31,8 +32,12 @@ class Changes(NamedTuple):
 NONE = Changes({}, (), ())
 
 
-def changes(workspace: Path, laid: Mapping[str, str]) -> Changes:
-    """What differs from the files (path → text) that were laid into the workspace over the links to the task's."""
+def changes(workspace: Path, laid: Mapping[str, str], own: Path) -> Changes:
+    """What differs from the files (path → text) that were laid into the workspace over links to the task's, or copies
+    of them.
+
+    own: the task's folder.
+    """
     written: dict[str, str] = {}
     others: list[str] = []
     present: set[str] = set()
@@ -40,6 +45,8 @@ def changes(workspace: Path, laid: Mapping[str, str]) -> Changes:
         text = _text(file) if file else None
         if text is not None:
             present.add(name)
+        if name not in laid and file and _same(file, own / name):
+            continue
         if text is None and len(others) < MOST:
             others.append(name)
         elif text is not None and laid.get(name) != text and len(written) < MOST:
@@ -71,6 +78,14 @@ def _scanned(folder: Path) -> list[os.DirEntry[str]]:
     except PermissionError:  # commands have closed it to their user, who is ours as well
         os.chmod(folder, 0o700)
         return list(os.scandir(folder))
+
+
+def _same(file: Path, own: Path) -> bool:
+    try:
+        alike = own.is_file() and own.stat().st_size == file.stat().st_size
+        return alike and filecmp.cmp(file, own, shallow=False)
+    except OSError:
+        return False
 
 
 def _text(file: Path) -> str | None:

@@ -96,6 +96,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Verifier:
+    """Tests of Harbor's form: they grade the files that there are after the script, in a sandbox of their own."""
+
+    tests: Path
+    """The folder that is /tests there, with test.sh; never mounted in the sandbox of an action."""
+    workdir: str
+    """Where the task expects its files; absolute, and so seen in both sandboxes beside /workspace."""
+    seconds: float = 600.0
+    env: tuple[tuple[str, str], ...] = ()
+    """(name, value) of the environment of both."""
+
+
+@dataclass(frozen=True)
 class Task:
     """A prepared ML task: what the agent sees, and (by path, never content) what only the grader sees."""
 
@@ -141,6 +154,8 @@ class Task:
     """Files (relative to env_dir) besides the script that the agent may change."""
     shell: bool = False
     """Whether the policy may run commands (of `native` actions)."""
+    verifier: Verifier | None = None
+    """What grades, in the place of scripts/eval.py."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Workspaces and their snapshots: what an experiment finds in its working folder.
 
 A snapshot holds only the files that differ from the task's own (the edited script, files the agent wrote); what a run
-leaves behind is discarded. Data is never copied: a workspace has links into the read-only task folder, so restoring
-costs the size of what differs. Invariants: snapshots are content-addressed and immutable; emptying or filling a
-workspace follows no link that an experiment left; a snapshot is deleted only if no kept state needs it.
+leaves behind is discarded. Data is not copied: a workspace has links into the read-only task folder, so restoring costs
+the size of what differs (but for tasks that a verifier grades, whose files are all their script's to change).
+Invariants: snapshots are content-addressed and immutable; emptying or filling a workspace follows no link that an
+experiment left; a snapshot is deleted only if no kept state needs it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -80,7 +82,10 @@ def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
     os.utime(workspace)
     wipe(workspace)
     owner = os.stat(workspace)
-    _link(task.env_dir, Path(MOUNTED_TASK), workspace, {Path(name) for name in files}, owner)
+    if task.verifier:
+        _copy(task.env_dir, workspace, owner)
+    else:
+        _link(task.env_dir, Path(MOUNTED_TASK), workspace, {Path(name) for name in files}, owner)
     for name, text in files.items():
         file = workspace / name
         for folder in reversed(file.relative_to(workspace).parents[:-1]):
@@ -89,6 +94,18 @@ def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
                 os.chown(workspace / folder, owner.st_uid, owner.st_gid)
         file.write_text(text, encoding="utf-8")
         os.chown(file, owner.st_uid, owner.st_gid)
+
+
+def _copy(source: Path, target: Path, owner: os.stat_result) -> None:
+    """Copy what is in `source`, for a task whose tests look at all files and whose script may change any."""
+    for entry in os.scandir(source):
+        place = target / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            place.mkdir()
+            _copy(Path(entry.path), place, owner)
+        else:
+            shutil.copy(entry.path, place, follow_symlinks=False)
+        os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _link(source: Path, shown: Path, target: Path, own: set[Path], owner: os.stat_result) -> None:

@@ -2,6 +2,6 @@
 
 In: a task's name, folder or `source:name`. Out: a prepared `Task`, whose answers no experiment sees. `loader.py` reads
 the one format of folders, and another format is a source that makes such folders: `sources.py` is their socket,
-`mlebench.py` and `packages.py` are two. Knows nothing of sandboxes and actions; `package_graders.py` is imported by
-graders.
+`mlebench.py`, `packages.py` and `harbor.py` are three. Knows nothing of sandboxes and actions; `package_graders.py` is
+imported by graders.
 """

@@ -32,7 +32,7 @@ from envs.benchmarks import sources, task_cache, task_file
 from envs.benchmarks.fidelity import subsample
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError, TaskFile
-from envs.records import Task
+from envs.records import Task, Verifier
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +74,14 @@ def load(name_or_folder: str | Path) -> Task:
     asked, fidelity = _fidelity(str(name_or_folder))
     source = _find(asked)
     stated = task_file.read(source)
-    for needed in (f"env/{stated.script}", "scripts/research_problem.txt", "scripts/eval.py"):
+    grader = f"{stated.verifier.tests}/test.sh" if stated.verifier.tests else "eval.py"
+    for needed in (f"env/{stated.script}", "scripts/research_problem.txt", f"scripts/{grader}"):
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: docs/tasks.md shows the format of a task folder")
     prepared = source if source.parent == task_cache.folder().resolve() else _prepare(source)
     divided, undivided = _divide(prepared) if stated.parts else (None, "task.yaml states `parts: false`")
+    if stated.verifier.tests:
+        divided, undivided = None, "its tests grade the whole"
     if undivided:
         log.warning("task %s: scores on validation and test are both of all answers: %s", source.name, undivided)
     if fidelity < 1:
@@ -112,7 +115,15 @@ def load(name_or_folder: str | Path) -> Task:
         fidelity=fidelity,
         parts=divided,
         undivided=undivided,
+        verifier=_verifier(stated, prepared),
     )
+
+
+def _verifier(stated: TaskFile, prepared: Path) -> Verifier | None:
+    keys = stated.verifier
+    if not keys.tests:
+        return None
+    return Verifier(prepared / "scripts" / keys.tests, keys.workdir, keys.seconds, tuple(sorted(keys.env.items())))
 
 
 def limited(task: Task, given: Any) -> Task:

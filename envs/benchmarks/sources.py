@@ -18,6 +18,7 @@ from envs.sockets import PATH, SocketError, imported
 SOURCES = {
     "mlebench": "envs.benchmarks.mlebench:task_folder",
     "mlagentbench": "envs.benchmarks.mlagentbench:task_folder",
+    "harbor": "envs.benchmarks.harbor:task_folder",
     **{name: f"envs.benchmarks.packages:{name}" for name in ("openmle", "mledojo", "sandmle")},
 }
 NAMED = re.compile(rf"({'|'.join(SOURCES)}|{PATH.pattern}):(?P<task>.+)")

@@ -33,6 +33,17 @@ class TaskError(UserError):
 
 
 @dataclass
+class VerifierKeys:
+    """Of a task that is graded by tests of Harbor's form (envs.benchmarks.harbor)."""
+
+    tests: str = ""
+    """The folder with test.sh, in scripts/; empty where scripts/eval.py grades."""
+    workdir: str = "/app"
+    seconds: float = 600.0
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class TaskFile:
     """The keys of task.yaml."""
 
@@ -60,6 +71,7 @@ class TaskFile:
     script: str = "train.py"
     split: str = "held_in"
     limits: Limits = field(default_factory=Limits)
+    verifier: VerifierKeys = field(default_factory=VerifierKeys)
 
 
 def read(folder: Path) -> TaskFile:

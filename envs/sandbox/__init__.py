@@ -18,11 +18,21 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from envs.records import Limits, Task
-from envs.sandbox.base import UIDS_PER_PROCESS, Backend, Kind, RunResult, Sandbox, SandboxFailure, kind_of
+from envs.sandbox.base import (
+    UIDS_PER_PROCESS,
+    Backend,
+    Kind,
+    Room,
+    RunResult,
+    Sandbox,
+    SandboxFailure,
+    kind_of,
+    room_of,
+)
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import sweep
 
-__all__ = ["RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "require"]
+__all__ = ["Room", "RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "require", "room_of"]
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +75,11 @@ class SandboxPool:
         """Sandboxes that are started and wait for an experiment."""
         return len(self._idle)
 
-    def expect(self, at_once: Mapping[tuple[Limits, tuple[int, ...]], int]) -> None:
-        """Keep so many sandboxes, in use or idle, for experiments with these limits and GPUs; returns at once."""
+    def expect(self, at_once: Mapping[tuple[Limits, tuple[int, ...], Room], int]) -> None:
+        """Keep so many sandboxes, in use or idle, for experiments with these limits, GPUs and room; returns at once."""
         expected: dict[Kind, int] = {}
-        for (limits, gpus), number in at_once.items():
-            kind = kind_of(limits, gpus)
+        for of_kind, number in at_once.items():
+            kind = kind_of(*of_kind)
             expected[kind] = max(number, expected.get(kind, 0))
         with self._changed:
             self._expected = expected
@@ -82,13 +92,14 @@ class SandboxPool:
         self._settle()
 
     @contextlib.contextmanager
-    def acquire(self, task: Task, gpus: tuple[int, ...] = ()) -> Iterator[Sandbox]:
-        """A sandbox that shows `task`, with its limits and the GPUs with these ids, for as long as the context lasts.
+    def acquire(self, task: Task, gpus: tuple[int, ...] = (), verifies: bool = False) -> Iterator[Sandbox]:
+        """A sandbox that shows `task`, with its limits and the GPUs with these ids, for as long as the context lasts;
+        verifies: it shows the task's tests as well.
 
         Raises:
             SandboxFailure: a new sandbox does not start, or the pool has been closed.
         """
-        sandbox = self._take(task, kind_of(task.limits, gpus))
+        sandbox = self._take(task, kind_of(task.limits, gpus, room_of(task, verifies)))
         try:
             sandbox.serve(task)
             yield sandbox

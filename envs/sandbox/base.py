@@ -23,6 +23,8 @@ from envs.sandbox.folders import HeldFolder
 
 MOUNTED_TASK = "/task"
 """Where every sandbox shows the `env_dir` of the task that it serves, read-only."""
+TESTS, LOGS = "/tests", "/logs"
+"""Where a verifier has its tests, and where it writes its reward."""
 GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
 FIRST_UID = 2_000_000
@@ -65,6 +67,18 @@ class Folders:
     workspace: Path
     shown: Path
     """Where the data of the task are, seen at `MOUNTED_TASK`."""
+    places: tuple[tuple[str, Path, bool], ...] = ()
+    """(where it is seen, folder, whether it may be written) of what else is seen."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The places that a task names itself, beside /workspace and /task."""
+
+    workdir: str = ""
+    """Where the workspace is seen as well."""
+    verifies: bool = False
+    """Whether there are /tests, read-only, and /logs: not where the policy acts."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +88,18 @@ class Kind:
     limits: Limits
     """As they are at the start: memory and cores can be changed."""
     gpus: tuple[int, ...]
+    room: Room = Room()
 
 
-def kind_of(limits: Limits, gpus: Sequence[int] = ()) -> Kind:
-    """The kind of sandbox for experiments with these limits that see the GPUs with these ids."""
+def room_of(task: Task, verifies: bool = False) -> Room:
+    """Where a task's script runs, or its verifier's tests do."""
+    return Room(task.verifier.workdir, verifies) if task.verifier else Room()
+
+
+def kind_of(limits: Limits, gpus: Sequence[int] = (), room: Room = Room()) -> Kind:
+    """The kind of sandbox for experiments with these limits that see the GPUs with these ids, and the room's places."""
     fixed = {"cpus": float(_threads(limits)), "disk_mb": limits.disk_mb, "processes": limits.processes}
-    return Kind(Limits(gpus=len(gpus), **fixed), tuple(sorted(gpus)))
+    return Kind(Limits(gpus=len(gpus), **fixed), tuple(sorted(gpus)), room)
 
 
 class Channel(abc.ABC):
@@ -181,17 +201,22 @@ class Sandbox:
         self.kind, self.slot = kind, slot
         self.usable = True
         """False once it has ended: it must be closed."""
-        self._data, self._env_dir = data, None
+        self._data, self._showing = data, None
         self._shares = kind.limits.memory_mb, kind.limits.cpus
         self._channel: Channel | None = None
         self._folder = HeldFolder()
         self.workspace, self._shown = self._folder.make("workspace"), self._folder.make("task")
+        self._tests, self.logs = self._folder.make("tests"), self._folder.make("logs")
         try:
             uid = os.getuid()
             if uid == 0:
                 uid = FIRST_UID + os.getpid() * UIDS_PER_PROCESS + slot
                 _give(self.workspace, uid)
-            folders = Folders(self._folder.path.name, self.workspace, self._shown)
+                _give(self.logs, uid)
+            places = [(kind.room.workdir, self.workspace, True)] if kind.room.workdir else []
+            if kind.room.verifies:
+                places += [(TESTS, self._tests, False), (LOGS, self.logs, True)]
+            folders = Folders(self._folder.path.name, self.workspace, self._shown, tuple(places))
             self._channel = backend.open(folders, kind.limits, uid, kind.gpus)
             setup = {
                 "uid": 0 if backend.maps_root else uid, "contained": self._channel.contained,
@@ -207,7 +232,7 @@ class Sandbox:
 
     def fits(self, task: Task) -> int:
         """The larger, the less there is to do before it serves this task of its kind."""
-        return 2 * (self._env_dir == task.env_dir) + (self._shares == (task.limits.memory_mb, task.limits.cpus))
+        return 2 * (self._showing == self._shows(task)) + (self._shares == (task.limits.memory_mb, task.limits.cpus))
 
     def serve(self, task: Task) -> None:
         """Show this task, and no other, and have its limits.
@@ -220,10 +245,15 @@ class Sandbox:
         if self._shares != shares:
             self._channel.limit(*shares)
             self._shares = shares
-        if self._env_dir != task.env_dir:
-            self._env_dir = None  # until all of it is there
+        if self._showing != self._shows(task):
+            self._showing = None  # until all of it is there
             self._data.show(task.env_dir, self._shown)
-            self._env_dir = task.env_dir
+            if self.kind.room.verifies:
+                self._data.show(task.verifier.tests, self._tests)
+            self._showing = self._shows(task)
+
+    def _shows(self, task: Task) -> tuple[Path, ...]:
+        return (task.env_dir, task.verifier.tests) if self.kind.room.verifies else (task.env_dir,)
 
     def run(
         self, argv: Sequence[str], limits: Limits, env: Mapping[str, str] | None = None, seed: int | None = None

@@ -76,6 +76,10 @@ class DockerBackend:
                 mounts=[
                     Mount(MOUNTED_TASK, str(folders.shown), type="bind", read_only=True),
                     Mount("/workspace", str(folders.workspace), type="bind"),
+                    *(
+                        Mount(target, str(folder), type="bind", read_only=not writable)
+                        for target, folder, writable in folders.places
+                    ),
                 ],
             )
             channel = AttachedChannel(container, self._runner_mb)

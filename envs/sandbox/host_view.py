@@ -46,6 +46,7 @@ def mounts(folders: Folders, limits: Limits, chosen: str, bundled_data: bool = F
         *(Mount(folder, writable=True, size_mb=limits.disk_mb) for folder in runner.SCRATCH),
         Mount(MOUNTED_TASK, str(folders.shown)),
         Mount("/workspace", str(folders.workspace), writable=True),
+        *(Mount(target, str(folder), writable) for target, folder, writable in folders.places),
     ]
 
 

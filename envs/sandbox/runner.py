@@ -28,8 +28,9 @@ import threading
 import time
 import traceback
 import types
+import typing
 
-SCRATCH, WORKSPACE = ("/tmp", "/dev/shm"), "/workspace"
+SCRATCH, WORKSPACE, LOGS = ("/tmp", "/dev/shm"), "/workspace", "/logs"
 SHELL = "bash"
 """In the place of a script: the program that is run, with its arguments."""
 GUARD = 1
@@ -157,12 +158,13 @@ def run(request: dict, setup: dict, spare: Spare, ended: int, printed: "output.O
     printed.drain(reader)
     os.close(reader)
     seconds = time.monotonic() - started
-    if not stopped and disk.over(WORKSPACE, request["disk_mb"] << 20):
+    if not stopped and over_disk(request):
         stopped = "disk_full"
     for folder in SCRATCH:
         disk.wipe(folder)
     disk.clear("/dev", devices)
-    disk.remove_special(WORKSPACE)
+    for folder in written():
+        disk.remove_special(folder)
     remove_ipc()
     peak_mb = max(0, peak_kb - resident) / 1024
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
@@ -230,7 +232,7 @@ def watch_until(
             return ""
         try:
             weigh()
-            full = now >= next_look and disk.over(WORKSPACE, request["disk_mb"] << 20, weigh)
+            full = now >= next_look and over_disk(request, weigh)
         except memory.Over:
             printed.add(f"\nstopped: it has more than {request['memory_mb']} MiB of memory\n".encode())
             return "out_of_memory"
@@ -254,6 +256,15 @@ def watch_until(
             with contextlib.suppress(BlockingIOError):
                 os.read(ended, 65536)
     return "timeout"
+
+
+def written() -> "list[str]":
+    """The folders whose content the host gets; only a verifier has logs."""
+    return [WORKSPACE, LOGS] if os.path.ismount(LOGS) else [WORKSPACE]
+
+
+def over_disk(request: dict, between: "typing.Callable[[], None]" = lambda: None) -> bool:
+    return any(disk.over(folder, request["disk_mb"] << 20, between) for folder in written())
 
 
 def over_processes(request: dict, printed: "output.Output") -> bool:
