@@ -37,7 +37,9 @@ def local_runner(cfg: Any, name: str, capacity: Capacity) -> MeteredRunner:
         SandboxFailure: the sandbox of `sandbox.backend` does not work here.
     """
     sandbox = cfg.sandbox
-    pool = SandboxPool(sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages, sandbox.patience)
+    pool = SandboxPool(
+        sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages, sandbox.patience, sandbox.requirements
+    )
     runner = SandboxRunner(pool, capacity, cfg.run.seed)
     return MeteredRunner(runner, Metrics(cfg.run.name, by=name), lambda: pool.idle)
 

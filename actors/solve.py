@@ -41,6 +41,7 @@ from envs.errors import FAILURES, UserError
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Outcome, State, StepResult, Task
 from envs.sandbox import SandboxPool
+from envs.sandbox.requirement_files import RequirementsError
 from envs.workspace import SnapshotStore
 from learner.config.defaults import settle_prompt
 from learner.config.load import ConfigError
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="mlagent-solve-") as work:
             job = find(parsed.path, settings, handed, parsed.score_command, Path(work), console)
             asyncio.run(_solve(job, settings, parsed.steps, parsed.approve, console, parsed.verbose))
-    except (ConfigError, SolveError, ModelError, TaskError) as error:
+    except (ConfigError, SolveError, ModelError, TaskError, RequirementsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -221,11 +222,15 @@ async def _solve(
 def _environment(job: Job, settings: Settings) -> Environment:
     """Raises SandboxFailure."""
     if not job.script:
-        runner = SandboxRunner(SandboxPool(settings.sandbox), node_capacity(), settings.seed)
+        runner = SandboxRunner(
+            SandboxPool(settings.sandbox, requirements=settings.requirements), node_capacity(), settings.seed
+        )
         return Environment(
             {job.task.id: job.task}, runner, SnapshotStore("memory://solve"), observation=settings.prompt.observation
         )
-    sandboxes = SandboxPool(settings.sandbox, packages=settings.packages, bundled_data=True)
+    sandboxes = SandboxPool(
+        settings.sandbox, packages=settings.packages, requirements=settings.requirements, bundled_data=True
+    )
     runner = ScriptRunner(sandboxes, node_capacity(), settings.seed).of(job.script)
     return ScriptEnvironment(job.script, runner, settings.prompt.observation)
 

@@ -45,6 +45,8 @@ ATTEMPTS = 4
 """Variants that are tried for each that is asked for."""
 SAME_SCORE = 1e-4
 """Relative difference up to which a score is the stated one: machines round differently."""
+OF_EXPERIMENTS = r"tasks\.limits\.\w+|sandbox\.(requirements|packages|image)"
+"""Keys that `check` and `best` take."""
 
 
 class CommandError(UserError):
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     keys = options.keys
-    if unknown := [one for one in rest if keys is None or not re.fullmatch(rf"{keys}[\w.]*=.*", one, re.DOTALL)]:
+    if unknown := [one for one in rest if keys is None or not re.fullmatch(rf"({keys})=.*", one, re.DOTALL)]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.settings = rest
     try:
@@ -99,7 +101,7 @@ def new(arguments: argparse.Namespace) -> None:
 def check(arguments: argparse.Namespace) -> None:
     """Run the unchanged script, print its score, and say what its author should mend."""
     task = _task(arguments)
-    with _sandboxes(arguments.sandbox) as sandboxes:
+    with _sandboxes(arguments) as sandboxes:
         # Two seeds: a script that draws its own random numbers shows it.
         first, again = (_environment(task, sandboxes, seed).baseline(task.id) for seed in (0, 1))
         _require_sandbox(first)
@@ -126,7 +128,7 @@ def best(arguments: argparse.Namespace) -> None:
     solution = (task.private_dir / "best").with_suffix(Path(task.script).suffix)
     if not solution.is_file():
         raise CommandError(f"task {task.id} has no scripts/{solution.name}: a strong solution, run as {task.script} is")
-    with _sandboxes(arguments.sandbox) as sandboxes:
+    with _sandboxes(arguments) as sandboxes:
         run = SandboxRunner(sandboxes, node_capacity()).run(task, {task.script: solution.read_text()})
     agrees = None not in (run.score, task.m_best) and math.isclose(run.score, task.m_best, rel_tol=SAME_SCORE)
     report = {
@@ -153,7 +155,7 @@ def vary(arguments: argparse.Namespace) -> None:
     if folder.exists():
         raise CommandError(f"{folder} exists: give the name of a new folder (--out)")
     kept, rejected = [], {}
-    with _sandboxes(arguments.sandbox) as sandboxes:
+    with _sandboxes(arguments) as sandboxes:
         for number, variant in itertools.islice(variations.variants(task, arguments.seed), ATTEMPTS * arguments.n):
             name = f"{task.id}-{arguments.seed}-{number:03}"
             variations.write(folder / name, task, variant, arguments.seed, number)
@@ -184,7 +186,7 @@ def step(arguments: argparse.Namespace) -> None:
         raise CommandError(f"{arguments.action} cannot be read: {error}") from error
     terms = Terms.of(_settings(arguments.settings).reward)
     task = _task(arguments)
-    with _sandboxes(arguments.sandbox) as sandboxes:
+    with _sandboxes(arguments) as sandboxes:
         environment = _environment(task, sandboxes)
         task = _measured(environment, task)
         result = environment.step(environment.initial_state(task.id), text)
@@ -210,7 +212,7 @@ def prompt(arguments: argparse.Namespace) -> None:
     cfg = _settings(arguments.settings)
     model, extent = cfg.model, Extent.of(cfg.prompt)
     task = limited(load(arguments.task), cfg.tasks.limits)
-    with _sandboxes(arguments.sandbox) as sandboxes:
+    with _sandboxes(arguments) as sandboxes:
         environment = _environment(task, sandboxes)
         task = _measured(environment, task)
         state = environment.initial_state(task.id)
@@ -231,11 +233,11 @@ def _parser() -> argparse.ArgumentParser:
         "--sandbox", choices=["auto", "docker", "gvisor", "process"], default="auto",
         help="where the script runs; auto: the strongest that works (default: %(default)s)",
     )  # fmt: skip
-    limits = "KEY=VALUE: limits of the task's experiments, such as tasks.limits.seconds=3600"
+    limits = "KEY=VALUE: tasks.limits.seconds=3600 and its like, sandbox.requirements, sandbox.packages, sandbox.image"
     checked = commands.add_parser("check", parents=[one], help=check.__doc__, epilog=limits)
-    checked.set_defaults(command=check, keys="tasks.limits.")
+    checked.set_defaults(command=check, keys=OF_EXPERIMENTS)
     tried = commands.add_parser("best", parents=[one], help=best.__doc__, epilog=limits)
-    tried.set_defaults(command=best, keys="tasks.limits.")
+    tried.set_defaults(command=best, keys=OF_EXPERIMENTS)
     varied = commands.add_parser("vary", parents=[one], help=vary.__doc__)
     varied.add_argument("--n", type=int, default=10, help="variants to keep (default: %(default)s)")
     varied.add_argument("--seed", type=int, default=0, help="another gives other variants (default: %(default)s)")
@@ -247,9 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     settings = "KEY=VALUE: keys of a run, such as reward.version=v2, model.path=… or config=quickstart"
     trial = commands.add_parser("step", parents=[one], help=step.__doc__, epilog=settings)
     trial.add_argument("--action", metavar="FILE", required=True, help="file with the text of an action; -: from stdin")
-    trial.set_defaults(command=step, keys="")
+    trial.set_defaults(command=step, keys=r"[\w.]+")
     asked = commands.add_parser("prompt", parents=[one], help=prompt.__doc__, epilog=settings)
-    asked.set_defaults(command=prompt, keys="")
+    asked.set_defaults(command=prompt, keys=r"[\w.]+")
     return parser
 
 
@@ -266,8 +268,10 @@ def _task(arguments: argparse.Namespace) -> Task:
 
 
 @contextlib.contextmanager
-def _sandboxes(backend: str) -> Iterator[SandboxPool]:
-    sandboxes = SandboxPool(backend)
+def _sandboxes(arguments: argparse.Namespace) -> Iterator[SandboxPool]:
+    """With the packages that keys give it."""
+    of = _settings(arguments.settings).sandbox
+    sandboxes = SandboxPool(arguments.sandbox, of.image, packages=of.packages, requirements=of.requirements)
     log.info("sandbox: %s", sandboxes.name)
     try:
         yield sandboxes

@@ -1,4 +1,4 @@
-"""Where a machine keeps what is made or fetched once: models, prepared tasks, compiled kernels.
+"""Where a machine keeps what is made or fetched once: models, tasks, packages of experiments, compiled kernels.
 
 Invariant: it is one folder, in or below which everything of this kind lies, so that one variable moves it.
 """

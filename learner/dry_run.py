@@ -15,6 +15,8 @@ from actors.policy.model import resolve
 from actors.policy.sizes import ModelSize
 from envs.prompt import Extent
 from envs.records import State
+from envs.sandbox import installed
+from envs.sandbox.packages import OwnPackages
 from learner.config.schema import Config
 from learner.run import node_memory, preflight
 from learner.run.beforehand import load_tasks
@@ -40,6 +42,7 @@ def told(cfg: Config) -> Iterator[str]:
     asked = Counter((share.who, str(share)) for share in preflight.shares(cfg))
     places = "".join(f"\n  {count} × {who}: {what}" for (who, what), count in asked.items())
     yield f"processes, and what each asks Ray for:{places}"
+    yield f"experiments can import {_packages(cfg)}"
     task = next(iter(load_tasks(cfg).values()))
     state, files = State("initial", task.id, ""), {task.script: (task.env_dir / task.script).read_text()}
     text, tokens = shown.prompt(
@@ -49,3 +52,16 @@ def told(cfg: Config) -> Iterator[str]:
         f"the first prompt of {task.id}, before its script was measured: {tokens} tokens, of "
         f"{cfg.model.context - cfg.model.response} that a prompt may have\n\n{text}"
     )
+
+
+def _packages(cfg: Config) -> str:
+    of = cfg.sandbox
+    if of.image:
+        return f"what the image {of.image} has"
+    if not of.requirements:
+        return f"{', '.join(OwnPackages(of.packages).names)}, and what these need, as they are installed here"
+    place = installed.place(of.requirements)
+    if not place.exists():
+        return f"what {of.requirements} lists: it is installed into {place} first"
+    there = installed.InstalledPackages(place)
+    return f"{', '.join(there.names)}, and what these need: {there.count} packages of {of.requirements} in {place}"

@@ -268,6 +268,7 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(trackers, "start", tracker)
         patch.setattr(trackers, "missing", lambda names: None)
         patch.setattr(beforehand.sandbox, "require", lambda name: None)
+        patch.setattr(beforehand.sandbox, "install", lambda listed: None)
         patch.setattr(hosts, "SandboxPool", sandboxes)
         patch.setattr(hosts, "SandboxRunner", on_node)
         patch.setattr(arg_utils, "AsyncEngineArgs", lambda **arguments: arguments)

@@ -99,6 +99,7 @@ class Settings:
     folder: str = key("", "plain script: the project's folder, which is copied and in which it runs; empty: its own")
     files: list[str] = key(list, "plain script: other files that the agent may change, as files=[model.py,lib/*.py]")
     packages: str = key("base", "plain script: what it can import: base, torch, or more, as packages=[base,xgboost]")
+    requirements: str = key("", "a requirements or lock file of all that a script can import, or paper, a ready set")
     sandbox: str = key("auto", f"one of {', '.join(SANDBOXES)}")
     out: str = key("", "folder of the results; empty: solved/NAME-TIME")
     seed: int = key(0, "of sampling, and of the random numbers that a script starts with")
@@ -140,6 +141,8 @@ def _check(settings: Settings) -> None:
         raise SolveError(
             f"packages={settings.packages}: begin with {' or '.join(packages.SETS)}, as packages=[base,xgboost]"
         )
+    if settings.requirements and settings.packages != "base":
+        raise SolveError("requirements are all that a script can import: leave packages out, or them")
     if settings.model.endpoint and not settings.model.path:
         raise SolveError("model.endpoint needs model.path: the name of the model there")
     if not 0 < settings.model.response < settings.model.context:

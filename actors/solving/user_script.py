@@ -21,7 +21,8 @@ from envs.actions import MAX_FILES, MAX_PATH_PARTS, PATH_PART
 from envs.environment import Environment
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Findings, Limits, Outcome, State, Task, Withheld
-from envs.sandbox import Sandbox, packages
+from envs.sandbox import Sandbox, install
+from envs.sandbox.packages import OwnPackages
 from envs.workspace import SnapshotStore
 
 LEFT_OUT = (".*", "__pycache__", "venv", "node_modules", "solved")
@@ -164,7 +165,8 @@ def _problem(
         lines.append(f"It is run with the arguments: {' '.join(arguments)}")
     if named:
         lines.append(f"These may be changed as well (File: NAME; Inspect shows them): {', '.join(named)}")
-    can = ", ".join([*packages.SETS[settings.packages.partition(",")[0]], *settings.packages.split(",")[1:]])
+    found = install(settings.requirements) if settings.requirements else OwnPackages(settings.packages)
+    can = ", ".join(found.names)
     return "\n".join([*lines, f"It can import {can} and the standard library."])
 
 
@@ -236,7 +238,10 @@ class ScriptRunner(SandboxRunner):
 
 
 ADVICE = (
-    (r"ModuleNotFoundError: No module named '([\w]+)", "if {0} is a package, give packages=[base,{0}]"),
+    (
+        r"ModuleNotFoundError: No module named '([\w]+)",
+        "if {0} is a package, give packages=[base,{0}], or list it in requirements=FILE",
+    ),
     (r"FileNotFoundError", "a script sees its own folder and what lies below: folder=PROJECT shows more"),
     (r"URLError|ConnectionError|failure in name resolution", "a sandbox has no network: put data beside the script"),
     (r"error: the following arguments are required|unrecognized arguments", "what it is to get stands after `--`"),

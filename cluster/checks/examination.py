@@ -158,19 +158,30 @@ def _sandboxes(
     if chosen == "simulated":
         yield Finding("sandbox", Verdict.OK, "experiments are simulated")
         return
+    shown_before: set[tuple[str, Verdict]] = set()
+
+    def first(finding: Finding, node: str, nodes: int) -> Iterator[Finding]:
+        if (what := (finding.check, finding.verdict)) not in shown_before:
+            shown_before.add(what)
+            host = f"{about[node].host}: " if nodes > 1 else ""
+            yield dataclasses.replace(finding, found=host + finding.found)
+
+    if listed := cfg.sandbox.requirements:
+        found = probes.ask("install", listed, of=where, seconds=SANDBOX_SECONDS)
+        for node, installation in found.items():
+            yield from first(sandboxes.judge_installation(listed, installation), node, len(found))
+        where = [node for node in where if not isinstance(found[node], str)]
+        if not where:
+            return
     names = sandboxes.BACKENDS if chosen == "auto" else (chosen,)
     imports = {task.id: sandboxes.imports(task) for task in tasks}
     needed = sorted(set().union(*imports.values()))
-    trial = names, cfg.sandbox.image, cfg.sandbox.packages, needed, _targets()
+    of = sandboxes.Found(cfg.sandbox.image, cfg.sandbox.packages, cfg.sandbox.requirements)
+    trial = names, of, needed, _targets()
     tried = probes.ask("try_sandboxes", *trial, of=where, seconds=SANDBOX_SECONDS)
-    shown_before = set()
     for node, trials in tried.items():
         for finding in sandboxes.judge(trials, chosen, imports):
-            what = (finding.check, finding.verdict)
-            if what not in shown_before:
-                shown_before.add(what)
-                host = f"{about[node].host}: " if len(tried) > 1 else ""
-                yield dataclasses.replace(finding, found=host + finding.found)
+            yield from first(finding, node, len(tried))
 
 
 def _targets() -> list[tuple[str, str, int]]:

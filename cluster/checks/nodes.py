@@ -89,14 +89,21 @@ class Probe:
             return f"cannot be written: {type(error).__name__}: {error}"
         return ""
 
+    def install(self, listed: str) -> sandboxes.Installation | str:
+        """The packages of that list, installed now if they are not there; a text where they cannot be had."""
+        try:
+            return sandboxes.installation(listed)
+        except SandboxFailure as failure:
+            return str(failure)
+
     def try_sandboxes(
-        self, names: Sequence[str], image: str, packages: str, needed: Sequence[str], targets: Sequence[tuple]
+        self, names: Sequence[str], of: sandboxes.Found, needed: Sequence[str], targets: Sequence[tuple]
     ) -> dict[str, sandboxes.Trial | str]:
         """A trial of each backend; a text where it does not start."""
 
         def one(name: str) -> sandboxes.Trial | str:
             try:
-                return sandboxes.examine(name, image, packages, needed, targets)
+                return sandboxes.examine(name, of, needed, targets)
             except SandboxFailure as failure:
                 return str(failure)
 

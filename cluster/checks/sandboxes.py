@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.records import Direction, Limits, Task
-from envs.sandbox import RunResult, SandboxPool
+from envs.sandbox import RunResult, SandboxPool, install
 from envs.workspace import restore
 from learner.run.preflight import Finding, Verdict
 
@@ -98,6 +98,24 @@ for name in {names!r}:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What experiments find, as the keys of these names say."""
+
+    image: str = ""
+    packages: str = "base"
+    requirements: str = ""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Of a list of packages."""
+
+    place: str
+    packages: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """What a backend was found to be."""
 
@@ -123,9 +141,7 @@ def imports(task: Task) -> set[str]:
     return findings - set(sys.stdlib_module_names) - beside
 
 
-def examine(
-    backend: str, image: str, packages: str, needed: Sequence[str], targets: Sequence[tuple[str, str, int]]
-) -> Trial:
+def examine(backend: str, of: Found, needed: Sequence[str], targets: Sequence[tuple[str, str, int]]) -> Trial:
     """Start a sandbox and try to break out of its limits.
 
     needed: packages that tasks import; targets: (what, host, port) that no script may reach.
@@ -136,7 +152,7 @@ def examine(
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("", 0)) as port_of_host:
         task = _task(Path(folder))
         here = [("a port of its host", host, port_of_host.getsockname()[1]) for host in ("127.0.0.1", _address())]
-        pool = SandboxPool(backend, image, 1, packages)
+        pool = SandboxPool(backend, of.image, 1, of.packages, requirements=of.requirements)
         try:
             began = time.monotonic()
             _run(pool, task, "print('ready')", LIMITS)
@@ -147,6 +163,17 @@ def examine(
             return Trial(seconds, broken, tuple(missing.output.split()), _unbounded(pool, task))
         finally:
             pool.close()
+
+
+def installation(listed: str) -> Installation:
+    """Install the packages of that list, where they are not there.
+
+    Raises:
+        SandboxFailure: they cannot be had.
+    """
+    began = time.monotonic()
+    found = install(listed)
+    return Installation(str(found.folder), found.count, time.monotonic() - began)
 
 
 def _limits(pool: SandboxPool, task: Task) -> list[str]:
@@ -206,6 +233,16 @@ def _address() -> str:
         return probe.getsockname()[0]
 
 
+def judge_installation(listed: str, found: Installation | str) -> Finding:
+    """The finding of one node; a text is why the packages cannot be had."""
+    if isinstance(found, str):
+        return Finding("packages", Verdict.FAILED, found, "sandbox.requirements names a list of them")
+    said = f"{found.packages} of {listed} are in {found.place}"
+    return Finding(
+        "packages", Verdict.OK, f"{said}; {'installed' if found.seconds > 1 else 'found'} in {found.seconds:.1f} s"
+    )
+
+
 def judge(trials: Mapping[str, Trial | str], chosen: str, tasks: Mapping[str, set[str]]) -> list[Finding]:
     """The findings of one node.
 
@@ -236,7 +273,7 @@ def _imports(backend: str, trial: Trial, tasks: Mapping[str, set[str]]) -> Findi
     lacking = {name: sorted(of & set(trial.missing)) for name, of in tasks.items() if of & set(trial.missing)}
     if lacking:
         which = ", ".join(f"{name} imports {', '.join(of)}" for name, of in lacking.items())
-        fix = "sandbox.packages=torch has PyTorch; for others give a sandbox.image that has them"
+        fix = "sandbox.packages=torch has PyTorch; sandbox.requirements=FILE installs what a file lists"
         return Finding("imports", Verdict.FAILED, f"{which}: not in the {backend} sandbox", fix)
     every = ", ".join(sorted(set().union(*tasks.values())))
     return Finding("imports", Verdict.OK, f"{every or 'nothing'}: what tasks import is in the {backend} sandbox")

@@ -24,7 +24,8 @@ for target in "$@"; do
         sandbox)
             name="${prefix}mlagent-sandbox:$version"
             built=$(.venv/bin/python -c 'import docker; from envs.sandbox.image import ensure
-print(ensure(docker.from_env(timeout=600), "base"))')
+from envs.sandbox.packages import OwnPackages
+print(ensure(docker.from_env(timeout=600), OwnPackages()))')
             docker tag "$built" "$name"
             ;;
         *)

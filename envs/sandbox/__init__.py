@@ -31,8 +31,10 @@ from envs.sandbox.base import (
 )
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import sweep
+from envs.sandbox.installed import install
+from envs.sandbox.packages import OwnPackages, Packages
 
-__all__ = ["Room", "RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "require", "room_of"]
+__all__ = ["Room", "RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "install", "require", "room_of"]
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +48,21 @@ class SandboxPool:
 
     def __init__(
         self, backend: str = "auto", image: str = "", warm: int = 1, packages: str = "base", patience: float = 0.0,
-        bundled_data: bool = False,
+        requirements: str = "", bundled_data: bool = False,
     ):  # fmt: skip
         """warm: most idle sandboxes that are kept, those used last; 0: as many as are expected.
 
         patience: seconds that a backend which started sandboxes before, and does not now, is asked again;
         packages: what experiments can import, `base` or `torch`, with more of this environment as `base,NAME`;
+        requirements: a list of what they can import instead, installed now if it is not (`envs.sandbox.installed`);
         bundled_data: they find the data sets that these bundle, as no task may (`envs.sandbox.packages`).
+
+        Raises:
+            SandboxFailure: the backend does not work here, or not with these packages.
         """
         sweep()
-        self._backend = _choose(backend, image, packages, bundled_data)
+        self.packages: Packages = install(requirements) if requirements else OwnPackages(packages)
+        self._backend = _choose(backend, image, self.packages, bundled_data)
         self.name, self.image, self.maps_root = self._backend.name, self._backend.image, self._backend.maps_root
         self._warm, self._patience, self._worked = warm, patience, False
         self._data = TaskData()
@@ -249,7 +256,7 @@ def require(name: str) -> None:
     raise SandboxFailure("; ".join(map(str, reasons))) from reasons[-1]
 
 
-def _choose(name: str, image: str, packages: str, bundled_data: bool) -> Backend:
+def _choose(name: str, image: str, packages: Packages, bundled_data: bool) -> Backend:
     """The backend of that name; `auto` is the strongest that works here.
 
     Raises:

@@ -22,8 +22,9 @@ from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, Mount
 
 from envs.records import Limits
-from envs.sandbox import image, packages, runner
+from envs.sandbox import host_view, image, runner
 from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, SandboxFailure, environment
+from envs.sandbox.packages import Packages
 
 LABEL = "mlagent"
 STDOUT = 1
@@ -41,21 +42,31 @@ class DockerBackend:
     name = "docker"
     guarded = False
 
-    def __init__(self, image_name: str = "", chosen: str = "base", bundled_data: bool = False):
-        """image_name: of an image of one's own; empty builds the project's, with the chosen packages."""
+    def __init__(self, image_name: str, packages: Packages, bundled_data: bool = False):
+        """image_name: of an image of one's own; empty builds the project's, for these packages."""
         self._engine, info = engine(CREATE_SECONDS)
         self.maps_root = "name=rootless" in info.get("SecurityOptions", [])
-        self._runner_mb = packages.runner_mb(chosen)
-        self.image = image_name or image.ensure(self._engine, chosen)
-        if bundled_data:
-            self.image = image.with_bundled_data(self._engine, self.image)
+        self._runner_mb = packages.runner_mb
+        self._from = image.own(self._engine, image_name) if image_name else image.ensure(self._engine, packages)
+        self._shown: list[host_view.Mount] = []
+        self.image = self._from
+        if not packages.in_image:
+            self._shown = host_view.package_mounts(packages, bundled_data)
+            self.image = f"{self._from}\n{packages.pins}"
+        elif bundled_data:
+            self.image = self._from = image.with_bundled_data(self._engine, self._from)
 
     def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
         user = 0 if self.maps_root else uid
+        variables, run = environment(limits), ["-I", "-c", Path(runner.__file__).read_text()]
+        if self._shown:
+            variables, run = host_view.variables(limits), host_view.RUN
+        variables.pop("PATH")  # the image's own says where its Python is
         try:
             container = self._engine.containers.create(
-                self.image,
-                ["python3", "-I", "-c", Path(runner.__file__).read_text()],
+                self._from,
+                run,
+                entrypoint=["python3"],  # the runner is the first process, whatever the image begins with
                 stdin_open=True,
                 auto_remove=True,
                 labels={LABEL: str(os.getpid())},
@@ -66,12 +77,15 @@ class DockerBackend:
                 security_opt=["no-new-privileges"],
                 pids_limit=limits.processes + 1,
                 **shares(limits.memory_mb + self._runner_mb, limits.cpus),
-                tmpfs={"/tmp": f"size={limits.disk_mb}m,mode=1777"},
+                tmpfs={
+                    "/tmp": f"size={limits.disk_mb}m,mode=1777",
+                    **{one.target: "ro,size=4k" for one in self._shown if not one.source},
+                },
                 shm_size=f"{limits.disk_mb}m",
                 device_requests=[DeviceRequest(device_ids=[str(gpu) for gpu in gpus], capabilities=[["gpu"]])]
                 if gpus
                 else None,
-                environment=environment(limits),
+                environment=variables,
                 working_dir="/workspace",
                 mounts=[
                     Mount(MOUNTED_TASK, str(folders.shown), type="bind", read_only=True),
@@ -80,12 +94,13 @@ class DockerBackend:
                         Mount(target, str(folder), type="bind", read_only=not writable)
                         for target, folder, writable in folders.places
                     ),
+                    *(Mount(one.target, one.source, type="bind", read_only=True) for one in self._shown if one.source),
                 ],
             )
             channel = AttachedChannel(container, self._runner_mb)
             container.start()
         except ImageNotFound as error:
-            raise SandboxFailure(f"the engine has no image {self.image!r} (sandbox.image)") from error
+            raise SandboxFailure(f"the engine has no image {self._from!r} any more") from error
         except (DockerException, OSError) as error:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel

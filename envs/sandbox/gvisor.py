@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 
 from envs.records import Limits
-from envs.sandbox import cgroup, host_view, packages
+from envs.sandbox import cgroup, host_view
 from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
+from envs.sandbox.packages import OwnPackages, Packages
 from envs.sandbox.pipe import PipeChannel
 from envs.sandbox.weighed import Weighed
 
@@ -42,7 +43,7 @@ class GvisorBackend:
     maps_root = os.getuid() != 0
     """Rootless `runsc` shows our user as 0, and files can belong to no other."""
 
-    def __init__(self, chosen: str = "base", bundled_data: bool = False):
+    def __init__(self, packages: Packages | None = None, bundled_data: bool = False):
         if not shutil.which("runsc"):
             raise SandboxFailure(f"the gvisor sandbox needs `runsc`, and there is none: {INSTALL}")
         try:
@@ -55,7 +56,8 @@ class GvisorBackend:
             raise SandboxFailure(f"`runsc` does not work here: {error}") from error
         if tried.returncode:
             raise SandboxFailure(f"`runsc` does not work here: {(tried.stderr or tried.stdout).strip()[-500:]}")
-        self._packages, self._data, self.image = chosen, bundled_data, packages.requirements(chosen)
+        self._packages, self._data = packages or OwnPackages(), bundled_data
+        self.image = self._packages.pins
 
     def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
         refuse_gpus("gvisor", gpus)
@@ -63,7 +65,7 @@ class GvisorBackend:
         (bundle / "root").mkdir(parents=True)
         (bundle / "config.json").write_text(json.dumps(_config(folders, limits, self._packages, self._data)))
         name, runsc = f"mlagent-{uid}-{folders.name}", _runsc(bundle)
-        own_mb = packages.runner_mb(self._packages) + KERNEL_MB
+        own_mb = self._packages.runner_mb + KERNEL_MB
         group: cgroup.Cgroup | Weighed | None = None
         if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
             group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, processes=None)
@@ -87,7 +89,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "TMPDIR": "/tmp"}  # of runsc, whose own user may not see ours
 
 
-def _config(folders: Folders, limits: Limits, chosen: str, bundled_data: bool) -> dict:
+def _config(folders: Folders, limits: Limits, packages: Packages, bundled_data: bool) -> dict:
     """The OCI runtime configuration."""
     return {
         "ociVersion": "1.0.0",
@@ -105,7 +107,7 @@ def _config(folders: Folders, limits: Limits, chosen: str, bundled_data: bool) -
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "dev", "source": "dev"},
-            *map(_oci, host_view.mounts(folders, limits, chosen, bundled_data)),
+            *map(_oci, host_view.mounts(folders, limits, packages, bundled_data)),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }

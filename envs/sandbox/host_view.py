@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.records import Limits
-from envs.sandbox import packages, runner
+from envs.sandbox import runner
 from envs.sandbox.base import MOUNTED_TASK, Folders, environment
+from envs.sandbox.packages import Packages
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
 SHOWN_PACKAGES = "/packages"
+RUN = ["-s", "-P", "-c", Path(runner.__file__).read_text()]
+"""What Python is told, to be the runner: as by -I, but for PYTHONPATH, which the script's own worker processes need as
+well."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Mount:
     """Of a writable folder in memory."""
 
 
-def mounts(folders: Folders, limits: Limits, chosen: str, bundled_data: bool = False) -> list[Mount]:
-    """In order; chosen: the packages that are shown; bundled_data: with the data sets that they bundle."""
+def mounts(folders: Folders, limits: Limits, packages: Packages, bundled_data: bool = False) -> list[Mount]:
+    """In order; packages: those that are shown; bundled_data: with the data sets that they bundle."""
     base = Path(sys.base_prefix)
     bases = [] if base.is_relative_to("/usr") else [base]
     installed = [*base.glob("lib/python3*/*-packages"), *Path("/usr").glob("lib/python3*/*-packages"),
@@ -41,8 +45,7 @@ def mounts(folders: Folders, limits: Limits, chosen: str, bundled_data: bool = F
         *(Mount(folder, folder) for folder in SYSTEM if Path(folder).exists()),
         *(Mount(str(folder), str(folder)) for folder in bases),
         *(Mount(str(folder)) for folder in dict.fromkeys(installed)),
-        *(Mount(f"{SHOWN_PACKAGES}/{top.name}", str(top)) for top in packages.locations(chosen)),
-        *(Mount(f"{SHOWN_PACKAGES}/{folder}") for folder in packages.BUNDLED_DATA if not bundled_data),
+        *package_mounts(packages, bundled_data),
         *(Mount(folder, writable=True, size_mb=limits.disk_mb) for folder in runner.SCRATCH),
         Mount(MOUNTED_TASK, str(folders.shown)),
         Mount("/workspace", str(folders.workspace), writable=True),
@@ -50,11 +53,16 @@ def mounts(folders: Folders, limits: Limits, chosen: str, bundled_data: bool = F
     ]
 
 
+def package_mounts(packages: Packages, bundled_data: bool) -> list[Mount]:
+    """Of the packages alone."""
+    shown = packages.shown(bundled_data)
+    return [Mount(f"{SHOWN_PACKAGES}/{name}".rstrip("/"), str(source or "")) for name, source in shown]
+
+
 def command() -> list[str]:
     """The runner's command line."""
     python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    # As -I, but for PYTHONPATH, which the script's own worker processes need as well.
-    return [str(python), "-s", "-P", "-c", Path(runner.__file__).read_text()]
+    return [str(python), *RUN]
 
 
 def variables(limits: Limits) -> dict[str, str]:

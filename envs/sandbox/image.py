@@ -1,8 +1,9 @@
 """The sandbox image: built once per recipe, from a registry's base image or, where none is reachable, from Debian.
 
 The image holds the same versions of the packages below as the environment that builds it, so scores agree between
-backends. Invariants: the image's tag is the hash of its recipe; an image for tasks never holds the bundled data sets
-that tasks are made from.
+backends; or none and this environment's Python, where packages of a list are shown in it. An image of a user's own
+(`own`) has to have Python and what its tasks import. Invariants: the image's tag is the hash of its recipe; an image
+for tasks never holds the bundled data sets that tasks are made from.
 """
 
 from __future__ import annotations
@@ -20,25 +21,52 @@ import tempfile
 from pathlib import Path
 
 import docker
-from docker.errors import BuildError, DockerException, ImageNotFound
+from docker.errors import BuildError, ContainerError, DockerException, ImageNotFound
 from filelock import FileLock
 
 from envs.sandbox.base import SandboxFailure
-from envs.sandbox.packages import BUNDLED_DATA, requirements
+from envs.sandbox.packages import BUNDLED_DATA, Packages
 
 log = logging.getLogger(__name__)
 
 DOCKERFILE = Path(__file__).parent.parent / "images" / "Dockerfile"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LEAST_PYTHON = 3, 9
+"""Of an image of a user's own: the runner's."""
 
 
-def ensure(engine: docker.DockerClient, chosen: str) -> str:
-    """Tag of the sandbox image with that set of packages in `engine`, built now if it is not there.
+def own(engine: docker.DockerClient, name: str) -> str:
+    """Id of the user's image of that name: another content, another id.
+
+    Raises:
+        SandboxFailure: the engine has none, or no sandbox can run in it.
+    """
+    try:
+        found = engine.images.get(name)
+        said = engine.containers.run(
+            found.id, ["-I", "-c", "import sys; print(*sys.version_info[:2])"], entrypoint=["python3"],
+            network_mode="none", remove=True,
+        )  # fmt: skip
+        version = tuple(map(int, said.split()))
+    except ImageNotFound as error:
+        raise SandboxFailure(f"the engine has no image {name!r} (sandbox.image): build or pull it there") from error
+    except (ContainerError, DockerException, OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise SandboxFailure(f"sandbox.image={name} does not run python3, which it needs on its PATH: {why}") from error
+    if version < LEAST_PYTHON:
+        has, least = (".".join(map(str, of)) for of in (version, LEAST_PYTHON))
+        raise SandboxFailure(f"sandbox.image={name} has Python {has}: experiments need {least} or later")
+    return found.id
+
+
+def ensure(engine: docker.DockerClient, packages: Packages) -> str:
+    """Tag of the sandbox image for these packages in `engine`, built now if it is not there.
 
     Raises:
         SandboxFailure: it can be built in neither way; the message has both reasons.
     """
-    pinned = requirements(chosen)
-    recipe = DOCKERFILE.read_text() + pinned + inspect.getsource(_from_debian) + str(BUNDLED_DATA)
+    pinned = packages.pins if packages.in_image else ""
+    recipe = DOCKERFILE.read_text() + PYTHON + pinned + inspect.getsource(_from_debian) + str(BUNDLED_DATA)
     tag = f"mlagent-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     lock = Path(tempfile.gettempdir()) / f"mlagent-image-{os.getuid()}.lock"  # one build per machine
     with FileLock(lock), tempfile.TemporaryDirectory() as folder:
@@ -93,7 +121,7 @@ def with_bundled_data(engine: docker.DockerClient, tag: str) -> str:
 def _from_registry(engine: docker.DockerClient, tag: str, pinned: str, context: Path) -> None:
     shutil.copy(DOCKERFILE, context)
     (context / "requirements.txt").write_text(pinned)
-    engine.images.build(path=str(context), tag=tag, rm=True)
+    engine.images.build(path=str(context), tag=tag, rm=True, buildargs={"PYTHON": PYTHON})
 
 
 def _from_debian(engine: docker.DockerClient, tag: str, pinned: str, folder: Path) -> None:
@@ -102,15 +130,21 @@ def _from_debian(engine: docker.DockerClient, tag: str, pinned: str, folder: Pat
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     # debootstrap mounts /proc and /sys below the folder: in a mount namespace of its own they are gone if it is killed,
     # so that deleting the folder can never reach into the host's.
-    _run("unshare", "--mount", "debootstrap", "--variant=minbase", "--include=python3", release, str(root))
+    _run("unshare", "--mount", "debootstrap", "--variant=minbase", "--include=python3,libgomp1", release, str(root))
     minor = _run("chroot", str(root), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
-    listed = folder / "requirements.txt"
-    listed.write_text(pinned)
     packages = root / f"usr/local/lib/python{minor}/dist-packages"
-    _run(
-        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:",
-        f"--python-version={minor}", "--target", str(packages), "-r", str(listed),
-    )  # fmt: skip
+    if pinned:
+        listed = folder / "requirements.txt"
+        listed.write_text(pinned)
+        _run(
+            sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:",
+            f"--python-version={minor}", "--target", str(packages), "-r", str(listed),
+        )  # fmt: skip
+    elif minor != PYTHON:
+        raise SandboxFailure(
+            f"sandbox.requirements are installed for Python {PYTHON}, and {release} has {minor}, of which the sandbox "
+            "image is built where no registry is reachable: use sandbox.backend=gvisor or process, or a sandbox.image"
+        )
     for useless in (*(packages / data for data in BUNDLED_DATA), root / "var/cache/apt", root / "usr/share/doc"):
         shutil.rmtree(useless, ignore_errors=True)
     archive = folder / "root.tar"

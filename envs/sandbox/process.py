@@ -15,8 +15,9 @@ import subprocess
 from pathlib import Path
 
 from envs.records import Limits
-from envs.sandbox import cgroup, host_view, packages
+from envs.sandbox import cgroup, host_view
 from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
+from envs.sandbox.packages import OwnPackages, Packages
 from envs.sandbox.pipe import PipeChannel
 
 INSTALL = "install bubblewrap (`apt-get install bubblewrap`) or start a Docker Engine"
@@ -28,15 +29,16 @@ class ProcessBackend:
     name = "process"
     guarded = maps_root = False
 
-    def __init__(self, chosen: str = "base", bundled_data: bool = False):
+    def __init__(self, packages: Packages | None = None, bundled_data: bool = False):
         if not shutil.which("bwrap"):
             raise SandboxFailure(f"the process sandbox needs bubblewrap, and there is no `bwrap`: {INSTALL}")
-        self._packages, self._data, self.image = chosen, bundled_data, packages.requirements(chosen)
+        self._packages, self._data = packages or OwnPackages(), bundled_data
+        self.image = self._packages.pins
 
     def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
         refuse_gpus("process", gpus)
         group, mounts = None, host_view.mounts(folders, limits, self._packages, self._data)
-        own_mb = packages.runner_mb(self._packages)
+        own_mb = self._packages.runner_mb
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
             group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, limits.processes + 2)
         if group:  # the runner reads the kernel's count of out-of-memory kills there

@@ -5,6 +5,8 @@ Invariant: afterwards no key is open, so that nobody else has to know which coul
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from learner.config.rules import share_a_card
 from learner.config.schema import Config, PromptConfig
 
@@ -21,11 +23,14 @@ LONG_PROMPT = {"history": 15, "observation": 2000, "descriptor": 4000, "preview"
 
 
 def settle(cfg: Config) -> None:
-    """Set `actors.sequences`, `learner.row_tokens`, `learner.transfer` and the section `prompt` where they are open."""
+    """Set `actors.sequences`, `learner.row_tokens`, `learner.transfer` and the section `prompt` where they are open;
+    name a file in full."""
     learner, actors = cfg.learner, cfg.actors
     actors.sequences = actors.sequences or SEQUENCES["gpu" if actors.gpus else "cpu"]
     learner.row_tokens = learner.row_tokens or max(ROW_TOKENS["gpu" if learner.gpus else "cpu"], cfg.model.context)
     settle_prompt(cfg.prompt, cfg.model.context)
+    if cfg.sandbox.requirements and not cfg.sandbox.requirements.isidentifier():  # a file: actors have other folders
+        cfg.sandbox.requirements = str(Path(cfg.sandbox.requirements).absolute())
     if learner.transfer == "auto":
         learner.transfer = "ipc" if share_a_card(cfg) and not actors.colocate else "object_store"
 

@@ -37,6 +37,9 @@ def impossible(cfg: Config) -> str | None:
         return "run.mode=serial is one process: learner.ranks, actors.count and actors.max must be 1 (or actors.max 0)"
     if cfg.sandbox.backend == "simulated" and not cfg.sandbox.recorded:
         return "sandbox.backend=simulated needs sandbox.recorded: an experiment cache, such as runs/NAME/experiments"
+    if cfg.sandbox.requirements and (cfg.sandbox.image or cfg.sandbox.packages != "base"):
+        other = "image" if cfg.sandbox.image else "packages"
+        return f"sandbox.requirements are all that experiments find: leave sandbox.{other} out, or them"
     if cfg.sandbox.hosts and not (cfg.sandbox.cpus and cfg.sandbox.memory_gb):
         return f"sandbox.hosts={cfg.sandbox.hosts} needs sandbox.cpus and sandbox.memory_gb: what one host offers"
     if cfg.evaluation.every and cfg.sandbox.backend == "simulated":

@@ -131,9 +131,12 @@ class SandboxConfig:
     gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
     warm: int = key(0, "Most idle sandboxes of one actor (150 MiB each); 0: as many as its experiments at once.")
     patience: float = key(120.0, "Seconds to wait for a container engine that has worked before and does not answer.")
-    image: str = key("", "Docker image of the experiments; empty builds the project's own.")
+    image: str = key("", "Docker image of the experiments (docs/sandboxes.md); empty builds the project's own.")
     packages: str = key(
         "base", "What experiments find: numpy, pandas, scikit-learn; torch: PyTorch too.", ["base", "torch"]
+    )
+    requirements: str = key(
+        "", "Packages instead of these: a requirements or lock file, installed once a machine, or `paper`, a ready set."
     )
     cache: bool = key(True, "Run identical experiments once.")
     cache_path: str = key("", "Folder or fsspec URL of the experiment cache; empty: experiments/ in the run's folder.")

@@ -109,6 +109,11 @@ def _require_sandbox(cfg: Config) -> None:
         sandbox.require(cfg.sandbox.backend)
     except SandboxFailure as error:
         raise ConfigError(f"sandbox.backend={cfg.sandbox.backend}: {error}") from error
+    try:
+        if cfg.sandbox.requirements:
+            sandbox.install(cfg.sandbox.requirements)
+    except SandboxFailure as error:
+        raise ConfigError(f"sandbox.requirements={cfg.sandbox.requirements}: {error}") from error
 
 
 def _folder(path: str) -> Path:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "envs.records": (),
     "envs.sockets": (),
     "envs.splits": (),
-    "envs.sandbox": ("envs.records",),
+    "envs.sandbox": ("envs.cache", "envs.records"),
     "envs.benchmarks": ("envs.cache", "envs.parts", "envs.records", "envs.sockets", "envs.splits"),
     "reward": ("envs.records", "envs.sockets"),
     "envs": ("envs.benchmarks", "envs.machine", "envs.parts", "envs.records", "envs.sandbox"),

@@ -17,6 +17,7 @@ import pytest
 
 from envs.benchmarks.loader import load
 from envs.sandbox import image
+from envs.sandbox.packages import OwnPackages
 from tests.main_job import ROOT, engine_answers
 
 TAG = "mlagent-ray-base:test"
@@ -33,7 +34,7 @@ def base() -> Iterator[str]:
 
     if not engine_answers():
         pytest.skip("NOT TESTED, no Docker Engine answers")
-    below = image.ensure(docker.from_env(timeout=600), "base")
+    below = image.ensure(docker.from_env(timeout=600), OwnPackages())
     command = ["docker", "build", "--file", "cluster/images/Dockerfile", "--target", "base", "--network", "host"]
     done = subprocess.run(
         [*command, "--build-arg", f"BASE={below}", "--tag", TAG, "."], cwd=ROOT, capture_output=True, text=True

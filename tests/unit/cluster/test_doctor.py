@@ -170,6 +170,13 @@ def test_a_broken_promise_fails_and_a_missing_package_names_who_imports_it():
     assert "sandbox.packages=torch" in found[1].fix
 
 
+def test_packages_of_a_list_are_told_with_their_place_or_why_there_are_none():
+    there = sandboxes.judge_installation("mine.txt", sandboxes.Installation("/cache/packages/1", 7, 40.0))
+    assert there.verdict is Verdict.OK and there.found == "7 of mine.txt are in /cache/packages/1; installed in 40.0 s"
+    none = sandboxes.judge_installation("mine.txt", "mine.txt lists no package")
+    assert (none.verdict, none.found) == (Verdict.FAILED, "mine.txt lists no package") and none.fix
+
+
 def test_what_a_sandbox_cannot_bound_is_said():
     trials = {"process": Trial(1.0, (), (), ("CPU time: 2.0 cores were used where 1 is allowed",))}
     [found, _] = sandboxes.judge(trials, "process", {})

@@ -13,7 +13,13 @@ def test_a_dry_run_shows_configuration_sizes_places_and_a_prompt_and_leaves_noth
     monkeypatch.setattr(preparation, "connect", None)
     assert main.main(["--dry-run", "config=smoke", f"run.dir={tmp_path}/runs", "rl.steps=7", "actors.cpus=0.5"]) == 0
     shown = capsys.readouterr().out
-    for part in ("  steps: 7\n", "135 million parameters", "1 × actors: 0.5 CPUs", "weights in Ray's object store"):
+    for part in (
+        "  steps: 7\n",
+        "135 million parameters",
+        "1 × actors: 0.5 CPUs",
+        "weights in Ray's object store",
+        "experiments can import numpy, pandas, scikit-learn, and what these need",
+    ):
         assert part in shown
     said, _, text = shown.partition("that a prompt may have\n\n")
     counted = int(said.rpartition(": ")[2].partition(" tokens")[0])

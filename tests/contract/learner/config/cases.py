@@ -118,6 +118,7 @@ CASES = [
     case("sandbox.patience=7", "sandboxes"),
     case("sandbox.image=mine", "sandboxes"),
     case("sandbox.packages=torch", "sandboxes"),
+    case("sandbox.requirements={folder}/listed.txt", "sandboxes"),
     case("sandbox.cache=false", "experiments"),
     case("sandbox.cache_path={folder}/cache", "files"),
     case("sandbox.snapshots={folder}/states", "files", "collected"),

@@ -27,8 +27,11 @@ MARKS: dict[str, tuple[tuple[str, ...], str]] = {
     "gemma3": (("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>"),
     "mistral": (("[INST]", "[/INST]"), "</s>"),
     "mistral_small": (("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "</s>"),
+    "mistral_nemo": (("[INST]", "[/INST]"), "</s>"),
     "phi3": (PHI, "<|end|>"),
     "phi3_5": (PHI, "<|end|>"),
+    "phi4_reasoning": ((*CHATML, "<|im_sep|>", *THINK), "<|im_end|>"),
+    "smollm3": ((*CHATML, *THINK), "<|im_end|>"),
     "deepseek_r1_distill": (
         ("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", *THINK),
         "<｜end▁of▁sentence｜>",
@@ -106,6 +109,8 @@ def test_a_template_gets_its_arguments_in_every_prompt(tmp_path: Path) -> None:
         silent.conversation([{"role": "user", "content": "why?"}]),
     ):  # fmt: skip
         assert silent._tokenizer.decode(ids).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    at_once = chat_of(tmp_path, "smollm3", arguments={"enable_thinking": False})
+    assert shown(at_once).endswith("<|im_start|>assistant\n<think>\n\n</think>\n")
     dated = chat_of(tmp_path, "llama3_2", arguments={"date_string": "1 Jan 2026"})
     assert "Today Date: 1 Jan 2026" in shown(dated)
 
@@ -124,6 +129,10 @@ DRAFT = "Let me try\nAction: Undo\n```python\nx = 2\n```\n"
         ("deepseek_r1_distill", f"{DRAFT}</think>\n\n{ACTION}", ACTION),
         ("deepseek_r1_distill", f"{DRAFT}", ""),
         ("qwen2_5", ACTION, ACTION),
+        ("smollm3", f"<think>\n{DRAFT}</think>\n{ACTION}", ACTION),
+        ("smollm3", f"<think>\n{DRAFT}", ""),
+        ("phi4_reasoning", f"<think>{DRAFT}</think>\n\n{ACTION}", ACTION),
+        ("phi4_reasoning", f"<think>{DRAFT}", ""),
     ],
 )
 def test_what_is_said_comes_after_the_last_end_of_thinking(

@@ -27,6 +27,7 @@ from learner.config.schema import LimitsConfig, PromptConfig
         (["prompt.history=-2"], "prompt.history=-2: it must be a number from -1 on"),
         (["prompt.actions=all"], "choose auto, thought, whole"),
         (["packages=[xgboost]"], "begin with base or torch"),
+        (["packages=torch", "requirements=paper"], "leave packages out"),
         (["model.response=9000"], "leave room"),
         (["model.thinking=[a]"], "two marks"),
         (["model.endpoint=http://x"], "needs model.path"),

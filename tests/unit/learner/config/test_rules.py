@@ -34,6 +34,8 @@ CASES = [
     (["evaluation.every=1", "sandbox.backend=simulated", "sandbox.recorded=x"], "evaluation.every needs experiments",
      ["sandbox.backend=process"]),
     (["evaluation.patience=1"], "evaluation.patience counts evaluations", ["evaluation.every=1"]),
+    (["sandbox.requirements=paper", "sandbox.image=mine"], "leave sandbox.image out", ["sandbox.image="]),
+    (["sandbox.requirements=paper", "sandbox.packages=torch"], "leave sandbox.packages out", ["sandbox.packages=base"]),
     (["sandbox.hosts=2", "sandbox.cpus=1"], "sandbox.hosts=2 needs", ["sandbox.memory_gb=1"]),
     (["sandbox.hosts=2", "sandbox.memory_gb=1"], "sandbox.hosts=2 needs", ["sandbox.cpus=1"]),
     (["learner.node=role"], "learner.node=role must be a Ray label", ["learner.node=role=x"]),
