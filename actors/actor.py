@@ -22,10 +22,10 @@ import ray
 from actors.explorer import Explorer
 from actors.policy.endpoint import Ask, Reply
 from actors.policy.errors import PolicyDead
-from envs import audit, relief
+from envs import audit
 from envs.actions import FinalAnswer
 from envs.prompt import PromptError
-from envs.records import Outcome, Reached, State, StepInfo, StepResult, Task, Transition
+from envs.records import Outcome, Reached, State, StepInfo, StepResult, Task, Told, Transition
 from envs.research_actions import Editor
 from reward import Reward, Terms, reward, shared
 
@@ -171,8 +171,8 @@ class Actor(Explorer):
                 if made:
                     await stream.put.remote(self._id, ticket.group_id, *made)
 
-    async def _group(self, stream: Any, ticket: Any) -> tuple[bytes, bool] | None:
-        """The transitions of a ticket, pickled, and whether their rewards differ; None where it was given back.
+    async def _group(self, stream: Any, ticket: Any) -> tuple[bytes, list[Told]] | None:
+        """The transitions of a ticket, pickled, and what those tell that count; None where it was given back.
 
         Raises:
             PolicyDead: the engine has died; whoever replaces this actor gives its groups back.
@@ -185,8 +185,8 @@ class Actor(Explorer):
         except Exception as error:  # one group's defect must not end the others; the stream counts its tries
             await stream.fail.remote(self._id, ticket.group_id, f"{type(error).__name__}: {error}")
             return None
-        rewards = [t.reward for t in transitions if not t.masked]
-        return pickle.dumps(transitions, protocol=5), bool(rewards) and max(rewards) > min(rewards)
+        told = [Told(t.reward, t.reached, t.tried) for t in transitions if not t.masked]
+        return pickle.dumps(transitions, protocol=5), told
 
     async def catch_up(self, m_init: dict[str, float], version: int, buckets: Sequence[ray.ObjectRef]) -> int:
         """As `Explorer.catch_up`, and the weights; returns the weight version that it serves."""
@@ -236,16 +236,14 @@ class Actor(Explorer):
         await self._policy.receive_broadcast(update_info, version, sent)
 
     async def status(self) -> dict[str, int]:
-        """Responses being generated, experiments that run, tokens generated so far, and the weight version.
+        """As `Explorer.status`, with the responses being generated, the tokens so far, and the weight version.
 
         Raises:
             PolicyDead: the engine has died.
         """
         self._policy.require_life()
-        return {
-            "generating": self._policy.running, "experiments": self._environment.runner.running,
-            "tokens": self._policy.tokens, "version": self._policy.version, "lean": int(relief.active()),
-        }  # fmt: skip
+        policy = {"generating": self._policy.running, "tokens": self._policy.tokens, "version": self._policy.version}
+        return await super().status() | policy
 
     async def close(self) -> None:
         """End the engine and the sandboxes."""

@@ -122,7 +122,7 @@ class Agents(Explorer):
         return Tried(
             answer.text, result.action, result.outcome, result.state.score, result.score_before, result.score_after,
             worth.value, answer.prompt_tokens, answer.response_tokens, answer.seconds, result.durations, result.origin,
-            result.withheld,
+            result.withheld, result.log_tail, result.fault,
         )  # fmt: skip
 
 

@@ -62,6 +62,8 @@ class Tried:
     origin: Origin = Origin.RUN
     withheld: Withheld | None = None
     """Beside score_after."""
+    log_tail: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class Explorer:
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
         self._model_dir, self._extent = model_dir, Extent.of(cfg.prompt)
+        self._steps = 0
+        """Actions whose result is not there yet."""
         # As many as responses in flight, so that all who wait stand in one line: that of the admission.
         self._threads = ThreadPoolExecutor(cfg.actors.sequences, thread_name_prefix="experiment")
 
@@ -202,8 +204,9 @@ class Explorer:
         return [(self._prompt(state), self._chat.response(text)) for state, text in pairs]
 
     async def status(self) -> dict[str, int]:
-        """Experiments that run, and whether they do with less memory (0 or 1)."""
-        return {"experiments": self._environment.runner.running, "lean": int(relief.active())}
+        """Experiments that run, actions that wait to be, and whether they do with less memory (0 or 1)."""
+        running = self._environment.runner.running
+        return {"experiments": running, "queued": max(0, self._steps - running), "lean": int(relief.active())}
 
     async def close(self) -> None:
         """End the sandboxes."""
@@ -220,6 +223,7 @@ class Explorer:
         truncated: it was cut by its limit of tokens; used: share of that limit that it took.
         """
         arrived = time.monotonic()
+        self._steps += 1
 
         def step() -> StepResult:
             waited = time.monotonic() - arrived
@@ -227,7 +231,10 @@ class Explorer:
             durations = dataclasses.replace(result.durations, queue=result.durations.queue + waited)
             return dataclasses.replace(result, durations=durations, response_used=used)
 
-        return await self._run(step)
+        try:
+            return await self._run(step)
+        finally:
+            self._steps -= 1
 
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Run blocking environment work on a thread."""

@@ -390,8 +390,8 @@ class ActorPool:
     def activity(self) -> dict[str, int]:
         """How many actors serve, and what they do together, by their last signs of life."""
         statuses = [member.status for member in self._able.values()]
-        experiments = sum(status.get("experiments", 0) for status in statuses)
-        return {"actors_alive": len(statuses), "actors_total": self._wanted, "experiments": experiments}
+        together = {name: sum(status.get(name, 0) for status in statuses) for name in ("experiments", "queued")}
+        return {"actors_alive": len(statuses), "actors_total": self._wanted, **together}
 
     def finish(self) -> None:
         """Wait until every collecting loop has ended, after the stream was closed."""

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("learner.evaluate", "evaluate checkpoints, models and endpoints: python learner/evaluate.py"),
     "solve": ("actors.solve", "put a trained agent to work on a task or a script: python actors/solve.py"),
     "doctor": ("cluster.doctor", "prove a set-up before it costs anything: python -m cluster.doctor"),
+    "watch": ("learner.watch", "follow a run in a browser, while it lasts: python learner/watch.py"),
     "report": ("learner.report", "write the report of a run, or compare several: python learner/report.py"),
     "rescore": ("learner.rescore", "apply another reward to a run's transitions: python learner/rescore.py"),
     "clean": ("learner.clean", "say what runs keep on disk, and delete what may go: python learner/clean.py"),

@@ -360,6 +360,16 @@ class StepInfo:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a transition that is not masked tells of the state that it was tried from."""
+
+    reward: float
+    reached: Reached | None
+    tried: str
+    """As of `Transition`."""
+
+
+@dataclass(frozen=True)
 class Transition:
     """One trained-on step: a state's prompt, the policy's response and its reward."""
 
@@ -388,6 +398,11 @@ class Transition:
     info: StepInfo = field(default_factory=StepInfo)
     excluded: bool = False
     """It is suspicious or truncated, and `audit.mask` or `reward.truncated` leaves such ones out of training."""
+
+    @property
+    def tried(self) -> str:
+        """What was tried: the same for actions of one kind that lead to the same files."""
+        return f"{self.info.action}/{self.reached.snapshot if self.reached else ''}"
 
     @property
     def worth(self) -> float:

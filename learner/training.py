@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from envs.records import Outcome, State, Transition
@@ -37,13 +38,26 @@ UNUSED_SECONDS = 6 * 3600.0
 
 @contextlib.contextmanager
 def begun(cfg: Config) -> Iterator[Training]:
-    """A run that is ready to train, from its last checkpoint where it is resumed; its report follows it."""
-    with started(cfg) as parts:
-        run = Training(parts)
-        if cfg.run.resume and parts.run.checkpoints:
-            run.resume()
-        yield run
-    print(f"report {report.write_report(parts.run.dir)}", flush=True)  # of a run that is done, and says so
+    """A run that is ready to train, from its last checkpoint where it is resumed; its report follows it, however it
+    ends."""
+    run_dir = None
+    try:
+        with started(cfg) as parts:
+            run, run_dir = Training(parts), parts.run.dir
+            if cfg.run.resume and parts.run.checkpoints:
+                run.resume()
+            yield run
+    except BaseException:
+        if run_dir:
+            with contextlib.suppress(Exception):  # why it ended is what matters
+                _report(run_dir)
+        raise
+    _report(run_dir)
+
+
+def _report(run_dir: Path) -> None:
+    """Of a run that has ended, and says how."""
+    print(f"report {report.write_report(run_dir)}", flush=True)
 
 
 class Training:
@@ -95,7 +109,9 @@ class Training:
         for index, attempts in self.parts.actors.spread("evaluate", calls, each=2):
             done[calls[index][0]] = attempts
             kept.keep(calls[index][0], attempts)
-            progress.advance()
+            tried = itertools.chain.from_iterable(done[name] for name in tasks if name in done)
+            transitions.write_attempts(self.parts.run.dir, stage, list(tried))  # to be looked at while others are made
+            progress.advance(**self.parts.actors.activity())
         self.parts.evaluation.add(stage, list(itertools.chain.from_iterable(done[name] for name in tasks)))
         progress.show(self.parts.evaluation.table())
         if stage != "base":
@@ -128,6 +144,7 @@ class Training:
 
     def publish(self) -> None:
         """Give the learner's weights to every actor; returns when all serve them."""
+        self.parts.progress.doing("publishes weights")
         self.parts.publisher.publish()
 
     def batches(self) -> Iterator[list[list[Transition]]]:
@@ -155,6 +172,7 @@ class Training:
 
     def learn(self, groups: list[list[Transition]]) -> StepReport:
         """One learner step on groups of transitions."""
+        self.parts.progress.doing("trains")
         self.parts.turns.learner()
         return self.parts.learner.train(groups, self.parts.publisher.version)
 
@@ -181,6 +199,7 @@ class Training:
         row = step_metrics(groups, parts.publisher.version - 1, report, seconds, session.waited, time.time())
         row |= {"step": step, **parts.publisher.figures(), **parts.turns.figures()}
         row |= {f"stream_{name}": value for name, value in dataclasses.asdict(account).items()}
+        row |= {"repeated_share": account.repeated / len(groups)}
         self._look_at_held_out(wait=step == parts.cfg.rl.steps)
         row |= {"held_out": self._points.pop(0)} if self._points else {}
         parts.journal.append(row)

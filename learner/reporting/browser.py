@@ -1,5 +1,5 @@
-"""The data of the report's trajectory browser: an index of all transitions and of the attempts of evaluations, and a
-block of details per learner step and stage.
+"""The data of the trajectory browser: an index of transitions and of the attempts of evaluations, and a block of
+details per part of a run, which is a learner step or the evaluation of a stage.
 
 Invariants: what an action, a log or a prompt holds leaves here as the base64 of compressed JSON, in which no markup can
 be; control characters in it are visible codes; the browser unpacks a block only when one of its transitions is opened.
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-import itertools
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from tokenizers import Tokenizer
 
 from learner.evaluation.evaluation import STAGES
 from learner.figures.action_text import diff, visible
+from learner.reporting import agents
 from learner.reporting.report_data import RunData
 from learner.run import transitions
 
+Part = int | str
+"""A learner step, a stage that was evaluated, or what an agent tried (`agents.PREFIX` and its name)."""
 DURATIONS = ("generate", "queue", "restore", "execute", "grade")
 COLUMNS = [name for name in transitions.SCHEMA.names if name != "behaviour_logprobs"]
 INDEX = {
@@ -42,10 +44,10 @@ INDEX = {
 """Columns of the index, and where they come from."""
 
 
-def tokenizer(run: RunData) -> Tokenizer | None:
+def tokenizer(run_dir: Path, model: str) -> Tokenizer | None:
     """That of the newest checkpoint, or of the model's folder; None where neither has one that can be read here."""
-    checkpoints = sorted(run.dir.glob("checkpoints/step_*/hf/tokenizer.json"), key=lambda file: file.stat().st_mtime)
-    for file in [*checkpoints[::-1], Path(run.config["model"]["path"]) / "tokenizer.json"]:
+    checkpoints = sorted(run_dir.glob("checkpoints/step_*/hf/tokenizer.json"), key=lambda file: file.stat().st_mtime)
+    for file in [*checkpoints[::-1], Path(model) / "tokenizer.json"]:
         if file.is_file():
             return Tokenizer.from_file(str(file))
     return None
@@ -65,48 +67,62 @@ def pack(value: Any) -> str:
     return base64.b64encode(gzip.compress(msgspec.json.encode(value), 6, mtime=0)).decode()
 
 
-def build(run: RunData, steps: Iterable[int]) -> tuple[str, dict[int | str, str]]:
+def parts(run_dir: Path) -> list[Part]:
+    """Those that there is something of, as the run went: `base` and `sft`, the learner steps, `rl`; then the agents
+    that were evaluated. Raises ValueError where a file is damaged."""
+    there = transitions.parts(run_dir)
+    steps = sorted(part for part in there if isinstance(part, int))
+    before, after = ([stage for stage in of if stage in there] for of in (STAGES[:-1], STAGES[-1:]))
+    return [*before, *steps, *after, *agents.parts(run_dir)]
+
+
+def path(run_dir: Path, part: Part) -> Path:
+    """The file that a part is in."""
+    return agents.path(run_dir) if _is_agent(part) else transitions.path(run_dir, part)
+
+
+def _is_agent(part: Part) -> bool:
+    return isinstance(part, str) and part.startswith(agents.PREFIX)
+
+
+def build(run: RunData, steps: Iterable[int]) -> tuple[str, dict[Part, str]]:
     """The packed index of the attempts of evaluations and of the transitions of these steps, and a packed block by
-    stage and step.
+    part.
 
-    The index is `{"prompts": whether there are any, column of INDEX: values, "finding": what is suspicious in each}`,
-    as the run went: `base` and `sft`, the steps, `rl`. What an evaluation tried has its stage in the place of the step,
-    and before its id. A block is `{"prompts": texts, "rows": [details of a transition, in the order of the index]}`.
+    The index is `{column of INDEX: values, "finding": what is suspicious in each}`, as of `index`.
     """
-    reader, chosen = tokenizer(run), set(steps)
-    index: dict[str, Any] = {"prompts": reader is not None} | {name: [] for name in (*INDEX, "finding")}
-    blocks = {}
-    for part, rows in _parts(run, chosen):
-        for name, column in INDEX.items():
-            index[name] += [_plain(row.get(column)) for row in rows]
-        index["finding"] += [sorted(row.get("findings") or ()) for row in rows]
-        blocks[part] = pack(_block(rows, transitions.prompts(run.dir, part) if reader else {}, reader))
-    return pack(index), blocks
+    reader = tokenizer(run.dir, run.config["model"]["path"])
+    whole: dict[str, list] = {name: [] for name in (*INDEX, "finding")}
+    blocks, chosen = {}, set(steps)
+    for part in (part for part in parts(run.dir) if isinstance(part, str) or part in chosen):
+        rows = read(run.dir, part)
+        for name, values in index(rows).items():
+            whole[name] += values
+        blocks[part] = pack(block(run.dir, part, rows, reader))
+    return pack(whole), blocks
 
 
-def _parts(run: RunData, steps: Container[int]) -> Iterator[tuple[int | str, list[dict[str, Any]]]]:
-    """What is shown of each stage and of these steps, as the run went."""
-    counted = ("prompt_ids",)
-    tried = {
-        stage: [
-            row | {"step": stage, "id": f"{stage}/{row['id']}"}
-            for row in transitions.read_attempts(run.dir, stage, COLUMNS, counted)
-        ]
-        for stage in STAGES
-    }
-    of_steps = itertools.groupby(transitions.read(run.dir, COLUMNS, counted), lambda row: row["step"])
-    for part, rows in itertools.chain(
-        ((stage, tried[stage]) for stage in STAGES[:-1]),
-        ((step, list(rows)) for step, rows in of_steps if step in steps),
-        ((stage, tried[stage]) for stage in STAGES[-1:]),
-    ):
-        if rows:
-            yield part, rows
+def read(run_dir: Path, part: Part) -> list[dict[str, Any]]:
+    """What a part tried. Of an evaluation its stage is in the place of the step, and before the id.
+
+    Raises:
+        ValueError: its file is damaged; the message names it.
+    """
+    if _is_agent(part):
+        return agents.read(run_dir, part)
+    rows = transitions.read_part(run_dir, part, COLUMNS, ("prompt_ids",))
+    return [row | {"step": part, "id": f"{part}/{row['id']}"} for row in rows] if isinstance(part, str) else rows
 
 
-def _block(
-    rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, Sequence[int]], reader: Tokenizer | None
-) -> dict[str, Any]:
+def index(rows: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """A list of values for each column of INDEX, and for `finding`."""
+    columns = {name: [_plain(row.get(column)) for row in rows] for name, column in INDEX.items()}
+    return columns | {"finding": [sorted(row.get("findings") or ()) for row in rows]}
+
+
+def block(run_dir: Path, part: Part, rows: Sequence[Mapping[str, Any]], reader: Tokenizer | None) -> dict[str, Any]:
+    """`{"prompts": texts, "rows": [details of a transition, in the order of its index]}`; rows: as `read` has them."""
+    prompts = transitions.prompts(run_dir, part) if reader and not _is_agent(part) else {}
     places = {group: place for place, group in enumerate(prompts)}
     return {
         "prompts": [visible(reader.decode(ids, skip_special_tokens=False)) for ids in prompts.values()],

@@ -8,27 +8,21 @@ refers to nothing outside itself.
 
 from __future__ import annotations
 
-import base64
 import collections
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
 from markupsafe import Markup
 from omegaconf import OmegaConf
 
-from learner.figures.action_text import visible
-from learner.figures.text import ARROWS, SPLITS, duration, number, percent
+from learner.figures.text import ARROWS, SPLITS
 from learner.figures.waiting import in_words
-from learner.reporting import browser, charts, compare, costs
+from learner.reporting import browser, charts, compare, costs, pages
 from learner.reporting.report_data import RunData, load
 
-TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 50_000
 """Most transitions on the page, about 300 bytes each: of a longer run the newest steps, and others evenly spread."""
 
@@ -54,7 +48,7 @@ def write_comparison(
     """
     runs = compare.named([_load(run_dir, prices) for run_dir in run_dirs])
     file = output or next(iter(runs.values())).dir.parent / "compare.html"
-    return _write(file, _environment().get_template("compare.html").render(**compare.page(runs), **_page()))
+    return _write(file, pages.environment().get_template("compare.html").render(**compare.page(runs), **pages.parts()))
 
 
 def render(run: RunData) -> str:
@@ -63,7 +57,7 @@ def render(run: RunData) -> str:
     kept = browser.choose(steps, max(1, SHOWN * len(steps) // max(1, len(run.moves))))
     index, blocks = browser.build(run, kept)
     return (
-        _environment()
+        pages.environment()
         .get_template("report.html")
         .render(
             run=run,
@@ -80,8 +74,9 @@ def render(run: RunData) -> str:
             blocks={step: Markup(block) for step, block in blocks.items()},
             kept=sum(row["step"] in blocks for row in run.moves),
             tried=[stage for stage in run.stages if stage in blocks],
+            page_lines=50,
             colours=json.dumps({**charts.OUTCOME_COLOURS, **charts.PART_COLOURS}),
-            **_page((TEMPLATES / "report.js").read_text()),
+            **pages.parts("browser.js", "report.js"),
         )
     )
 
@@ -161,55 +156,8 @@ def _load(run_dir: Path, prices: Mapping[str, Any] | None) -> RunData:
     return dataclasses.replace(run, config={**run.config, "report": {**run.prices, **(prices or {})}})
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,  # Markup is the page's own
-    )
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "signed": _signed,
-        "gain": _gain,
-        "money": _money,
-        "duration": duration,
-        "count": lambda n: f"{n:,.0f}".replace(",", "\u202f"),
-    }
-    return environment
-
-
-def _page(script: str = "") -> dict[str, Any]:
-    """What `page.html` needs: the style, the only script that may run, and the hash that allows it."""
-    return {
-        "style": Markup((TEMPLATES / "report.css").read_text()),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-
-
 def _write(file: Path, html: str) -> Path:
     partial = file.with_suffix(".partial")
     partial.write_text(html, encoding="utf-8")
     partial.replace(file)
     return file
-
-
-def _gain(share: float | None) -> str:
-    return "–" if share is None else f"{share:+.1%}".replace("-", "\u2212")
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}".replace("-", "\u2212")
-
-
-def _money(value: float | None) -> str:
-    """Two digits behind the point, or two that count where it is less than one."""
-    if value is None:
-        return "–"
-    if value >= 1 or value == 0:
-        return f"{value:,.2f}".replace(",", "\u202f")
-    return np.format_float_positional(value, precision=2, fractional=False, trim="-")

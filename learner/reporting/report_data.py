@@ -93,10 +93,9 @@ def load(run_dir: Path) -> RunData:
             config=OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml")),
             about=_json(run_dir / "about.json"),
             status=status.of(run_dir),
-            results=_json(run_dir / "evaluation.json") or {"tasks": [], "splits": {}},
+            results=results(run_dir),
             agents=_json(run_dir / "evaluation/evaluation.json"),
-            finetuning=_lines(run_dir / "finetune.jsonl"),
-            kept_back=_json(run_dir / "finetune.json") or {},
+            **dict(zip(("finetuning", "kept_back"), finetuning(run_dir), strict=True)),
             rows=journal.read(run_dir),
             moves=list(transitions.read(run_dir, COLUMNS, COUNTED)),
             expert=_expert(run_dir / "trajectories.parquet"),
@@ -105,6 +104,16 @@ def load(run_dir: Path) -> RunData:
         raise ReportError(f"{file} is damaged: {error}") from error
     except ValueError as error:
         raise ReportError(str(error)) from error
+
+
+def results(run_dir: Path) -> dict[str, Any]:
+    """The content of `evaluation.json`. Raises ValueError where it is damaged."""
+    return _json(run_dir / "evaluation.json") or {"tasks": [], "splits": {}}
+
+
+def finetuning(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """As `RunData.finetuning` and `RunData.kept_back`. Raises ValueError where a file is damaged."""
+    return _lines(run_dir / "finetune.jsonl"), _json(run_dir / "finetune.json") or {}
 
 
 def _json(file: Path) -> Any:
@@ -116,7 +125,8 @@ def _json(file: Path) -> Any:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be in the middle of writing
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 

@@ -83,7 +83,7 @@ class Progress:
         """Begin a stage of `total` steps (0: unknown), `done` of which an earlier process did; ends the one before."""
         self._end_stage()
         stage = Stage(name, started=time.time(), total=total, first=done, done=done)
-        self._set(stages=(*self._status.stages, stage), figures={}, tokens_per_s=None)
+        self._set(stages=(*self._status.stages, stage), figures={}, tokens_per_s=None, doing="")
         self._line()
 
     def advance(self, n: int = 1, total: int | None = None, **fields: Any) -> None:
@@ -110,6 +110,10 @@ class Progress:
             rewards=(*self._status.rewards, reward) if reward is not None else self._status.rewards,
             figures={**self._status.figures, **numbers},
         )
+
+    def doing(self, what: str) -> None:
+        """Say what the learner does from now on."""
+        self._set(doing=what, doing_since=time.time())
 
     def say(self, text: str) -> None:
         """Tell the user something that stays in the log."""

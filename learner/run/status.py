@@ -97,6 +97,11 @@ class Status:
     actors_total: int = 0
     experiments: int = 0
     """Experiments in flight."""
+    queued: int = 0
+    """Actions that wait for a place in a sandbox."""
+    doing: str = ""
+    """What the learner does in the stage reinforce, such as `trains`."""
+    doing_since: float = 0.0
     tokens_per_s: float | None = None
     staleness_max: int | None = None
     waited_for: dict[str, float] = field(default_factory=dict)
@@ -156,11 +161,11 @@ def end(error: BaseException | None) -> tuple[State, str]:
 def line(status: Status, now: float, learner_step: bool = False) -> str:
     """One line for a log: stage, steps, figures and, for the line of a learner step, what it trained on."""
     stage = status.stages[-1]
-    parts = [f"{stage.name} {_count(stage)}".rstrip()]
+    parts = [f"{stage.name} {count(stage)}".rstrip()]
     if learner_step and status.rewards:
         parts += [f"reward {status.rewards[-1]:.3f}", f"valid {status.valid_rate or 0:.0%}"]
         parts += [", ".join(f"{count} {name}" for name, count in _present(status))]
-    parts += [*_figures(status), _waiting(status)]
+    parts += [*known_figures(status), waiting(status)]
     if (left := seconds_left(stage, now)) is not None:
         parts.append(f"{duration(left)} left")
     return f"[{duration(now - status.started)}] " + " · ".join(part for part in parts if part)
@@ -215,11 +220,12 @@ def _present(status: Status) -> list[tuple[str, int]]:
     return [(name.replace("_", " "), count) for name, count in status.outcomes.items() if count]
 
 
-def _count(stage: Stage) -> str:
+def count(stage: Stage) -> str:
+    """Steps that are done, of all where these are known."""
     return f"{stage.done}/{stage.total}" if stage.total else str(stage.done or "")
 
 
-def _figures(status: Status) -> list[str]:
+def known_figures(status: Status) -> list[str]:
     """The learner's figures that are known."""
     known = {
         "loss {:.4g}": status.figures.get("loss"),
@@ -230,7 +236,8 @@ def _figures(status: Status) -> list[str]:
     return [text.format(value) for text, value in known.items() if value is not None]
 
 
-def _waiting(status: Status) -> str:
+def waiting(status: Status) -> str:
+    """What the last learner step waited for, in words."""
     figures = status.figures
     if not figures.get("wait_seconds"):
         return ""
@@ -247,7 +254,7 @@ def _stages(status: Status, now: float) -> Table:
     for stage in status.stages:
         if stage.ended is not None:
             took = duration(stage.ended - stage.started)
-            grid.add_row(Text("✓", "green"), Text(stage.name), Text(_count(stage)), Text(), Text(took, "dim"))
+            grid.add_row(Text("✓", "green"), Text(stage.name), Text(count(stage)), Text(), Text(took, "dim"))
             continue
         left = seconds_left(stage, now)
         bar = ProgressBar(
@@ -259,7 +266,7 @@ def _stages(status: Status, now: float) -> Table:
             pulse_style="cyan",
         )
         when = f"{duration(left)} left" if left is not None else duration(now - stage.started)
-        grid.add_row(Text("●", "cyan"), Text(stage.name, "bold"), Text(_count(stage)), bar, Text(when, "cyan"))
+        grid.add_row(Text("●", "cyan"), Text(stage.name, "bold"), Text(count(stage)), bar, Text(when, "cyan"))
     return grid
 
 
@@ -286,8 +293,8 @@ def _numbers(status: Status) -> Table:
         lost = status.actors_alive < status.actors_total
         up = (f"{status.actors_alive}/{status.actors_total} up", "bold red" if lost else "")
         grid.add_row("actors", Text.assemble(up, f" · experiments in flight: {status.experiments}"))
-    if figures := _figures(status):
+    if figures := known_figures(status):
         grid.add_row("learner", " · ".join(figures))
-    if waiting := _waiting(status):
-        grid.add_row("", waiting)
+    if waited := waiting(status):
+        grid.add_row("", waited)
     return grid

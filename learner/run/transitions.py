@@ -72,12 +72,12 @@ lack these three and `best_before`.
 def write(run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], report: StepReport) -> Path:
     """Write the groups that learner step `step` trained on, with what it reports of each; return the file."""
     figures = {"advantage": report.advantages, "ratio": report.ratios, "loss": report.losses}
-    return _write(_file(run_dir, step), [_row(one, step, figures) for group in groups for one in group])
+    return _write(path(run_dir, step), [_row(one, step, figures) for group in groups for one in group])
 
 
 def write_attempts(run_dir: Path, stage: str, attempts: Sequence[Transition]) -> Path:
     """Write what an evaluation tried; nothing was trained on it."""
-    return _write(_file(run_dir, stage), [_row(one, None, {}) for one in attempts])
+    return _write(path(run_dir, stage), [_row(one, None, {}) for one in attempts])
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -88,6 +88,12 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return file
 
 
+def parts(run_dir: Path) -> set[int | str]:
+    """The learner steps and the evaluations' stages that there is a file of."""
+    names = [file.stem for file in Path(run_dir).glob("transitions/*.parquet")]
+    return {int(name[5:]) if name.startswith("part-") else name for name in names}
+
+
 def read(run_dir: Path, columns: Sequence[str] | None = None, counted: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Every row in order of learner steps, as plain Python values; only `columns` where given.
 
@@ -96,15 +102,16 @@ def read(run_dir: Path, columns: Sequence[str] | None = None, counted: Sequence[
     Raises:
         ValueError: a file is damaged; the message names it.
     """
-    for file in sorted(Path(run_dir).glob("transitions/part-*.parquet")):
-        yield from _read(file, columns, counted).to_pylist(maps_as_pydicts="strict")
+    for step in sorted(part for part in parts(run_dir) if isinstance(part, int)):
+        yield from read_part(run_dir, step, columns, counted)
 
 
-def read_attempts(
-    run_dir: Path, stage: str, columns: Sequence[str] | None = None, counted: Sequence[str] = ()
+def read_part(
+    run_dir: Path, part: int | str, columns: Sequence[str] | None = None, counted: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """As `read`, of what an evaluation tried; nothing where it is not kept. Raises ValueError as that."""
-    file = _file(run_dir, stage)
+    """As `read`, of a learner step or of what an evaluation tried; nothing where it is not kept. Raises ValueError as
+    that."""
+    file = path(run_dir, part)
     return _read(file, columns, counted).to_pylist(maps_as_pydicts="strict") if file.exists() else []
 
 
@@ -114,7 +121,7 @@ def prompts(run_dir: Path, part: int | str) -> dict[str, list[int]]:
     Raises:
         ValueError: the file is damaged; the message names it.
     """
-    table = _read(_file(run_dir, part), ["group_id", "prompt_ids"], ())
+    table = _read(path(run_dir, part), ["group_id", "prompt_ids"], ())
     groups = table["group_id"].to_pylist()
     first: dict[str, int] = {}
     for place, group in enumerate(groups):
@@ -135,12 +142,12 @@ def _read(file: Path, columns: Sequence[str] | None, counted: Sequence[str]) -> 
 def truncate_after(run_dir: Path, step: int) -> None:
     """Delete the files of steps after `step`: the run continues from a checkpoint of that step."""
     for file in Path(run_dir).glob("transitions/part-*.parquet"):
-        if file > _file(run_dir, step):
+        if file > path(run_dir, step):
             file.unlink()
 
 
-def _file(run_dir: Path, part: int | str) -> Path:
-    """Of a learner step, or of an evaluation's stage."""
+def path(run_dir: Path, part: int | str) -> Path:
+    """The file of a learner step, or of an evaluation's stage."""
     name = part if isinstance(part, str) else f"part-{part:05d}"
     return Path(run_dir) / "transitions" / f"{name}.parquet"
 

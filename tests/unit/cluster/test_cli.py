@@ -22,6 +22,7 @@ SAID = {
     "solve": "--approve",
     "doctor": "--json",
     "report": "RUN [RUN ...]",
+    "watch": "a page that follows a run",
     "rescore": "without running anything",
     "clean": "cannot be resumed any more",
     "tasks": "write a task to start from",

@@ -338,6 +338,8 @@ def test_what_has_become_of_a_run_is_told_truly(run, tmp_path, monkeypatch, hand
     assert told.result == result and told.reason.startswith(reason) and bool(told.reason) == bool(reason)
     assert all(stage.ended for stage in told.stages)
     assert report_data.load(tmp_path / "smoke").status == told
+    page = tmp_path / "smoke/report.html"
+    assert page.exists() == (at == "train") and (not page.exists() or f'badge {result}"' in page.read_text())
 
 
 def test_what_a_checkpoint_needs_is_kept_though_it_has_left_the_pool(run, tmp_path, monkeypatch):

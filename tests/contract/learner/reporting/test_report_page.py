@@ -13,6 +13,7 @@ import pytest
 from learner.reporting.report import write_report
 from learner.run import transitions
 from tests.unit.fake_run import make
+from tests.unit.learner.reporting.test_live import served
 from tests.unit.learner.reporting.test_report import HOSTILE, Page, make_hostile
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -20,14 +21,15 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the r
 
 
 def opened(file: Path, **address: object) -> tuple[Page, float]:
-    """The page as it stands after its script has run, and the seconds that took, the browser's start included.
+    """As `followed`; address: what stands behind the `#`."""
+    return followed(f"file://{file}#{urlencode(address)}", file.parent)
 
-    address: what stands behind the `#`.
-    """
+
+def followed(address: str, folder: Path) -> tuple[Page, float]:
+    """The page as it stands after its script has run, and the seconds that took, the browser's start included."""
     command = [
         BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=10000",
-        f"--user-data-dir={file.parent / 'profile'}", "--dump-dom",
-        f"file://{file}#{urlencode(address)}",
+        f"--user-data-dir={folder / 'profile'}", "--dump-dom", address,
     ]  # fmt: skip
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -71,13 +73,26 @@ def test_hostile_text_does_not_run(tmp_path):
 def test_an_address_tells_a_search_and_filters_and_attempts_of_evaluations_are_found(tmp_path):
     run_dir = make(tmp_path / "run", steps=3)
     file = write_report(run_dir)
-    tried = [row for row in transitions.read_attempts(run_dir, "base") if row["outcome"] == "invalid"]
+    tried = [row for row in transitions.read_part(run_dir, "base") if row["outcome"] == "invalid"]
     page, _ = opened(file, step="base", outcome="invalid", q="USE a Forest")
     assert f"1–{min(50, len(tried))} of {len(tried)}" in page.text and "breast_cancer (" in page.text
     assert "use a forest" in tried[0]["text"] and shown(page, "t") == min(50, len(tried))
     assert "none" in opened(file, q="no log has this", task="wine")[0].text
-    page, _ = opened(file, id=f"rl/{transitions.read_attempts(run_dir, 'rl')[0]['id']}", task="digits")
+    page, _ = opened(file, id=f"rl/{transitions.read_part(run_dir, 'rl')[0]['id']}", task="digits")
     assert len([a for a in page.of("details", "t") if "open" in a]) == 1
+
+
+def test_the_page_that_follows_a_run_unpacks_what_was_tried_and_asks_for_a_token(tmp_path):
+    run_dir = make_hostile(make(tmp_path / "run", steps=2))
+    with served(run_dir) as server:
+        page, _ = followed(server.address + "&task=iris&step=2", tmp_path)
+        assert page.title == "run: done" and "of 16" in page.text and shown(page, "t") == 15
+        assert len(page.of("img")) == 4 and all(a["src"].startswith("blob:") for a in page.of("img")), "plots alone"
+        page, _ = followed(f"{server.address}&{urlencode({'id': 'base/iris/0'})}", tmp_path)
+        assert len([a for a in page.of("details", "t") if "open" in a]) == 1
+        assert "You improve a machine-learning script" in page.text
+        page, _ = followed(server.address.partition("#")[0], tmp_path)
+        assert "needs the token" in page.text and not shown(page, "t")
 
 
 @pytest.mark.parametrize("width", [800, 390])

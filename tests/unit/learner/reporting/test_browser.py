@@ -24,7 +24,7 @@ def test_each_transition_is_joined_with_all_that_is_known_of_it(run):
     packed, blocks = browser.build(run, [1, 2, 3])
     index = unpack(packed)
     details = {step: unpack(block) for step, block in blocks.items()}
-    tried = {stage: transitions.read_attempts(run.dir, stage) for stage in ("base", "sft", "rl")}
+    tried = {stage: transitions.read_part(run.dir, stage) for stage in ("base", "sft", "rl")}
     for stage, rows in tried.items():
         for row in rows:
             row |= {"step": stage, "id": f"{stage}/{row['id']}"}

@@ -11,13 +11,14 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from envs.records import Withheld
 from learner.evaluation import scoreboard
 from learner.figures.action_text import diff, visible
 from learner.report import main
-from learner.reporting import charts
+from learner.reporting import browser, charts
 from learner.reporting.report import write_comparison, write_report
 from learner.run import transitions
 from tests.unit.fake_run import make, report_of, transition
@@ -176,7 +177,17 @@ def test_other_agents_are_shown_where_they_were_evaluated(finished, tmp_path):
     (run_dir / "evaluation/evaluation.json").write_text(
         json.dumps({**result, "settings": {"attempts": 1, "steps": 15}})
     )
+    lines = [msgspec.json.encode(dataclasses.replace(one, agent=name)) for name in attempts for one in attempts[name]]
+    (run_dir / "evaluation/attempts.jsonl").write_bytes(b"\n".join([*lines, b'{"agent": "cut']))
     shown = page(run_dir)
+    assert [a["data-step"] for a in shown.of("script") if "data-step" in a][-2:] == [
+        f"agent {visible(HOSTILE)}",
+        "agent expert",
+    ]
+    assert "#step=agent+expert" in [a["href"] for a in shown.of("a")], "a name leads to its attempts"
+    (row,) = browser.read(run_dir, "agent expert")
+    assert (row["score_after"], row["test_score"], row["task_id"], row["step"]) == (0.6, 0.55, "wine", "agent expert")
+    assert browser.block(run_dir, "agent expert", [row], None)["rows"][0]["tokens"] == [row["prompt_ids"], 120]
     text = " ".join(shown.text.split())
     assert "of at most 15 actions, 1 on each task" in text and "Single steps" not in text
     on_test = "+10.0% +10.0% … +10.0% +10.0%"  # and the optimism
