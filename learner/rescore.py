@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.errors import FAILURES
-from learner.algorithm.best_of import Best
+from learner.algorithm.algorithms import aim
 from learner.config.load import ConfigError, load
 from learner.config.schema import Config
 from learner.reporting.rescoring import Changes, Rescored, RescoreError, changes, rescored
@@ -77,8 +78,8 @@ def compared(run_dir: Path, settings: Sequence[str]) -> dict[str, Any]:
     own = [f"reward.{name}={of_run(f'reward.{name}')}" for name in unset.reward]
     before, after = load(own), load([*own, *settings])
     steps = of_run("rl.episode_steps")
-    how = of_run("rl.algorithm"), Best(of_run("rl.best_of")) if of_run("rl.objective") == "best_of" else None, steps
-    how = *how, of_run("rl.discount")
+    rl = SimpleNamespace(**{name: of_run(f"rl.{name}") for name in unset.rl})
+    how = rl.algorithm, aim(rl), steps, rl.discount
     others = rescored(run_dir, Terms.of(after.reward), steps, of_run("model.response"))
     before_it = rescored(run_dir, Terms.of(before.reward), steps, of_run("model.response"))
     unlike = sum(one.before != one.after for one in before_it)

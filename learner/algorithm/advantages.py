@@ -13,6 +13,7 @@ import numpy as np
 
 from learner.algorithm.algorithms import advantages_of, named, varied
 from learner.algorithm.best_of import Best
+from learner.algorithm.entropic import Entropic
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def advantages(
     rewards: Sequence[float],
     groups: Sequence[int],
     valid: Sequence[bool],
-    best: Best | None = None,
+    best: Best | Entropic | None = None,
     samples: Sequence[str] = (),
 ) -> Advantages:
     """Advantages of responses by the algorithm of that name or import path (learner.algorithm.algorithms).

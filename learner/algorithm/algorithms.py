@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from envs.sockets import SocketError, imported, tried
-from learner.algorithm import best_of
+from learner.algorithm import best_of, entropic
 from learner.algorithm.best_of import Best
+from learner.algorithm.entropic import Entropic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,8 @@ class Algorithm:
     loss: Loss | None = None
     """None: `policy_loss`."""
     scaled: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-    """(Unbiased advantages under another objective than the mean, rewards; both as of `advantages`) → those to train
-    with. None: it cannot go with `rl.objective=best_of`."""
+    """(Advantages of rloo's scale under another objective than the mean, rewards; both as of `advantages`) → those to
+    train with. None: it cannot go with `rl.objective=best_of` or `entropic`."""
 
 
 def normalised(rewards: np.ndarray) -> np.ndarray:
@@ -116,7 +117,16 @@ def named(algorithm: str) -> Algorithm:
     return outside
 
 
-def advantages_of(algorithm: str, rewards: np.ndarray, best: Best | None = None) -> np.ndarray:
+def aim(rl: Any, step: int | None = None) -> Best | Entropic | None:
+    """What learner step `step` maximises, if not the mean; rl: that section of the configuration; None: at last."""
+    if rl.objective == "entropic":
+        return Entropic(rl.entropic_beta, rl.entropic_kl)
+    if rl.objective == "best_of":
+        return Best(rl.best_of) if step is None else best_of.annealed(rl.best_of, step, rl.best_of_steps)
+    return None
+
+
+def advantages_of(algorithm: str, rewards: np.ndarray, best: Best | Entropic | None = None) -> np.ndarray:
     """Advantages of one group, float64 [n], under the mean or another objective. Raises SocketError where they are
     none."""
     values = np.asarray(_under(best, named(algorithm), rewards.copy()))
@@ -128,19 +138,23 @@ def advantages_of(algorithm: str, rewards: np.ndarray, best: Best | None = None)
     return values.astype(np.float64)
 
 
-def _under(best: Best | None, algorithm: Algorithm, rewards: np.ndarray) -> np.ndarray:
+def _under(best: Best | Entropic | None, algorithm: Algorithm, rewards: np.ndarray) -> np.ndarray:
     if best is None:
         return algorithm.advantages(rewards)
     assert algorithm.scaled is not None, "it is refused with the configuration"
-    return algorithm.scaled(best_of.advantages(rewards, best), rewards) if varied(rewards) else np.zeros_like(rewards)
+    if not varied(rewards):
+        return np.zeros_like(rewards)
+    of = best_of.advantages(rewards, best) if isinstance(best, Best) else entropic.advantages(rewards, best)
+    return algorithm.scaled(of, rewards)
 
 
-def check(algorithm: str, best: Best | None = None) -> None:
+def check(algorithm: str, best: Best | Entropic | None = None) -> None:
     """Try an algorithm on samples, under an objective. Raises SocketError where it cannot be used."""
     chosen = named(algorithm)
     if best and chosen.scaled is None:
         raise SocketError(
-            f"{KEY}={algorithm} cannot go with rl.objective=best_of: it does not say how advantages are `scaled`"
+            f"{KEY}={algorithm} cannot go with rl.objective={'best_of' if isinstance(best, Best) else 'entropic'}: it "
+            "does not say how advantages are `scaled`"
         )
     with tried(f"{KEY}={algorithm}"):
         for rewards in ([0.0, 1.0, 0.5], [0.5, 0.5], [-1.0]):

@@ -18,8 +18,8 @@ import numpy as np
 from envs.records import Transition
 from learner.algorithm import batching
 from learner.algorithm.advantages import advantages, token_weights
+from learner.algorithm.algorithms import aim
 from learner.algorithm.batching import Group, Row
-from learner.algorithm.best_of import annealed
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def build(
     number = [index for index, group in enumerate(groups) for _ in group]
     valid = [not transition.masked for transition in members]
     lengths = [len(t.response_ids) for t in members]
-    best = annealed(rl.best_of, step, rl.best_of_steps) if rl.objective == "best_of" else None
+    best = aim(rl, step)
     samples = [t.id.rpartition("/")[0] for t in members] if rl.episode_steps > 1 else ()
     worth = advantages(rl.algorithm, [t.worth for t in members], number, valid, best, samples)
     part = np.repeat(_parts(len(groups), rl.minibatches), [len(group) for group in groups])

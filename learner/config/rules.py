@@ -65,8 +65,13 @@ def impossible(cfg: Config) -> str | None:
         return f"rl.actions={rl.actions} must be at least 2: {rl.algorithm} compares the rewards of a group"
     if rl.objective == "best_of" and rl.best_of >= rl.actions:
         return f"rl.best_of={rl.best_of} must be below rl.actions={rl.actions}: the best of k is estimated from more"
-    if rl.objective == "best_of" and rl.algorithm == "ppo":
-        return "rl.objective=best_of compares the rewards of a group: rl.algorithm=ppo does not, take grpo or rloo"
+    if rl.objective in ("best_of", "entropic") and rl.algorithm == "ppo":
+        return f"rl.objective={rl.objective} compares the rewards of a group: rl.algorithm=ppo does not, take rloo"
+    if rl.objective == "entropic" and not rl.entropic_beta and rl.algorithm == "grpo":
+        return (
+            "rl.objective=entropic with rl.entropic_beta=0 gives advantages that know no scale of rewards, which "
+            "rl.algorithm=grpo would divide by: take centred or rloo, or set rl.entropic_beta"
+        )
     if rl.discount and rl.episode_steps > 1:
         return f"rl.discount={rl.discount} is of single steps: rl.episode_steps={rl.episode_steps} must be 1"
     if rl.curriculum and len({"@" in name for name in tasks.held_in}) < 2:

@@ -257,14 +257,23 @@ class RlConfig:
     )
     objective: str = key(
         "mean",
-        "What is maximised: the expected reward of a sample, or of the best of several.",
-        ["mean", "best_of"],
+        "What is maximised: the expected reward of a sample, or of the best of several, or what weighs high rewards "
+        "more (entropic).",
+        ["mean", "best_of", "entropic"],
     )
     best_of: int = key(4, "best_of: how many samples the best is of; below rl.actions.", positive=True)
     best_of_steps: int = key(0, "best_of: learner steps over which the objective goes there from the mean; 0: at once.")
+    entropic_beta: float = key(
+        0.0, "entropic: factor on rewards in the exponent, near 0: the mean; 0: as entropic_kl has it, in each group."
+    )
+    entropic_kl: float = key(
+        0.693, "entropic: nats by which the weights of a group may differ from equal ones, at entropic_beta=0.",
+        positive=True,
+    )  # fmt: skip
     refill: int = key(
         0,
-        "Groups whose rewards are all alike are replaced by others: so many times rl.states of a learner step at most.",
+        "Groups that teach nothing new are replaced by others, since all earned alike or all was tried and trained on "
+        "from their state before: so many times rl.states of a learner step at most.",
     )
     episode_steps: int = key(
         1,

@@ -28,10 +28,9 @@ def refused(cfg: Config) -> str | None:
 
                 reward.check(reward.Terms.of(cfg.reward))
             elif key == "rl.algorithm":
-                from learner.algorithm import algorithms, best_of
+                from learner.algorithm import algorithms
 
-                rl = cfg.rl
-                algorithms.check(value, best_of.Best(rl.best_of) if rl.objective == "best_of" else None)
+                algorithms.check(value, algorithms.aim(cfg.rl))
             else:
                 from envs.benchmarks import sources
 

@@ -20,6 +20,7 @@ from envs.records import Durations, Origin, Outcome, StepResult, Task
 from learner.algorithm.advantages import advantages
 from learner.algorithm.algorithms import named
 from learner.algorithm.best_of import Best
+from learner.algorithm.entropic import Entropic
 from learner.run import task_figures, transitions
 from learner.run.task_figures import TaskFigures
 from reward import Terms, reward, shared
@@ -111,7 +112,11 @@ def rescored(run_dir: Path, terms: Terms, episode_steps: int, longest: int) -> l
 
 
 def changes(
-    those: Sequence[Rescored], algorithm: str, best: Best | None = None, episode_steps: int = 1, discount: float = 0.0
+    those: Sequence[Rescored],
+    algorithm: str,
+    best: Best | Entropic | None = None,
+    episode_steps: int = 1,
+    discount: float = 0.0,
 ) -> Changes:
     """algorithm, episode_steps, discount: those of the run's `rl`; best: its objective, if not the mean."""
     groups = [list(group) for _, group in itertools.groupby(those, key=lambda one: (one.step, one.group))]
@@ -131,7 +136,7 @@ def _reordered(group: Sequence[Rescored]) -> int:
     return int((orders[0] != orders[1]).any(axis=1).sum())
 
 
-def _turned(group: Sequence[Rescored], algorithm: str, best: Best | None, episode_steps: int) -> int:
+def _turned(group: Sequence[Rescored], algorithm: str, best: Best | Entropic | None, episode_steps: int) -> int:
     samples = [one.id.rpartition("/")[0] for one in group] if episode_steps > 1 else ()
     one_group, all_valid = [0] * len(group), [True] * len(group)
     before, after = (

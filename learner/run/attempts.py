@@ -14,7 +14,7 @@ from pathlib import Path
 
 from envs.records import Transition
 from learner.config.schema import Config
-from learner.stream.stream import StreamError, unpack
+from learner.stream.packed import StreamError, unpack
 
 
 class Attempts:

@@ -57,7 +57,8 @@ def step_metrics(
     (of invalid actions: `envs.records.Fault`) and `findings` count all, `suspicious` those with any finding
     (`envs.records.Finding`). Staleness of a transition is `version` minus the version of its oldest token, its age the
     seconds since it was complete. The `*_seconds` of a part are means per transition, `experiment_seconds` is a sum.
-    `equal_share` is that of groups whose rewards do not differ, replaced ones (`rl.refill`) included.
+    `equal_share` is that of groups whose rewards do not differ, replaced ones (`rl.refill`) included; `repeated_share`,
+    which the stream counts, of those that tried nothing that had not been trained on from their state before.
     `tokens_per_s` counts response tokens, `batch_tokens` also each group's prompt, once.
     """
     members = [transition for group in groups for transition in group]

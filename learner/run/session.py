@@ -15,12 +15,14 @@ from ray.exceptions import GetTimeoutError
 from actors.pool import ActorError, ActorPool
 from actors.runtime.remote import DEATHS, place
 from envs.records import Transition
+from learner.algorithm.algorithms import named
 from learner.config.schema import Config
 from learner.run.progress import Progress
 from learner.run.watch import Watch
+from learner.stream.packed import StreamError, unpack
 from learner.stream.scaling import Scaler
 from learner.stream.states import StatePool, what_was_seen
-from learner.stream.stream import Account, Cursor, Stream, StreamError, states_of, unpack
+from learner.stream.stream import Account, Cursor, Stream, states_of
 
 
 class Session:
@@ -38,8 +40,8 @@ class Session:
         rl, run, self._place = cfg.rl, cfg.run, place(cfg.run.mode)
         options = {"name": f"{run.name}/stream", "num_cpus": 0, "max_concurrency": 1000, **self._place.here()}
         batch = rl.steps, rl.states, rl.actions, rl.max_staleness
-        refill = 0 if rl.algorithm == "ppo" else rl.refill * rl.states  # whose groups teach however alike they are
-        self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, cursor, refill)
+        refill = 0 if named(rl.algorithm).value_head else rl.refill * rl.states  # groups teach, however alike they are
+        self._stream = self._place.spawn(Stream, options, pool, run.seed, *batch, cursor, refill, rl.discount)
         self._scaler = Scaler(cfg, actors, progress.say)
         actors.collect(self._stream)
 
@@ -53,6 +55,7 @@ class Session:
             StreamError: a group cannot be finished, or the stream has ended.
         """
         self._began, asked_at = time.monotonic(), time.time()
+        self._progress.doing("waits for groups")
         groups = self._with_future(unpack(self._filled(meanwhile)))
         self.waited = asked_at, asked_at + time.monotonic() - self._began
         return groups
@@ -98,7 +101,9 @@ class Session:
         while not self._place.wait([batch], timeout=1.0)[0]:
             meanwhile()
             self._look_after_actors()
-            self._watch.stream(dataclasses.asdict(self._ask("account")))
+            account = dataclasses.asdict(self._ask("account"))
+            self._progress.update(**{f"stream_{name}": value for name, value in account.items()})
+            self._watch.stream(account)
             if self._actors.idle_seconds > deadline:
                 raise ActorError(
                     f"no batch is complete, and no actor has done anything for {deadline:.0f} s (actors.deadline)"

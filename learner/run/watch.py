@@ -10,7 +10,8 @@ from actors.runtime.metrics import Metrics
 PHASES = ("queue", "generate", "restore", "execute", "grade", "wait", "train", "publish")
 """Of a step, as the journal has them in `<phase>_seconds`; up to `grade` they are means per transition."""
 TRAINING = (
-    "loss", "value_loss", "grad_norm", "entropy", "kl", "ratio_mean", "clip_fraction", "equal_share", "tokens_per_s",
+    "loss", "value_loss", "grad_norm", "entropy", "kl", "ratio_mean", "clip_fraction", "equal_share", "repeated_share",
+    "tokens_per_s",
 )  # fmt: skip
 PLAIN = {
     "mlagent_step": "step", "mlagent_reward_mean": "reward_mean", "mlagent_valid_ratio": "valid_rate",

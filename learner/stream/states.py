@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from envs.errors import UserError
-from envs.records import Reached, State, Transition
+from envs.records import Reached, State, Told, Transition
+from learner.algorithm.algorithms import varied
 from learner.stream.values import Known, Values
 
 FLOOR = 0.1
@@ -26,6 +27,8 @@ MEMORY = 0.5
 """Share of the old estimate that stays when a state's rewards are seen again."""
 OWN_SHARE = 0.5
 """`balanced`: share of a task's draws that are of states which the policy reached, once there are any."""
+REMEMBERED = 200
+"""Different things tried from a state that are remembered, the newest."""
 OWN_STATES = 50
 """Most of a task, unless told otherwise."""
 
@@ -44,6 +47,8 @@ class Experience:
     """States of the pool that the policy reached, the oldest first."""
     values: dict[str, list[Known]] = field(default_factory=dict)
     """By task: what is earned from scripts on (`Values`)."""
+    tried: dict[str, list[str]] = field(default_factory=dict)
+    """By id of a state of the pool: what was tried from it and trained on (`Transition.tried`), the oldest first."""
 
 
 class StatePool:
@@ -109,14 +114,19 @@ class StatePool:
         return [FLOOR + (1 - FLOOR) * spread.get(state.id, largest) / largest for state in states]
 
     def learn(
-        self, spreads: Mapping[str, float], found: Iterable[State] = (), earned: Mapping[str, float] | None = None
-    ) -> None:
-        """Take in what a learner step saw: the deviation of rewards by state id, new good states, and the mean reward
-        and future by state id.
+        self,
+        spreads: Mapping[str, float],
+        found: Iterable[State] = (),
+        earned: Mapping[str, float] | None = None,
+        tried: Iterable[tuple[str, frozenset[str]]] = (),
+    ) -> int:
+        """Take in what a learner step saw: the deviation of rewards by state id, new good states, the mean reward and
+        future by state id, and (state id, what was tried) of each group; returns how many groups tried nothing new.
 
         A script that the pool has joins it no more. Where a task has too many states that the policy reached, those
         whose rewards vary least leave, and of equals the oldest: one that was not tried yet counts as in `progress`.
         """
+        repeated = sum(self._remember(*one) for one in tried)
         known = self._experience.spread
         for name in spreads.keys() & self._by_id.keys():
             known[name] = MEMORY * known[name] + (1 - MEMORY) * spreads[name] if name in known else spreads[name]
@@ -136,7 +146,28 @@ class StatePool:
             self._experience.added = [state for state in self._experience.added if state.id not in gone]
             for name in gone:
                 known.pop(name, None)
+                self._experience.tried.pop(name, None)
             self._index()
+        return repeated
+
+    def _remember(self, name: str, tried: frozenset[str]) -> bool:
+        """Whether all that a group tried had been tried from its state before."""
+        if name not in self._by_id:
+            return False
+        before = self._experience.tried.setdefault(name, [])
+        repeated = tried <= set(before)
+        before[:] = [*(one for one in before if one not in tried), *sorted(tried)][-REMEMBERED:]
+        return repeated
+
+    def teaches(self, state: State, told: Sequence[Told], discount: float) -> bool:
+        """Whether a group that was tried from a state has something to learn from that is new: what its actions are
+        worth, with what is earned from where they led on (`rl.discount`), differs, and not all of them were trained on
+        from there before."""
+        futures = self.values((state.task_id, one.reached) for one in told) if discount else [0.0] * len(told)
+        worth = np.array([one.reward + discount * future for one, future in zip(told, futures, strict=True)])
+        if not len(worth) or not varied(worth):
+            return False
+        return not {one.tried for one in told} <= set(self._experience.tried.get(state.id, ()))
 
     def _too_many(self, own: Sequence[State]) -> list[State]:
         weights = dict(zip((state.id for state in own), self._weights(own), strict=True))
@@ -145,7 +176,8 @@ class StatePool:
     def experience(self) -> Experience:
         """As it is now."""
         values = {task_id: list(known) for task_id, known in self._experience.values.items()}
-        return Experience(dict(self._experience.spread), list(self._experience.added), values)
+        tried = {name: list(of) for name, of in self._experience.tried.items()}
+        return Experience(dict(self._experience.spread), list(self._experience.added), values, tried)
 
     def values(self, reached: Iterable[tuple[str, Reached | None]]) -> list[float]:
         """What is earned from each on, which is of the task named beside it."""
@@ -196,11 +228,12 @@ class StatePool:
 
 def what_was_seen(
     groups: Sequence[Sequence[Transition]],
-) -> tuple[dict[str, float], list[State], dict[str, float]]:
+) -> tuple[dict[str, float], list[State], dict[str, float], list[tuple[str, frozenset[str]]]]:
     """For `StatePool.learn`: by state id the deviation of what actions were worth, the good states that a learner step
-    reached, and by state id the mean of that worth."""
+    reached, by state id the mean of that worth, and what each group tried."""
     counted = [group for group in ([t for t in group if not t.masked] for group in groups) if group]
     worth = {group[0].state_id: [t.worth for t in group] for group in counted}
     spreads = {name: float(np.std(of)) for name, of in worth.items()}
     found = [t.successor for group in counted for t in group if t.successor]
-    return spreads, found, {name: float(np.mean(of)) for name, of in worth.items()}
+    tried = [(group[0].state_id, frozenset(t.tried for t in group)) for group in counted]
+    return spreads, found, {name: float(np.mean(of)) for name, of in worth.items()}, tried

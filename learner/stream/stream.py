@@ -15,8 +15,9 @@ Invariants:
 * nobody waits for ever: when all that started has finished, its B oldest are taken, the k-th that remains was the
   (k + B)-th before, and so the second rule holds; no actor stands at admission while a group may start;
 * no group is started that the run would not train;
-* a group whose rewards are all alike takes no place in a batch, as long as no more than `refill` of a learner step are:
-  another is started for it, and it is delivered beside the next batch, of which there are B in any case;
+* a group that teaches nothing new (`StatePool.teaches`) takes no place in a batch, as long as no more than `refill` of
+  a learner step do: another is started for it, and it is delivered beside the next batch, of which there are B in any
+  case (and is trained there as far as it has a gradient: what is repeated is as true as before);
 * the transitions of a group pass through as the bytes that the actor made of them, and an event concerns only those
   whom it lets in, so that neither their size nor the number of actors costs time here.
 """
@@ -25,28 +26,16 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import io
 import pickle
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from envs import records
-from envs.errors import UserError
-from envs.records import Reached, State, Transition
+from envs.records import Reached, State, Told, Transition
+from learner.stream.packed import StreamError
 from learner.stream.states import Experience, StatePool
 
 MAX_TRIES = 3
-ARRAYS = {
-    ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy._core.numeric", "_frombuffer"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
-}  # fmt: skip
-"""What a pickle of arrays and their elements names."""
-
-
-class StreamError(UserError):
-    """A group that no actor could finish; the message carries the last actor's reason."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +108,8 @@ class Account:
     """Given back by an actor that failed or left, and not taken by another yet."""
     actors_waited: float
     """Seconds that actors stood at admission, in total."""
-
-
-def unpack(groups: Iterable[bytes]) -> list[list[Transition]]:
-    """The groups of a batch.
-
-    Raises:
-        StreamError: one holds something else than records.
-    """
-    return [_Records(io.BytesIO(group)).load() for group in groups]
+    repeated: int = 0
+    """Groups of the last learner step that tried nothing new."""
 
 
 def states_of(cursor: Cursor, pool: StatePool) -> dict[str, State]:
@@ -145,17 +127,6 @@ def states_of(cursor: Cursor, pool: StatePool) -> dict[str, State]:
                 "not of one run, so that it cannot be resumed"
             )
     return {name: state for name, state in states.items() if state}
-
-
-class _Records(pickle.Unpickler):
-    """Builds records and arrays and calls nothing else: groups that wait also come from a checkpoint, and so from
-    wherever that was copied from."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        of_records = module == records.__name__ and getattr(vars(records).get(name), "__module__", None) == module
-        if of_records or (module, name) in ARRAYS:
-            return super().find_class(module, name)
-        raise StreamError(f"a group of transitions names {module}.{name}, which is no record: it is damaged or forged")
 
 
 @dataclass(frozen=True)
@@ -180,8 +151,10 @@ class Stream:
         max_staleness: int,
         cursor: Cursor,
         refill: int = 0,
+        discount: float = 0.0,
     ):
-        """refill: groups of a learner step that may be replaced by others, as their rewards are all alike."""
+        """refill: groups of a learner step that may be replaced by others, as they teach nothing new; discount: of what
+        is earned from where an action led on."""
         self._pool, self._seed, self._actions = pool, seed, actions
         self._steps, self._batch, self._max_staleness = steps, states, max_staleness
         self._step, self._next, self._trained = cursor.step, cursor.next_index, cursor.trained
@@ -189,7 +162,8 @@ class Stream:
         self._in_flight: dict[str, Ticket] = {}
         self._ready: dict[int, tuple[Ticket, bytes]] = {}
         self._replaced: dict[int, tuple[Ticket, bytes]] = {}
-        self._refill, self._refilled = refill, 0
+        self._refill, self._refilled, self._discount = refill, 0, discount
+        self._repeated = 0
         self._again: collections.deque[Ticket] = collections.deque()
         self._take_up(cursor)
         self._gone: set[str] = set()
@@ -267,23 +241,30 @@ class Stream:
             self._answer(standing, None)
 
     async def put(
-        self, actor_id: str, group_id: str, transitions: Sequence[Transition] | bytes, differ: bool = True
+        self,
+        actor_id: str,
+        group_id: str,
+        transitions: Sequence[Transition] | bytes,
+        told: Sequence[Told] | None = None,
     ) -> None:
         """Deliver a finished group; ignored unless the actor holds it (it was called lost, and another has it).
 
-        differ: whether its rewards do.
+        told: by its members that are not masked; None: it takes a place in a batch whatever it tells.
         """
         if ticket := self._release(actor_id, group_id):
             packed = transitions if isinstance(transitions, bytes) else pickle.dumps(transitions)
-            replaced = not differ and self._refilled < self._refill
+            spare = told is not None and self._refilled < self._refill
+            replaced = spare and not self._pool.teaches(ticket.state, told, self._discount)
             self._refilled += replaced
             (self._replaced if replaced else self._ready)[ticket.index] = ticket, packed
             self._delivered.set()
             self._let_in()
 
-    async def exchange(self, actor_id: str, group_id: str, transitions: bytes, differ: bool = True) -> Ticket | None:
+    async def exchange(
+        self, actor_id: str, group_id: str, transitions: bytes, told: Sequence[Told] | None = None
+    ) -> Ticket | None:
         """`put` and `admit` in one call, which halves the messages."""
-        await self.put(actor_id, group_id, transitions, differ)
+        await self.put(actor_id, group_id, transitions, told)
         return await self.admit(actor_id)
 
     async def fail(self, actor_id: str, group_id: str, reason: str) -> None:
@@ -359,14 +340,15 @@ class Stream:
         spreads: Mapping[str, float] | None = None,
         found: Sequence[State] = (),
         earned: Mapping[str, float] | None = None,
+        tried: Iterable[tuple[str, frozenset[str]]] = (),
         saved: bool = False,
     ) -> Cursor:
         """All actors serve the weights of one more learner step; returns where a restart would go on.
 
-        spreads, found, earned: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is for a
-        checkpoint, and so carries the groups that are not trained and what the pool learned, which may be much.
+        spreads, found, earned, tried: what the step saw, for the state pool (`StatePool.learn`); saved: the cursor is
+        for a checkpoint, and so carries the groups that are not trained and what the pool learned, which may be much.
         """
-        self._pool.learn(spreads or {}, found, earned)
+        self._repeated = self._pool.learn(spreads or {}, found, earned, tried)
         self._step += 1
         self._training = self._refilled = 0
         cursor = await self.cursor() if saved else Cursor(self._step, self._next, self._trained)
@@ -396,7 +378,7 @@ class Stream:
         now = time.monotonic()
         waited = self._waited + sum(now - standing.since for standing in self._standing)
         parts = len(self._ready) + len(self._replaced), len(self._in_flight), len(self._again)
-        return Account(self._next, self._trained, *parts, waited)
+        return Account(self._next, self._trained, *parts, waited, self._repeated)
 
     async def close(self) -> None:
         """Admit nothing more; actors that ask are told to stop."""

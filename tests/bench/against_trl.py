@@ -41,8 +41,9 @@ from learner.config.defaults import settle
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import BUCKET_BYTES
+from learner.stream.packed import unpack
 from learner.stream.states import StatePool
-from learner.stream.stream import Cursor, Stream, unpack
+from learner.stream.stream import Cursor, Stream
 from reward import Reward
 
 TRL = ("trl==1.16.0", "transformers==5.19.0")

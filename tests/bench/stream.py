@@ -31,8 +31,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from envs.records import Outcome, State, StepInfo, Transition
+from learner.stream.packed import unpack
 from learner.stream.states import StatePool
-from learner.stream.stream import Cursor, Stream, unpack
+from learner.stream.stream import Cursor, Stream
 
 PROMPT, RESPONSE = 1372, 128
 STATES, STALENESS = 32, 8

@@ -30,8 +30,9 @@ from actors.actor import loops
 from envs.records import Durations, Outcome, State, StepInfo, Transition
 from learner.config.load import load
 from learner.figures.waiting import PARTS, in_words, waited_for
+from learner.stream.packed import unpack
 from learner.stream.states import StatePool
-from learner.stream.stream import Cursor, Stream, unpack
+from learner.stream.stream import Cursor, Stream
 from tests.virtual_time import VirtualTime
 
 TOKENS = 90, 0.3

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     ),
     "learner.figures": ("actors.policy", "envs.records"),
     "learner.model": ("learner.algorithm",),
-    "learner.stream": ("actors", "actors.runtime", "envs.records"),
+    "learner.stream": ("actors", "actors.runtime", "envs.records", "learner.algorithm"),
     "learner.ranks": (
         "actors", "actors.policy", "actors.runtime", "envs.cache", "envs.records", "learner.algorithm",
         "learner.config", "learner.model",

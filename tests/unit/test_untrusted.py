@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from envs.records import Outcome, State, StepInfo, Transition
-from learner.stream.stream import StreamError, unpack
+from learner.stream.packed import StreamError, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("actors", "cluster", "envs", "learner", "reward")

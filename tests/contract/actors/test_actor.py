@@ -29,8 +29,9 @@ from envs.records import Direction, Fault, Limits, Origin, Outcome, State, Step,
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.config.defaults import settle
 from learner.config.schema import Config
+from learner.stream.packed import unpack
 from learner.stream.states import StatePool
-from learner.stream.stream import Account, Cursor, Stream, unpack
+from learner.stream.stream import Account, Cursor, Stream
 
 SCRIPT = "value = 0.5\nopen('submission.csv', 'w').write(f'score,{value}')\n"
 GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split(',')[1])\n"

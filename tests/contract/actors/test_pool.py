@@ -22,8 +22,9 @@ from envs.records import State
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.config.defaults import settle
 from learner.config.schema import Config
+from learner.stream.packed import unpack
 from learner.stream.states import StatePool
-from learner.stream.stream import Cursor, Stream, unpack
+from learner.stream.stream import Cursor, Stream
 
 pytestmark = pytest.mark.long
 

@@ -31,6 +31,7 @@ EMBEDDED = (f"experts.embeddings={ENDPOINT}", "experts.embedding_model=e")
 GPUS = ("learner.gpus=1", "actors.gpus=1")
 SHORT = ("tasks.held_in=[wine@0.5,wine]",)
 SHARED = ("learner.gpus=0.5", "actors.gpus=0.5", "learner.transfer=object_store")
+ENTROPIC = ("rl.objective=entropic", "rl.algorithm=rloo")
 BEST = ("rl.objective=best_of", "rl.best_of=2")
 ADAPTERS = ("learner.lora.rank=2",)
 HOSTS = ("sandbox.hosts=1",)
@@ -185,6 +186,9 @@ CASES = [
     case("rl.objective=best_of", "steps", given=("rl.best_of=2",)),
     case("rl.best_of=3", "steps", given=BEST),
     case("rl.best_of_steps=5", "steps", given=BEST),
+    case("rl.objective=entropic", "steps", given=("rl.algorithm=rloo",)),
+    case("rl.entropic_beta=5", "steps", given=ENTROPIC),
+    case("rl.entropic_kl=0.1", "steps", given=ENTROPIC),
     case("rl.refill=3", "steps", given=("reward.version=tests.stand_ins:all_alike",)),
     case("rl.episode_steps=2", "pool", "requests"),
     case("rl.discount=0.5", "steps"),

@@ -52,6 +52,7 @@ CASES = [
     (["rl.discount=0.9", "rl.episode_steps=2"], "rl.discount=0.9 is of single steps", ["rl.episode_steps=1"]),
     (["rl.objective=best_of", "rl.best_of=16"], "rl.best_of=16 must be below rl.actions=16", ["rl.best_of=15"]),
     (["rl.objective=best_of", "rl.algorithm=ppo"], "rl.objective=best_of compares", ["rl.algorithm=rloo"]),
+    (["rl.objective=entropic", "rl.algorithm=grpo"], "rl.objective=entropic with", ["rl.entropic_beta=2"]),
     (["rl.curriculum=0.5", "tasks.held_in=[a,b]"], "rl.curriculum needs", ["tasks.held_in=[a@0.1,b]"]),
     (["rl.curriculum=0.5", "tasks.held_in=[a@0.1,b@0.2]"], "rl.curriculum needs", ["rl.curriculum=0"]),
     (["rl.dual_clip=1"], "rl.dual_clip=1.0 must be above 1", ["rl.dual_clip=1.001"]),

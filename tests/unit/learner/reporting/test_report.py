@@ -187,7 +187,7 @@ def test_other_agents_are_shown_where_they_were_evaluated(finished, tmp_path):
     assert "#step=agent+expert" in [a["href"] for a in shown.of("a")], "a name leads to its attempts"
     (row,) = browser.read(run_dir, "agent expert")
     assert (row["score_after"], row["test_score"], row["task_id"], row["step"]) == (0.6, 0.55, "wine", "agent expert")
-    assert browser.block(run_dir, "agent expert", [row], None)["rows"][0]["tokens"] == [row["prompt_ids"], 120]
+    assert browser.block(run_dir, "agent expert", [row], None)["rows"][0]["tokens"] == [100, 20]
     text = " ".join(shown.text.split())
     assert "of at most 15 actions, 1 on each task" in text and "Single steps" not in text
     on_test = "+10.0% +10.0% … +10.0% +10.0%"  # and the optimism

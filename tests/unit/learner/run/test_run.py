@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from envs.records import Outcome, State, Step, StepInfo, Transition
 from learner.config.schema import Config
 from learner.run.folder import LEARNER, Lost, NoRoom, Run, RunError
+from learner.stream.packed import unpack
 from learner.stream.states import Experience
-from learner.stream.stream import Cursor, Untrained, unpack
+from learner.stream.stream import Cursor, Untrained
 
 
 class DiskLearner:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from envs.records import State
+from envs.records import State, Told
 from learner.stream.states import StatePool
 from learner.stream.stream import MAX_TRIES, Cursor, Stream, Ticket
 from tests.virtual_time import VirtualTime
@@ -24,6 +24,9 @@ from tests.virtual_time import VirtualTime
 GIVEN = [State(f"s{i}", "t", f"s{i}") for i in range(5)]
 HEARTBEAT = 30.0
 """Seconds after which an actor that hangs is given up."""
+
+
+ALIKE = [Told(0.5, None, "edit/a"), Told(0.5, None, "edit/b")]
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,8 @@ class World:
             if what == "hangs":
                 self.later(HEARTBEAT, name)
                 await asyncio.sleep(self.rng.uniform(0, 3 * HEARTBEAT))  # and delivers too late, or just in time
-            differ = self.rng.random() >= self.plan.alike
-            ticket = await self.admitted(name, self.stream.exchange(name, ticket.group_id, made, differ))
+            told = None if self.rng.random() >= self.plan.alike else ALIKE
+            ticket = await self.admitted(name, self.stream.exchange(name, ticket.group_id, made, told))
 
     async def admitted(self, name: str, asked) -> Ticket | None:
         self.standing[name] += 1

@@ -58,11 +58,12 @@ def test_what_a_step_saw_is_what_the_pool_learns_but_for_failures_of_the_infrast
         [member("b2", 0.3, Outcome.INFRA_FAILURE, State("lost", "b", "lost"))],
         [member("a2", 0.3)],
     ]
-    spreads, found, earned = what_was_seen(groups)
+    spreads, found, earned, tried = what_was_seen(groups)
     assert (spreads, found) == ({"a0": 0.5, "b1": 0.0, "a2": 0.0}, [good]), "of what is compared"
     assert earned == {"a0": 0.5, "b1": 0.5, "a2": 0.3}
+    assert tried == [(name, frozenset({"/"})) for name in ("a0", "b1", "a2")]
     excluded = [[replace(t, excluded=True) for t in group] for group in groups]
-    assert what_was_seen(excluded) == ({}, [], {}), "nor is anything learned of what is left out"
+    assert what_was_seen(excluded) == ({}, [], {}, []), "nor is anything learned of what is left out"
     grown = StatePool(pool().states, 5)
     grown.learn(*what_was_seen(groups))
     assert [state for state in grown.states if state not in pool().states] == [good]

@@ -7,17 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from envs.records import Direction, Origin, Outcome, State
+from envs.records import Direction, Origin, Outcome, Reached, State, Told
+from learner.stream.packed import StreamError, unpack
 from learner.stream.states import Experience, StatePool
-from learner.stream.stream import MAX_TRIES, Cursor, Stream, StreamError, unpack
+from learner.stream.stream import MAX_TRIES, Cursor, Stream
+from learner.stream.values import Known
 
 
 def pool() -> StatePool:
     return StatePool([State(f"{t}{i}", t, snapshot=f"{t}{i}") for t in "ab" for i in range(3)], seed=1)
 
 
-def stream(steps=10, states=2, max_staleness=1, cursor=None, refill=0) -> Stream:
-    return Stream(pool(), 7, steps, states, 4, max_staleness, cursor or Cursor(), refill)
+ALIKE = [Told(0.5, None, "edit/a"), Told(0.5, None, "edit/b")]
+
+
+def stream(steps=10, states=2, max_staleness=1, cursor=None, refill=0, discount=0.0) -> Stream:
+    return Stream(pool(), 7, steps, states, 4, max_staleness, cursor or Cursor(), refill, discount)
 
 
 async def admitted(s: Stream, actor: str = "actor") -> list:
@@ -121,17 +126,65 @@ def test_groups_of_equal_rewards_are_replaced_as_long_as_the_step_has_some_left(
     async def scenario():
         s = stream(max_staleness=0, refill=2)
         for ticket in await admitted(s):
-            await s.put("actor", ticket.group_id, [ticket.index], differ=False)
+            await s.put("actor", ticket.group_id, [ticket.index], told=ALIKE)
         (third, fourth) = await admitted(s)
-        await s.put("actor", third.group_id, [2], differ=False)
+        await s.put("actor", third.group_id, [2], told=ALIKE)
         assert await admitted(s) == [], "two were replaced: this one takes a place in the batch"
         await s.put("actor", fourth.group_id, [3])
         assert unpack(await s.batch()) == [[2], [3], [0], [1]]
         assert (await s.account()).trained == 4
         await s.advance()
         assert [t.index for t in await admitted(s)] == [4, 5]
-        await s.put("actor", "group-000004", [4], differ=False)
+        await s.put("actor", "group-000004", [4], told=ALIKE)
         assert [t.index for t in await admitted(s)] == [6], "the next step has its own"
+
+    run(scenario())
+
+
+def test_whether_a_group_teaches_is_judged_on_what_training_compares():
+    """With what is earned from the reached states on, equal rewards may differ, and different ones be alike."""
+
+    async def scenario():
+        rich, poor = (Reached(name, 0.5) for name in ("rich", "poor"))
+        told = {
+            "alike with what comes": [Told(0.0, rich, "edit/rich"), Told(1.0, poor, "edit/poor")],
+            "alike alone": [Told(0.5, rich, "edit/rich"), Told(0.5, poor, "edit/poor")],
+        }
+        for discount, replaced in [(0.0, "alike alone"), (0.5, "alike with what comes")]:
+            known = [Known("rich", 0.5, 2.0), Known("poor", 0.5, 0.0)]
+            for name, of in told.items():
+                experience = Experience(values={task: list(known) for task in "ab"})
+                s = Stream(StatePool(pool().states, 1, experience=experience), 7, 9, 2, 4, 0, Cursor(), 2, discount)
+                first, _ = await admitted(s)
+                await s.put("actor", first.group_id, [0], told=of)
+                assert len(await admitted(s)) == (name == replaced), f"{name} under {discount}"
+
+    run(scenario())
+
+
+def test_what_was_tried_and_trained_on_before_takes_no_place_of_what_is_new():
+    async def scenario():
+        s = stream(max_staleness=0, states=1, refill=1)
+        told = [Told(0.5, None, "edit/a"), Told(1.0, None, "edit/b")]
+        tried = frozenset(one.tried for one in told)
+        state = (await admitted(s))[0].state
+        for new in (True, False):
+            (ticket,) = s._in_flight.values()
+            s._in_flight[ticket.group_id] = replace(ticket, state=state)  # as if it had been drawn again
+            await s.put("actor", ticket.group_id, [ticket.index], told=told)
+            assert len(await admitted(s)) == (0 if new else 1)
+            if new:
+                assert unpack(await s.batch()) == [[0]]
+                await s.advance(tried=[(state.id, tried)])
+                assert (await s.account()).repeated == 0
+                assert len(await admitted(s)) == 1
+        (ticket,) = s._in_flight.values()
+        await s.put("actor", ticket.group_id, [ticket.index], told=[*told, Told(0.0, None, "edit/c")])
+        assert unpack(await s.batch()) == [[2], [1]], "what repeats is delivered beside what is new"
+        cursor = await s.advance(tried=[(state.id, tried | {"edit/c"}), (state.id, tried)], saved=True)
+        assert (await s.account()).repeated == 1
+        assert cursor.experience.tried == {state.id: ["edit/c", "edit/a", "edit/b"]}
+        assert not StatePool(pool().states, 7, experience=cursor.experience).teaches(state, told, 0.0)
 
     run(scenario())
 
@@ -143,7 +196,7 @@ def test_a_replaced_group_of_a_resumed_run_is_delivered_and_sampled_no_more():
         for ticket in tickets[:2]:
             await s.put("actor", ticket.group_id, [ticket.index])
         await s.batch()
-        await s.put("actor", tickets[2].group_id, [2], differ=False)
+        await s.put("actor", tickets[2].group_id, [2], told=ALIKE)
         resumed = stream(cursor=await s.advance(saved=True), refill=1)
         again = await admitted(resumed)
         assert [ticket.index for ticket in again] == [3, 4, 5, 6], "three in its place and that of the batch"
