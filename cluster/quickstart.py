@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         with cluster() as (client, runtime_env):
-            command = ["python", "learner/main.py", *arguments, f"run.dir={runs}"]
+            command = [*columns(), "python", "learner/main.py", *arguments, f"run.dir={runs}"]
             job = Job(client, entrypoint(command, in_place="working_dir" not in runtime_env), runtime_env)
             code = attend(job, runs / cfg.run.name)
     except FAILURES as error:
@@ -153,6 +154,11 @@ def entrypoint(command: Sequence[str], in_place: bool) -> str:
     here = f"cd {shlex.quote(str(ROOT))} && " if in_place else ""
     path = f'{shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     return f"{here}export PATH={path} && exec {shlex.join(command)}"
+
+
+def columns() -> list[str]:
+    """What tells a command the width of this terminal, in which its log is shown; nothing where this is none."""
+    return ["env", f"COLUMNS={shutil.get_terminal_size().columns}"] if sys.stdout.isatty() else []
 
 
 def attend(job: Job, run_dir: Path) -> int:

@@ -71,7 +71,7 @@ def terminal(run_dir: Path, out: Path) -> Path:
     console = Console(width=COLUMNS, record=True, force_terminal=True, color_system="truecolor", file=io.StringIO())
     console.print(status.panel(now, now.written, MESSAGES))
     if (results := run_dir / "evaluation.json").is_file():
-        console.print(evaluation.table(json.loads(results.read_text())))
+        console.print(evaluation.tables(json.loads(results.read_text())))
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder, "terminal.svg")
         drawn.write_text(console.export_svg(title="make train"))

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from envs.errors import UserError
 from envs.records import Direction, Origin, Outcome, StepInfo, Task, Transition
+from learner.figures.fitting import Fitting
 from learner.figures.statistics import VALID, bootstrap_interval, distinct, gained, over_tasks
 from learner.figures.text import ARROWS, SPLITS, number, percent
 from learner.run import transitions
@@ -66,8 +67,8 @@ class Evaluation:
         """Those that have been evaluated."""
         return {stage for task in self._result["tasks"] for stage in task["stages"]}
 
-    def table(self) -> Table:
-        return table(self._result)
+    def table(self) -> Fitting:
+        return tables(self._result)
 
 
 def summarise(tasks: Iterable[Task], attempts: Mapping[str, Sequence[Transition]]) -> dict[str, Any]:
@@ -147,17 +148,25 @@ def write(run_dir: Path, evaluation: Mapping[str, Any]) -> Path:
     return file
 
 
-def table(evaluation: Mapping[str, Any]) -> Table:
+def tables(evaluation: Mapping[str, Any]) -> Fitting:
+    """`table`, and where there is no room for it without metrics, then without scores."""
+    return Fitting(table(evaluation), table(evaluation, about=False), table(evaluation, about=False, scores=False))
+
+
+def table(evaluation: Mapping[str, Any], about: bool = True, scores: bool = True) -> Table:
     """base | sft | rl side by side: mean reward, valid rate, best score and its test score of each task, then each
-    split's mean."""
+    split's mean. about: with each task's metric and first score; without scores: the first two figures."""
     stages = [s for s in STAGES if any(s in task["stages"] for task in evaluation["tasks"])]
     title = "evaluation: mean reward · valid rate · best score · the same script's on test (*: not apart)"
     caption = "of means: distinct valid actions per state · optimism, by how much improvement is smaller on test"
+    if not scores:
+        title, caption = "evaluation: mean reward · valid rate", "report.html has the scores too"
     view = Table(title=title, caption=caption, header_style="bold", box=box.ROUNDED)
     view.title_justify = view.caption_justify = "left"
     view.add_column("task", no_wrap=True)
-    view.add_column("metric", no_wrap=True)
-    view.add_column("start", justify="right")
+    if about:
+        view.add_column("metric", no_wrap=True)
+        view.add_column("start", justify="right")
     for stage in stages:
         view.add_column(stage, justify="right", no_wrap=True)
     for split, label in SPLITS.items():
@@ -165,14 +174,17 @@ def table(evaluation: Mapping[str, Any]) -> Table:
         for task in members:
             metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
             name = task["task"] if task.get("divided") else f"{task['task']} *"
-            view.add_row(name, metric, number(task["m_init"]), *_cells(task["stages"], stages))
+            start = [metric, number(task["m_init"])] if about else []
+            view.add_row(name, *start, *_cells(task["stages"], stages, scores))
         if members:
-            view.add_row(f"{label} mean", "", "", *_cells(evaluation["splits"][split], stages), style="bold")
+            blank = ["", ""] if about else []
+            means = _cells(evaluation["splits"][split], stages, scores)
+            view.add_row(f"{label} mean", *blank, *means, style="bold")
             view.add_section()
     return view
 
 
-def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> list[Text]:
+def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str], scores: bool) -> list[Text]:
     """One cell per stage; the reward is green or red where it rose or fell since the stage before."""
     cells, before = [], None
     for stage in stages:
@@ -181,7 +193,9 @@ def _cells(figures: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> l
         rose = 0 if None in (reward, before) else np.sign(round(reward - before, 3))
         parts = [(number(reward), {1: "green", 0: "", -1: "red"}[int(rose)])]
         parts.append(f"  {percent(of_stage.get('valid_rate')):>4}")
-        if "best_score" in of_stage or not of_stage:
+        if not scores:
+            pass
+        elif "best_score" in of_stage or not of_stage:
             parts.append(f"  {number(of_stage.get('best_score')):>6}  {number(of_stage.get('best_test_score')):>6}")
         else:
             parts.append(f"  {number(of_stage.get('distinct_valid')):>6}  {percent(of_stage.get('optimism')):>6}")

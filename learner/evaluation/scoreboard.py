@@ -12,9 +12,12 @@ from rich.text import Text
 from actors.attempts import EPISODE, STEP, Attempt
 from envs.records import Direction, Task
 from learner.evaluation import scores
+from learner.figures.fitting import Fitting
 from learner.figures.text import ARROWS, SPLITS, duration, number, percent
 
 SETTINGS = {STEP: "single steps", EPISODE: "episodes"}
+NARROW = ("improvement", "gap", "valid", "reward")
+"""Figures of an agent that are shown where there is no room for all."""
 LEGEND = (
     "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
     "attempt, on the validation part of the answers · on test: of the same scripts on the part that no agent saw · "
@@ -67,8 +70,8 @@ def _compare(
             of_split[agent][setting]["over"] = {"agent": tested[0], **scores.difference(attempts, sides[0], tasks)}
 
 
-def tables(result: Mapping[str, Any]) -> list[Table]:
-    """For each setting the agents' figures over each split, then task by task."""
+def tables(result: Mapping[str, Any]) -> list[Fitting]:
+    """For each setting the agents' figures over each split, then task by task; fewer figures where there is no room."""
     agents = [agent["name"] for agent in result["agents"]]
     agents_of = {
         setting: [name for name in agents if any(setting in figures[name] for figures in result["splits"].values())]
@@ -82,20 +85,26 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     made = []
     for setting, names in agents_of.items():
         if names:
-            made += [_overall(result, setting, names, titles[setting]), _by_task(result, setting, names)]
+            overall = (_overall(result, setting, names, titles[setting], narrow) for narrow in (False, True))
+            made += [
+                Fitting(*overall),
+                Fitting(*(_by_task(result, setting, names, narrow) for narrow in (False, True))),
+            ]
     return made
 
 
-def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], title: str) -> Table:
+def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], title: str, narrow: bool) -> Table:
     medals = any(figures[name][setting]["medals"] for figures in result["splits"].values() for name in agents)
-    view = Table(title=title, caption=LEGEND, header_style="bold", box=box.ROUNDED)
+    legend = "evaluation.json and report.html have more" if narrow else LEGEND
+    view = Table(title=title, caption=legend, header_style="bold", box=box.ROUNDED)
     view.title_justify = view.caption_justify = "left"
     view.add_column("agent", no_wrap=True)
     names = ("improvement", "best", "on test", "optimism", "gap", "valid", "reward", "medals", "runs", "tokens", "time")
-    shown = [name for name in names if name != "medals" or medals]
+    shown = [name for name in NARROW if narrow] or [name for name in names if name != "medals" or medals]
     for name in shown:
         view.add_column(name, justify="right", no_wrap=name not in ("improvement", "on test", "optimism"))
-    view.add_column("over the first", justify="right", overflow="fold")
+    if not narrow:
+        view.add_column("over the first", justify="right", overflow="fold")
     for split, of_split in result["splits"].items():
         view.add_row(Text(SPLITS[split], "bold"))
         for name in agents:
@@ -113,17 +122,19 @@ def _overall(result: Mapping[str, Any], setting: str, agents: Sequence[str], tit
                 "tokens": f"{scored['response_tokens']:,}".replace(",", "\u202f") if scored["response_tokens"] else "–",
                 "time": duration((scored["experiment_seconds"] + scored["generate_seconds"]) / max(1, scored["n"])),
             }
-            view.add_row(f"  {name}", *(cells[column] for column in shown), _over(scored.get("over")))
+            over = [] if narrow else [_over(scored.get("over"))]
+            view.add_row(f"  {name}", *(cells[column] for column in shown), *over)
         view.add_section()
     return view
 
 
-def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> Table:
-    title = f"{SETTINGS[setting]}, task by task: mean improvement · of the best attempt · mean on test (*: not apart)"
+def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str], narrow: bool) -> Table:
+    more = "" if narrow else " · of the best attempt · mean on test (*: not apart)"
+    title = f"{SETTINGS[setting]}, task by task: mean improvement{more}"
     view = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
-    for name in ("task", "metric"):
+    for name in ("task",) if narrow else ("task", "metric"):
         view.add_column(name, no_wrap=True)
-    for name in ("start", "best known", *agents):
+    for name in agents if narrow else ("start", "best known", *agents):
         view.add_column(name, justify="right", overflow="fold")
     for split in SPLITS:
         for task in (task for task in result["tasks"] if task["split"] == split):
@@ -131,17 +142,18 @@ def _by_task(result: Mapping[str, Any], setting: str, agents: Sequence[str]) -> 
             leading = max(
                 (figures["improvement"] for figures in scored if figures["improvement"] is not None), default=None
             )
+            which = ("improvement",) if narrow else ("improvement", "best_improvement", "test_improvement")
             cells = [
                 Text(
-                    f"{_signed(figures['improvement'])} · {_signed(figures['best_improvement'])} · "
-                    f"{_signed(figures['test_improvement'])}",
+                    " · ".join(_signed(figures[name]) for name in which),
                     "bold" if figures["improvement"] == leading else "",
                 )
                 for figures in scored
             ]
             metric = f"{task['metric']} {ARROWS[Direction(task['direction'])]}"
             name = task["task"] if task["divided"] else f"{task['task']} *"
-            view.add_row(name, metric, number(task["m_init"]), number(task["m_best"]), *cells)
+            about = [] if narrow else [metric, number(task["m_init"]), number(task["m_best"])]
+            view.add_row(name, *about, *cells)
         view.add_section()
     return view
 

@@ -30,6 +30,7 @@ from envs.errors import UserError
 from envs.records import Outcome, Task
 from envs.workspace import SnapshotStore
 from learner.config.schema import Config
+from learner.figures.fitting import Fitting
 from learner.figures.text import number
 from learner.recipe import trajectories
 from learner.run.beforehand import load_tasks
@@ -201,24 +202,29 @@ def _taken_over(source: Path, tasks: Mapping[str, Task], snapshots: str | Path) 
     return taken
 
 
-def summary(explored: list[Trajectory], tasks: Mapping[str, Task]) -> Table:
-    """What the expert came to on each task."""
+def summary(explored: list[Trajectory], tasks: Mapping[str, Task]) -> Fitting:
+    """What the expert came to on each task, in less detail where there is no room."""
+    return Fitting(_summary(explored, tasks, endings=True), _summary(explored, tasks, endings=False))
+
+
+def _summary(explored: list[Trajectory], tasks: Mapping[str, Task], endings: bool) -> Table:
     view = Table(
-        title="expert: trajectories by how they ended, actions by outcome",
+        title=f"expert: trajectories{' by how they ended' if endings else ''}, actions by outcome",
         title_justify="left",
         header_style="bold",
         box=box.ROUNDED,
     )
-    for name in ("task", "trajectories", *Ending, "actions", "valid", "start", "best reached", "best known"):
-        view.add_column(str(name), justify="left" if name == "task" else "right", no_wrap=True)
+    shown = tuple(Ending) if endings else ()
+    for name in ("task", "trajectories", *shown, "actions", "valid", "start", "best reached", "best known"):
+        view.add_column(str(name), justify="left" if name == "task" else "right", no_wrap=endings)
     for task in tasks.values():
         of_task = [trajectory for trajectory in explored if trajectory.task_id == task.id]
-        endings = collections.Counter(trajectory.ending for trajectory in of_task)
+        ended = collections.Counter(trajectory.ending for trajectory in of_task)
         results = [move.result for trajectory in of_task for move in trajectory.moves]
         valid = [result for result in results if result.outcome in (Outcome.EDITED, Outcome.NEUTRAL)]
         scores = [result.score_after for result in results if result.score_after is not None]
         best = max(scores, key=lambda score: task.direction.sign * score, default=None)
-        figures: list[Any] = [len(of_task), *(endings[ending] for ending in Ending), len(results)]
+        figures: list[Any] = [len(of_task), *(ended[ending] for ending in shown), len(results)]
         share = f"{len(valid) / len(results):.0%}" if results else "–"
         view.add_row(task.id, *map(str, figures), share, number(task.m_init), number(best), number(task.m_best))
     return view

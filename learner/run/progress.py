@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
 import threading
@@ -145,7 +146,7 @@ class Progress:
         self._log_too(line)
 
     def _print(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, soft_wrap=not self._console.is_terminal)  # which would break words
         self._log_too(text)
 
     def _log_too(self, what: RenderableType) -> None:
@@ -184,7 +185,7 @@ def follow(
     view = Live(get_renderable=lambda: watched.panel(0 if lines else MESSAGES), console=console, refresh_per_second=4)
     with view if console.is_terminal else contextlib.nullcontext():
         for text in lines or ():
-            console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
+            console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=not console.is_terminal)
             if stop():
                 return
         while not stop():
@@ -209,6 +210,7 @@ class _Watched:
 
 
 def _console() -> Console:
-    """The terminal; a log file is given a width that tables fit in."""
+    """The terminal; a log file is given a width that tables fit in, at most that of who shows it (COLUMNS)."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    shown = os.environ.get("COLUMNS", "")
+    return console if console.is_terminal else Console(width=min(WIDTH, int(shown)) if shown.isdecimal() else WIDTH)

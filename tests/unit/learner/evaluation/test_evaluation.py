@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from envs.records import Direction, Limits, Origin, Outcome, StepInfo, Task, Transition, Withheld
-from learner.evaluation.evaluation import Evaluation, EvaluationError, summarise, table
+from learner.evaluation.evaluation import Evaluation, EvaluationError, summarise, table, tables
 from learner.figures.statistics import VALID, distinct
 
 EMPTY = np.zeros(0, np.int32)
@@ -158,6 +158,16 @@ def test_the_table_shows_what_there_is():
     shown = console.file.getvalue()
     assert "0.123" in shown and "0.987" in shown and "mae ↓" in shown and "accuracy ↑" in shown
     assert "held-out mean" in shown and "sft" not in shown
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(160, ()), (120, ("mae ↓",)), (80, ("mae ↓", "0.987"))])
+def test_a_table_of_three_stages_fits_and_cuts_nothing(width, left_out):
+    attempts = {stage: [attempt("wine", 0.123, score=0.987)] for stage in ("base", "sft", "rl")}
+    console = Console(width=width, file=io.StringIO())
+    console.print(tables(summarise(tasks().values(), attempts)))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width and "…" not in shown and "0.123" in shown
+    assert [text for text in ("mae ↓", "0.987") if text not in shown] == list(left_out)
 
 
 def test_simulated_experiments_are_refused_and_cached_ones_count(tmp_path):

@@ -197,14 +197,17 @@ def test_the_result_compares_with_the_first_agent_and_the_tables_show_it():
     shown = text_of(scoreboard.tables(whole))
     for part in ("episodes of at most 3 actions", "+74.0% [+74.0, +74.0]", "92%", "1/1", "single steps from fixed"):
         assert part in shown
+    narrow = text_of(scoreboard.tables(whole), width=80)
+    assert "+74.0% [+74.0, +74.0]" in narrow and "…" not in narrow, "nothing is cut on a narrow terminal"
+    assert max(map(len, narrow.splitlines())) <= 80 and len(narrow.splitlines()) < len(shown.splitlines()) + 8
 
 
-def text_of(tables) -> str:
+def text_of(tables, width=160) -> str:
     import io
 
     from rich.console import Console
 
-    console = Console(width=160, file=io.StringIO())
+    console = Console(width=width, file=io.StringIO())
     for one in tables:
         console.print(one)
     return console.file.getvalue()
