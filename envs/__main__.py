@@ -1,8 +1,9 @@
-"""`python -m envs`: list, write, check and vary tasks, run a best solution, show a prompt, try an action.
+"""`python -m envs`: list, write, check, vary and export tasks, run a best solution, show a prompt, try an action.
 
-Each of `check`, `best`, `vary` and `step` prints one JSON object on stdout; what it used and what went wrong go to
-stderr. The exit status is 0 only if the task has no problem (`check`), its best score comes out as stated (`best`), as
-many variants were kept as were asked for (`vary`), or the action was carried out, whatever came of it (`step`).
+Each of `check`, `best`, `vary`, `step` and `export` prints one JSON object on stdout; what it used and what went wrong
+go to stderr. The exit status is 0 only if the task has no problem (`check`), its best score comes out as stated
+(`best`), as many variants were kept as were asked for (`vary`), or the action was carried out, whatever came of it
+(`step`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from envs import harbor_export
 from envs import vary as variations
 from envs.admission import node_capacity
 from envs.benchmarks.loader import about, builtin_tasks, limited, load
@@ -204,6 +206,18 @@ def step(arguments: argparse.Namespace) -> None:
     print(json.dumps(report))
 
 
+def export(arguments: argparse.Namespace) -> None:
+    """Write the task into a new folder in Harbor's format, with tests that grade and reward as this project does."""
+    if arguments.folder.exists():
+        raise CommandError(f"{arguments.folder} exists: give the name of a new folder")
+    terms = Terms.of(_settings(arguments.settings).reward)
+    task = _task(arguments)
+    with _sandboxes(arguments.sandbox) as sandboxes:
+        task = _measured(_environment(task, sandboxes), task)
+    harbor_export.write(arguments.folder, task, asdict(terms))
+    print(json.dumps({"task": task.id, "folder": str(arguments.folder), "start": task.m_init}))
+
+
 def prompt(arguments: argparse.Namespace) -> None:
     """Print the prompt that a model gets of the unchanged script, token by token as it is, and how many they are."""
     from actors.policy import shown
@@ -250,6 +264,9 @@ def _parser() -> argparse.ArgumentParser:
     trial = commands.add_parser("step", parents=[one], help=step.__doc__, epilog=settings)
     trial.add_argument("--action", metavar="FILE", required=True, help="file with the text of an action; -: from stdin")
     trial.set_defaults(command=step, keys=r"[\w.]+")
+    exported = commands.add_parser("export", parents=[one], help=export.__doc__, epilog=settings)
+    exported.add_argument("folder", metavar="FOLDER", type=Path, help="folder to make; its name is the task's there")
+    exported.set_defaults(command=export, keys=r"[\w.]+")
     asked = commands.add_parser("prompt", parents=[one], help=prompt.__doc__, epilog=settings)
     asked.set_defaults(command=prompt, keys=r"[\w.]+")
     return parser

@@ -10,5 +10,9 @@ class UserError(Exception):
     """Base of the errors whose message is meant for the user: it names the key, file or process, and what to do."""
 
 
+class TaskError(UserError):
+    """A task that cannot be used; the message names the file and what to do."""
+
+
 FAILURES = (UserError, OSError)
 """What a command ends with one line for; anything else is a defect and shows its traceback."""

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.benchmarks.task_file import TaskError
+from envs.errors import TaskError
 from envs.parts import TEST, VALIDATION
 from envs.records import Task
 from envs.sandbox import SandboxFailure

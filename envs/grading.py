@@ -54,7 +54,7 @@ def grade(task: Task, workspace: Path) -> tuple[float, Withheld, Findings]:
         TaskError: the grader itself does not load.
         SandboxFailure: the process that runs graders does not start, or was killed.
     """
-    submission = _open_untrusted(workspace / SUBMISSION)
+    submission = open_untrusted(workspace / SUBMISSION)
     try:
         answer = process.ask(task, submission)
     finally:
@@ -184,7 +184,7 @@ def _is_number(text: str) -> bool:
     return text not in MISSING
 
 
-def _open_untrusted(file: Path) -> int:
+def open_untrusted(file: Path) -> int:
     """Descriptor of a file that untrusted code left: a regular file of at most `MAX_BYTES`, never a link or a pipe."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from envs.errors import UserError
+from envs.errors import TaskError
 from envs.records import Direction, Limits
 
 SPLITS = ("held_in", "held_out")
@@ -26,10 +26,6 @@ ACTIONS = ("native", "mlagentbench", "shell")
 MLAGENTBENCH = {"amp-parkinsons-disease-progression-prediction": ("SMAPE", Direction.MINIMIZE)}
 """Metric and direction of MLAgentBench's tasks that run here as published; envs/README.md says why others do not."""
 MLAGENTBENCH_SECONDS = 1800.0
-
-
-class TaskError(UserError):
-    """A task that cannot be used; the message names the file and what to do."""
 
 
 @dataclass

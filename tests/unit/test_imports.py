@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "actors.policy", "envs", "envs.benchmarks", "envs.parts", "envs.records", "envs.sandbox", "learner.config",
         "reward",
     ),
+    "envs.exported": ("envs", "envs.parts", "envs.records", "reward"),
     "actors.runtime": ("envs", "envs.records", "envs.sandbox"),
     "actors.policy": ("actors.runtime", "envs", "envs.cache", "envs.records"),
     "actors.expert": ("actors.policy", "envs", "envs.records"),
@@ -83,8 +84,9 @@ MAY_IMPORT = {
     ),
 }  # fmt: skip
 """The arrows between rooms. A room is a folder, without the folders in it; a module that is named here is a room of its
-own: `envs.errors` is what every room may import, so that the rows leave it out; `envs.__main__` and `actors.solve` are
-commands, which may import more than the modules beside them (`python -m envs step` tells what a step is worth)."""
+own: `envs.errors` is what every room may import, so that the rows leave it out; `envs.__main__`, `envs.exported` and
+`actors.solve` are commands, which may import more than the modules beside them (`python -m envs step` tells what a step
+is worth)."""
 TOP = {room.partition(".")[0] for room in MAY_IMPORT}
 GENERATED = {"tasks", "template"}  # scripts of tasks
 

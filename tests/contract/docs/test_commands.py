@@ -24,7 +24,7 @@ from tests.unit import fake_run
 
 RUN = (
     r"\S+ .*--help",
-    r"\.venv/bin/mlagent tasks (list|check|best|new|step)\b.*",
+    r"\.venv/bin/mlagent tasks (list|check|best|new|step|export)\b.*",
     r"\.venv/bin/python learner/report\.py .*",
     r"\.venv/bin/mlagent rescore .*",
     r"cat > .*",
