@@ -42,6 +42,7 @@ MAY_IMPORT = {
         "actors.policy", "actors.solving", "envs", "envs.benchmarks", "envs.records", "envs.sandbox", "learner.config",
         "reward",
     ),
+    "actors.verifiers_env": ("envs", "envs.benchmarks", "envs.records", "envs.sandbox", "reward"),
     "learner.algorithm": ("envs.records", "envs.sockets"),
     "learner.config": (
         "actors.policy", "envs.benchmarks", "envs.sockets", "learner.algorithm", "learner.figures", "reward",
@@ -85,8 +86,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 """The arrows between rooms. A room is a folder, without the folders in it; a module that is named here is a room of its
 own: `envs.errors` is what every room may import, so that the rows leave it out; `envs.__main__`, `envs.exported` and
-`actors.solve` are commands, which may import more than the modules beside them (`python -m envs step` tells what a step
-is worth)."""
+`actors.solve` are commands, `actors.verifiers_env` is what another framework calls, which may import more than the
+modules beside them (`python -m envs step` tells what a step is worth)."""
 TOP = {room.partition(".")[0] for room in MAY_IMPORT}
 GENERATED = {"tasks", "template"}  # scripts of tasks
 
