@@ -212,7 +212,7 @@ def export(arguments: argparse.Namespace) -> None:
         raise CommandError(f"{arguments.folder} exists: give the name of a new folder")
     terms = Terms.of(_settings(arguments.settings).reward)
     task = _task(arguments)
-    with _sandboxes(arguments.sandbox) as sandboxes:
+    with _sandboxes(arguments) as sandboxes:
         task = _measured(_environment(task, sandboxes), task)
     harbor_export.write(arguments.folder, task, asdict(terms))
     print(json.dumps({"task": task.id, "folder": str(arguments.folder), "start": task.m_init}))

@@ -14,5 +14,9 @@ class TaskError(UserError):
     """A task that cannot be used; the message names the file and what to do."""
 
 
+class SandboxFailure(UserError):
+    """The sandbox, not the experiment, failed; the message names the backend and what to do."""
+
+
 FAILURES = (UserError, OSError)
 """What a command ends with one line for; anything else is a defect and shows its traceback."""

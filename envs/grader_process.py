@@ -24,11 +24,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.errors import TaskError
+from envs.errors import SandboxFailure, TaskError
 from envs.parts import TEST, VALIDATION
 from envs.records import Task
-from envs.sandbox import SandboxFailure
-from envs.sandbox.folders import PREFIX
 
 SECONDS = 60
 """So long a grader may take for one submission, and to load."""
@@ -141,6 +139,8 @@ class GraderProcess:
             worker.close()
 
     def _start(self, bubblewrap: str | None) -> None:
+        from envs.sandbox.folders import PREFIX  # tests of an exported task grade without sandboxes
+
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
             held = os.open(Path(self._folder.name, "lock"), os.O_CREAT | os.O_RDWR)  # as long as this process lives:

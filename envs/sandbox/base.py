@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from envs.errors import UserError
+from envs.errors import SandboxFailure
 from envs.records import Limits, Task
 from envs.sandbox import disk, memory, milestones, output, preload, seccomp
 from envs.sandbox.data import TaskData
@@ -36,10 +36,6 @@ MODULES = {
     "disk": disk, "memory": memory, "milestones": milestones, "output": output, "preload": preload, "seccomp": seccomp,
 }  # fmt: skip
 """What the runner gets of this package."""
-
-
-class SandboxFailure(UserError):
-    """The sandbox, not the experiment, failed; the message names the backend and what to do."""
 
 
 @dataclass(frozen=True)
