@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from envs.records import StepResult, Task
 from reward import Terms
 
-PATH = "tests.text_reward:letters"
-
 
 def letters(result: StepResult, task: Task, terms: Terms) -> Mapping[str, float]:
     """The share of letters in it."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from learner.algorithm.step_report import StepReport, TokenGap
 from learner.ranks.group import LearnerError
 
@@ -25,14 +27,13 @@ def check(step: int, report: StepReport, rl: Any, model_dir: Path, say: Callable
     if gap <= rl.gap_stop:
         say(f"{gap_said} > rl.gap_warn")
         return
-    from transformers import AutoTokenizer  # seconds, for what most runs never say
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    vocabulary = model_dir / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(vocabulary)) if vocabulary.exists() else None
     worst = "".join(f"\n  {_shown(token, tokenizer)}" for token in report.worst_tokens)
     raise LearnerError(f"{gap_said} > rl.gap_stop={rl.gap_stop:g}; the worst tokens:{worst}")
 
 
-def _shown(token: TokenGap, tokenizer: Any) -> str:
-    piece = tokenizer.convert_ids_to_tokens(token.token)
+def _shown(token: TokenGap, tokenizer: Tokenizer | None) -> str:
+    piece = tokenizer.id_to_token(token.token) if tokenizer else token.token
     where = f"{token.transition_id} token {token.position} {piece!r}"
     return f"{where}: engine {token.engine:.3f}, learner {token.learner:.3f}"

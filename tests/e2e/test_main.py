@@ -1,4 +1,5 @@
-"""The whole loop, every part real: interrupted after its first checkpoint, resumed, and looked at from outside.
+"""The whole loop, every part real, as a user of any Ray cluster calls it: `ray job submit`, `logs` and `stop` after the
+first checkpoint, submitted again to resume, and looked at from outside.
 
 A tiny random model takes the policy's place: its texts are no actions, and rewarded for their letters, so that rewards
 vary and the learner takes steps. Experiments run in Docker where an engine answers, otherwise in the process sandbox.
@@ -7,53 +8,166 @@ vary and the learner takes steps. Experiments run in Docker where an engine answ
 from __future__ import annotations
 
 import json
-import signal
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.head import Head
+from cluster.quickstart import connect
 from learner.run import transitions
 from tests import text_reward
-from tests.main_job import leftovers, output, require_trained, start, wait_until
+from tests.main_job import MARK, PRECISION, ROOT, engine_answers, leftovers, require_trained
 
-STEPS, STATES, ACTIONS, ATTEMPTS = 5, 2, 4, 4
+STATES, ACTIONS, ATTEMPTS = 2, 4, 4
+MORE = 4
+"""Learner steps that the resumed run does after those of the one that was stopped."""
 SMALL = (
+    "config=smoke", "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", *PRECISION,
     "model.response=128", "experts.trajectories=16", "experts.steps=1", "sft.epochs=4", "sft.learning_rate=0.005",
-    f"reward.version={text_reward.PATH}", "rl.learning_rate=0.0002",
-    f"rl.steps={STEPS}", f"rl.states={STATES}", f"rl.actions={ACTIONS}", f"evaluation.attempts={ATTEMPTS}",
+    "reward.version=text_reward:letters", "rl.learning_rate=0.0002",
+    f"rl.states={STATES}", f"rl.actions={ACTIONS}", f"evaluation.attempts={ATTEMPTS}",
 )  # fmt: skip
+SECRET_NAME, SECRET = "MLAGENT_TEST_KEY", "sk-5f0c1e9d7b3a4821"
+STOP_SECONDS = 30
+RAY = str(Path(sys.executable).with_name("ray"))
+MOST_BYTES = 3_000_000
+"""That may travel with a job."""
+WEIGH = """
+import json, pathlib
+files = [file for file in pathlib.Path(".").rglob("*") if file.is_file()]
+size, top = sum(file.stat().st_size for file in files), sorted({file.parts[0] for file in files})
+print("WEIGHED", json.dumps([size, top]))
+"""
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_model) -> Path:
-    """The folder of a run that was interrupted in RL and resumed to its end."""
-    folder = tmp_path_factory.mktemp("runs")
-    process = start(folder, tiny_model, *SMALL)
+def head() -> Iterator[Head]:
+    """A head in whose environment is a secret, as an operator would put it on the nodes of a cluster."""
+    before = dict(os.environ)
+    os.environ[SECRET_NAME] = SECRET
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # an image has its Python there
     try:
-        wait_until((folder / "smoke/checkpoints/step_1").exists, 600, process)
-        process.send_signal(signal.SIGTERM)  # as `ray job stop` does
-        assert process.wait(60) == 130, output(folder)
+        with Head() as started:
+            connect(started)
+            yield started
     finally:
-        process.kill()
-    assert leftovers(folder) == []
-    lines = (folder / "smoke/metrics.jsonl").read_text().count("\n")
-    assert 1 <= lines < STEPS, "the interrupt came too late to test resuming"
+        os.environ.clear()
+        os.environ.update(before)
 
-    process = start(folder, tiny_model, *SMALL, "run.resume=true")
+
+def called(head: Head, *command: str) -> subprocess.CompletedProcess:
+    """A command on a machine that has the cluster's address and token."""
+    environment = {
+        **os.environ, "RAY_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(head.token_file),
+    }  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def ray(head: Head, *arguments: str) -> str:
+    """What a `ray job` command prints."""
+    done = called(head, RAY, "job", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_without_the_token_nothing_is_answered(head):
+    for path in ("/api/jobs/", "/api/cluster_status", "/api/v0/tasks"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(head.dashboard + path, timeout=10)
+
+
+def test_little_travels_with_a_job_and_all_that_it_needs(head):
+    said = ray(head, "submit", "--working-dir", ".", "--", "python", "-c", WEIGH)
+    size, top = json.loads(re.search(r"^WEIGHED (.*)$", said, re.MULTILINE).group(1))
+    assert size < MOST_BYTES, f"{size} bytes: name what is not needed in .rayignore"
+    assert {"actors", "cluster", "envs", "learner", "reward", "pyproject.toml", "requirements-cpu.txt"} <= set(top)
+    assert not {"tests", "docs", "runs", ".venv", ".git"} & set(top), top
+
+
+def test_the_doctor_examines_the_cluster_that_it_is_pointed_at(head, tiny_model, tmp_path):
+    arguments = "config=smoke", f"model.path={tiny_model}", f"run.dir={tmp_path}", "sandbox.backend=process"
+    done = called(head, sys.executable, "-m", "cluster.doctor", *arguments, "actors.cpus=64")
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert [line.split()[1] for line in failed] == ["resources"], done.stdout
+    assert "→ add nodes (1 with 64 CPUs free), or lower actors.count" in done.stdout
+
+
+def submit(head: Head, runs: Path, model: Path, *arguments: str) -> str:
+    """The id of a run that was submitted, with a reward of the user's own."""
+    shutil.copy(text_reward.__file__, runs)
+    environment = json.dumps({"env_vars": {MARK: str(runs), "PYTHONPATH": str(runs)}})
+    said = ray(
+        head, "submit", "--no-wait", "--working-dir", ".", "--runtime-env-json", environment, "--",
+        "python", "learner/main.py", f"run.dir={runs}", f"model.path={model}", *SMALL,
+        f"sandbox.backend={'docker' if engine_answers() else 'process'}", *arguments,
+    )  # fmt: skip
+    return re.search(r"raysubmit_\w+", said).group()
+
+
+@pytest.fixture(scope="module")
+def stopped(head, tiny_model, tmp_path_factory) -> dict[str, Any]:
+    """A run that was submitted, read while it ran, and stopped after the checkpoint of its first learner step."""
+    runs = tmp_path_factory.mktemp("runs")
+    job = submit(head, runs, tiny_model, "rl.steps=9999")
     try:
-        assert process.wait(600) == 0, output(folder)
+        end = time.monotonic() + 600
+        while not (runs / "smoke/checkpoints/step_1").exists():
+            assert time.monotonic() < end, ray(head, "status", job) + ray(head, "logs", job)
+            time.sleep(1)
+        logs = ray(head, "logs", job)
     finally:
-        process.kill()
-    assert leftovers(folder) == []
-    assert "resumed from" in output(folder)
-    return folder / "smoke"
+        began = time.monotonic()
+        ray(head, "stop", job)
+    left, seconds = leftovers(runs, STOP_SECONDS), time.monotonic() - began
+    print(f"everything had ended {seconds:.1f} s after `ray job stop` was called")
+    return {
+        "runs": runs, "logs": logs, "left": left, "seconds": seconds,
+        "status": ray(head, "status", job), "log after": ray(head, "logs", job),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(stopped, head, tiny_model) -> Path:
+    """The folder of that run, resumed to its end."""
+    runs = stopped["runs"]
+    steps = (runs / "smoke/metrics.jsonl").read_text().count("\n") + MORE
+    job = submit(head, runs, tiny_model, f"rl.steps={steps}", "run.resume=true")
+    end = time.monotonic() + 600
+    while "SUCCEEDED" not in (status := ray(head, "status", job)):
+        assert "FAILED" not in status and time.monotonic() < end, ray(head, "logs", job)
+        time.sleep(2)
+    assert leftovers(runs) == []
+    assert "resumed from" in ray(head, "logs", job)
+    return runs / "smoke"
+
+
+def test_a_stopped_job_has_ended_everything_in_time(stopped):
+    assert stopped["left"] == [] and stopped["seconds"] < STOP_SECONDS, stopped
+    assert "STOPPED" in stopped["status"] or "stopped" in stopped["status"]
+
+
+def test_its_log_reads_as_plain_lines(stopped):
+    assert "evaluate base" in stopped["logs"] and "checkpoint" in stopped["logs"]
+    assert "\x1b[2K" not in stopped["logs"] and "\r" not in stopped["logs"], "a live panel went into the log"
 
 
 def test_every_learner_step_is_told_once(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) > MORE
     for row in rows:
         assert row["transitions"] == STATES * ACTIONS == sum(row["outcomes"].values())
         assert 0 <= row["staleness_max"] <= 1
@@ -68,7 +182,8 @@ def test_what_was_delivered_is_what_was_trained(run):
 
 def test_every_transition_is_trained_once_and_complete(run):
     rows = list(transitions.read(run))
-    assert len({row["id"] for row in rows}) == len(rows) == STEPS * STATES * ACTIONS
+    steps = (run / "metrics.jsonl").read_text().count("\n")
+    assert len({row["id"] for row in rows}) == len(rows) == steps * STATES * ACTIONS
     assert set(Counter(row["group_id"] for row in rows).values()) == {ACTIONS}
     for row in rows:
         assert len(row["response_ids"]) == len(row["behaviour_logprobs"]) > 0
@@ -93,12 +208,14 @@ def test_the_checkpoint_is_a_plain_model_that_was_trained(run):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    newest = run / f"checkpoints/step_{STEPS}/hf"
+    steps = sorted(int(folder.name.partition("_")[2]) for folder in (run / "checkpoints").glob("step_*"))[-2:]
+    assert steps[1] - steps[0] == 1, "the step between them was reinforcement's"
+    newest = run / f"checkpoints/step_{steps[1]}/hf"
 
     def weights(step: int) -> dict[str, torch.Tensor]:
         return AutoModelForCausalLM.from_pretrained(run / f"checkpoints/step_{step}/hf").state_dict()
 
-    trained, before = weights(STEPS), weights(STEPS - 1)  # the step between them was reinforcement's
+    trained, before = weights(steps[1]), weights(steps[0])
     assert any(not torch.equal(trained[name], before[name]) for name in trained)
     assert AutoTokenizer.from_pretrained(newest).chat_template
 
@@ -106,3 +223,12 @@ def test_the_checkpoint_is_a_plain_model_that_was_trained(run):
 def test_the_report_is_there(run):
     assert "wine" in (run / "report.html").read_text()
     assert list((run / "tensorboard").iterdir())
+
+
+def test_no_secret_of_the_environment_is_in_results_or_logs(stopped, run, head):
+    assert SECRET not in stopped["log after"]
+    folders = [stopped["runs"], head.token_file.parent]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert any("checkpoints" in file.parts for file in files) and any(file.suffix == ".log" for file in files)
+    told = [str(file) for file in files if SECRET.encode() in file.read_bytes()]
+    assert told == []

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import ray
@@ -22,16 +23,26 @@ from envs.sandbox import SandboxFailure, SandboxPool
 from learner.config.schema import Config
 
 
+def add(cluster: Cluster, **of_node: Any) -> None:
+    """A node. Ray gives each half a minute to start, which can be too little beside other tests: two are tried."""
+    try:
+        cluster.add_node(**of_node)
+    except Exception as late:
+        if "timed out during startup" not in str(late):
+            raise
+        cluster.add_node(**of_node)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     try:
         SandboxPool("process").close()
     except SandboxFailure as reason:
         pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster()
+    add(cluster, num_cpus=8, include_dashboard=False)
     for number in range(2):
-        cluster.add_node(num_cpus=1, labels={"role": "sandbox", "number": str(number)})
-    cluster.add_node(num_cpus=8)
+        add(cluster, num_cpus=1, labels={"role": "sandbox", "number": str(number)})
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()

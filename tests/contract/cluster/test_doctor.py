@@ -99,12 +99,6 @@ def test_resources_that_no_node_has_and_a_store_too_small_for_the_model(tmp_path
     assert "--object-store-memory=538060032" in found["object store"]["fix"]
 
 
-def test_storage_that_cannot_be_written(tiny_model):
-    code, checks = doctor(f"model.path={tiny_model}", "run.dir=/proc/runs")
-    assert code == 1 and set(failed(checks)) == {"storage"}
-    assert "/proc/runs" in failed(checks)["storage"]["found"] and "run.dir" in failed(checks)["storage"]["fix"]
-
-
 @pytest.mark.long
 def test_experiments_that_import_what_the_sandbox_lacks(tiny_model, tmp_path):
     import shutil
@@ -119,12 +113,13 @@ def test_experiments_that_import_what_the_sandbox_lacks(tiny_model, tmp_path):
     assert "sandbox.packages=torch" in failed(checks)["imports"]["fix"]
 
 
-def test_no_sandbox_at_all(tiny_model, tmp_path):
-    arguments = f"model.path={tiny_model}", f"run.dir={tmp_path}/runs", "sandbox.backend=auto"
+def test_storage_that_cannot_be_written_and_no_sandbox_at_all(tiny_model):
+    arguments = f"model.path={tiny_model}", "run.dir=/proc/runs", "sandbox.backend=auto"
     without = {"PATH": str(Path(sys.executable).parent), "DOCKER_HOST": "tcp://127.0.0.1:1"}
     code, checks = doctor(*arguments, **without)
     found = failed(checks)
-    assert code == 1 and set(found) == {"sandbox docker", "sandbox gvisor", "sandbox process"}
+    assert code == 1 and set(found) == {"storage", "sandbox docker", "sandbox gvisor", "sandbox process"}
+    assert "/proc/runs" in found["storage"]["found"] and "run.dir" in found["storage"]["fix"]
     assert "apt-get install bubblewrap" in found["sandbox process"]["found"]
 
 

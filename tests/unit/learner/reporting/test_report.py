@@ -84,7 +84,7 @@ def make_hostile(run_dir: Path) -> Path:
     return run_dir
 
 
-def test_a_whole_run_is_shown(finished):
+def test_a_whole_run_is_shown(finished, drawn):
     shown = page(finished)
     assert len(shown.of("svg")) == 14  # the evaluation, fine-tuning and twelve plots over steps
     blocks = [a["data-step"] for a in shown.of("script") if "data-step" in a]
@@ -116,7 +116,7 @@ def test_the_first_figure_is_what_rl_itself_added_with_its_interval(finished, tm
     assert "95 % interval −0.100 … +0.300, so it may be none." in " ".join(page(unsure).text.split())
 
 
-def test_the_page_needs_nothing_from_outside(finished):
+def test_the_page_needs_nothing_from_outside(finished, drawn):
     for tag, attributes in page(finished).elements:
         assert tag not in ("link", "iframe", "object", "base")
         for name in ("src", "href", "xlink:href"):
@@ -124,7 +124,7 @@ def test_the_page_needs_nothing_from_outside(finished):
 
 
 @pytest.mark.parametrize("of", ["one", "several"])
-def test_hostile_text_is_only_ever_text(finished, tmp_path, of):
+def test_hostile_text_is_only_ever_text(finished, tmp_path, of, drawn):
     run_dir = make_hostile(shutil.copytree(finished, tmp_path / "run"))
     written = write_report(run_dir) if of == "one" else write_comparison([finished, run_dir])
     shown = Page(written.read_text())
