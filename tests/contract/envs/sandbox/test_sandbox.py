@@ -95,6 +95,7 @@ def test_answers_home_and_source_data_are_out_of_sight(pool: SandboxPool, task: 
         keep = ("proc", "sys", "dev")
         for top, folders, files in os.walk("/"):
             if top == "/": folders[:] = [f for f in folders if f not in keep]
+            if top.endswith("-packages"): folders.clear()  # thousands, and none of a task's
             if "answers-top-secret.csv" in files: print("VISIBLE", top)
         try:
             from sklearn.datasets import load_iris; load_iris(); print("VISIBLE iris")
