@@ -14,7 +14,7 @@ from tests.main_job import ROOT, engine_answers
 
 ASKED = (
     "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", "model.response=96", "evaluation.attempts=2",
-    "evaluation.states=2", "evaluation.steps=4", "experts.steps=3",
+    "evaluation.states=2", "evaluation.steps=4", "experts.steps=3", "actors.kv_cache_gb=0.2",
 )  # fmt: skip
 
 
