@@ -67,7 +67,7 @@ def test_every_trajectory_is_made_once_and_for_real(explored):
 
 def test_another_run_takes_the_trajectories_over(explored, tiny_model):
     folder = explored.parent
-    process = start(folder, tiny_model, "run.name=second", f"experts.path={explored}")
+    process = start(folder, tiny_model, "run.name=second", f"experts.path={explored}", "run.mode=serial")
     assert process.wait(120) == 0, output(folder)
     found = trajectories.read(folder / "second")
     assert found == trajectories.read(explored)

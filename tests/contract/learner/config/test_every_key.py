@@ -21,12 +21,14 @@ _bench: Bench
 
 @pytest.fixture(scope="module")
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
-    """What is seen of each case that a test here asks for, by its name: all begun at once, one to a core."""
+    """What is seen of each case that a test here asks for, by its name: all begun at once, one to a core that no other
+    tests use."""
     asked = [
         item.callspec.params["of"] for item in request.session.items if "seen" in getattr(item, "fixturenames", ())
     ]
     folder = tmp_path_factory.mktemp("keys")
-    with apart.process(_begin, folder, count=len(os.sched_getaffinity(0))) as processes:
+    cores = 1 if "PYTEST_XDIST_WORKER" in os.environ else len(os.sched_getaffinity(0))
+    with apart.process(_begin, folder, count=cores) as processes:
         yield {name(of): processes.submit(_seen, of) for of in asked}
         processes.shutdown(cancel_futures=True)
 
