@@ -145,11 +145,12 @@ def run(stopped, head, tiny_model) -> Path:
     """The folder of that run, resumed to its end."""
     runs = stopped["runs"]
     steps = (runs / "smoke/metrics.jsonl").read_text().count("\n") + MORE
-    job = submit(head, runs, tiny_model, f"rl.steps={steps}", "run.resume=true")
+    job, client = submit(head, runs, tiny_model, f"rl.steps={steps}", "run.resume=true"), connect(head)
     end = time.monotonic() + 600
-    while "SUCCEEDED" not in (status := ray(head, "status", job)):
-        assert "FAILED" not in status and time.monotonic() < end, ray(head, "logs", job)
-        time.sleep(2)
+    while not client.get_job_status(job).is_terminal():  # the command takes seconds of a core each time
+        assert time.monotonic() < end, ray(head, "logs", job)
+        time.sleep(1)
+    assert "succeeded" in ray(head, "status", job).lower(), ray(head, "logs", job)
     assert leftovers(runs) == []
     assert "resumed from" in ray(head, "logs", job)
     return runs / "smoke"
