@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster import cli, scale
-from learner import evaluate
+from learner import evaluate, watch
 from learner.config.load import load
 from tests import documents
 from tests.documents import ROOT, Block, Command
@@ -31,7 +31,7 @@ RUN = (
 )
 READ = (
     r"(\S+/)?python .*",
-    r"\.venv/bin/mlagent (train|rehearse|doctor|evaluate|solve|scale) .*",
+    r"\.venv/bin/mlagent (train|rehearse|doctor|evaluate|solve|scale|watch) .*",
     r"make .*",
     r"ray .*",
 )
@@ -175,6 +175,11 @@ def read_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(scale.ray, "init", lambda **_: None)
             monkeypatch.setattr(scale, "scale", lambda job, count: count)
             assert scale.main(arguments) == 0
+        case "learner.watch":
+            from learner.reporting.serving import Server
+
+            monkeypatch.setattr(Server, "serve_forever", lambda _: None)
+            assert watch.main(arguments) == 0
         case "actors.solve":
             from actors import solve
 
