@@ -47,6 +47,11 @@ def begun(cfg: Config) -> Iterator[Training]:
             if cfg.run.resume and parts.run.checkpoints:
                 run.resume()
             yield run
+            if freed := parts.run.done():
+                parts.progress.say(
+                    f"deleted {freed >> 20} MiB that only a restart from an earlier checkpoint would need; the rest: "
+                    f"mlagent clean {run_dir}"
+                )
     except BaseException:
         if run_dir:
             with contextlib.suppress(Exception):  # why it ended is what matters

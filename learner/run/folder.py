@@ -3,7 +3,8 @@
 Invariants: a new run never overwrites an old one (the old folder is moved aside); one process owns a run at a time;
 what each start was given and said is kept in `logs/1`, `logs/2`, …, and one that does not come to run changes nothing
 of what the next goes on with; a checkpoint is complete or absent (it is written beside its place and renamed), and none
-is deleted for one that is not there yet; what failed to be written leaves no trace.
+is deleted for one that is not there yet; what failed to be written leaves no trace; of a run that is done only the last
+checkpoint can be gone on from.
 """
 
 from __future__ import annotations
@@ -213,6 +214,15 @@ class Run:
         link.symlink_to(best.name)
         os.replace(link, best.with_name("best"))
         return best
+
+    def done(self) -> int:
+        """Of a run that has come to its end: delete what only a restart from before its last checkpoint would need, and
+        return the bytes of it. Models stay, and what more `rl.steps` would go on from."""
+        states = [folder for old in self.checkpoints[:-1] if (folder := (old / LEARNER).parent).is_dir()]
+        freed = sum(map(_size, states))
+        for folder in states:
+            shutil.rmtree(folder)
+        return freed
 
     def restore(self, checkpoint: Path, learner: Any) -> Cursor:
         """Load the learner's state from a checkpoint and return where the stream goes on."""

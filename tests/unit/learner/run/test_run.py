@@ -98,6 +98,19 @@ def test_an_earlier_run_is_moved_aside_not_overwritten(tmp_path):
     assert len(list(tmp_path.glob("r.*/evaluation.json"))) == 1
 
 
+def test_of_a_run_that_is_done_only_the_last_checkpoint_can_be_gone_on_from(tmp_path):
+    with Run(config(tmp_path)) as run:
+        assert run.done() == 0, "there is none"
+        for step in (1, 2):
+            folder = run.dir / f"checkpoints/step_{step}"
+            for name in (LEARNER, "hf/model", "cursor.msgpack"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text("four")
+        assert run.done() == 4 and run.done() == 0
+        assert (folder / LEARNER).exists() and not (run.dir / "checkpoints/step_1" / LEARNER).exists()
+        assert (run.dir / "checkpoints/step_1/hf/model").exists() and len(run.checkpoints) == 2
+
+
 def test_a_run_has_one_owner(tmp_path):
     with Run(config(tmp_path)), pytest.raises(RunError, match="in use"), Run(config(tmp_path)):
         pass
