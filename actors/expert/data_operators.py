@@ -1,4 +1,4 @@
-"""Operators on what surrounds the model: columns, missing values, words, images, rows, predictions, rankings.
+"""Operators on what surrounds the model: columns, missing values, words, rows, predictions.
 
 Each rewrite takes a script and a generator for its settings, and gives (what it tries, the new script), or None where
 the script has no such place. Invariants: pure; both tables, for training and for the prediction, are treated alike;
@@ -183,66 +183,6 @@ def _text_settings(pattern: str, rng: random.Random) -> str:
     return pattern.format(**values)
 
 
-WORD_LENGTH = r"train\[\"(\w+)\"\]\.str\.len\(\)"
-
-
-def letters(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Sequences of letters instead of the length of a word."""
-    if not (node := script.statement(WORD_LENGTH)):
-        return None
-    column = re.search(WORD_LENGTH, script.source(node))[1]
-    settings = f'analyzer="char_wb", ngram_range=(1, {rng.choice([2, 3, 4])})'
-    new = (
-        "from sklearn.feature_extraction.text import CountVectorizer\n"
-        f"parts = CountVectorizer({settings})\n"
-        f'X, X_test = parts.fit_transform(train["{column}"]), parts.transform(test["{column}"])'
-    )
-    return "sequences of letters", script.replaced(node, new)
-
-
-def vowels(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Groups of vowels instead of the length of a word."""
-    if not (node := script.statement(WORD_LENGTH)):
-        return None
-    pattern = rng.choice(['"[aeiouy]+"', '"[aeiou]"', '"[aeiouy][^aeiouy]"'])
-    return "groups of vowels", script.replaced(node, script.source(node).replace("len()", f"count({pattern})"))
-
-
-TEST_PIXELS = r'^X_test = test\["images"\]\.reshape\(-1, 784\) / 255$'
-
-
-def _on_images(script: Script, expression: str) -> str | None:
-    """The script with an expression of `a` in the place of both tables of pixels."""
-    if not (node := script.statement(TEST_PIXELS)) or "for a in" in script.text:
-        return None
-    return script.replaced(node, f"{script.source(node)}\nX, X_test = [{expression} for a in (X, X_test)]")
-
-
-def pool(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Smaller images: the means of squares of pixels."""
-    side = rng.choice([2, 4])
-    left = 28 // side
-    small = f"a.reshape(-1, {left}, {side}, {left}, {side}).mean((2, 4)).reshape(-1, {left * left})"
-    return (text := _on_images(script, small)) and (f"images of {left} by {left} pixels", text)
-
-
-def binarise(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Pixels that are either on or off."""
-    return (text := _on_images(script, f"(a > {rng.choice([0.3, 0.5])}) * 1.0")) and ("pixels that are on or off", text)
-
-
-def shift(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Shifted copies of the training images beside them."""
-    if not script.statement(TEST_PIXELS) or not (node := script.statement(r'^model\.fit\(X, train\["labels"\]\)$')):
-        return None
-    a, b = rng.choice([(1, 28), (1, -1), (28, -28)])
-    new = (
-        f"X = np.concatenate([X, np.roll(X, {a}, axis=1), np.roll(X, {b}, axis=1)])\n"
-        'model.fit(X, np.tile(train["labels"], 3))'
-    )
-    return "shifted copies of the images", script.replaced(node, new)
-
-
 def recent(script: Script, rng: random.Random) -> tuple[str, str] | None:
     """The newest rows only, where the rows are in the order of time."""
     in_time = re.search(r"\"(year|date|timestamp|hour)\"", script.text)
@@ -263,67 +203,6 @@ def clip(script: Script, rng: random.Random) -> tuple[str, str] | None:
     return "predictions within the known range", script.replaced(node, new)
 
 
-RANKED = r"^ranked = best\.sort_values\("
-
-
-def popularity(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """What many have chosen first."""
-    node = script.statement(RANKED)
-    if not node or 'sort_values("count"' in script.text:
-        return None
-    new = re.sub(r"sort_values\(\"\w+\"", 'sort_values("count"', script.source(node))
-    return "the most popular first", script.replaced(node, new)
-
-
-def damped(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Means drawn towards a prior, so that few ratings do not decide."""
-    if not (node := script.statement(RANKED)) or 'best["score"]' in script.text:
-        return None
-    weight, prior = rng.choice([20, 50, 100, 200, 400]), rng.choice([2, 3])
-    score = f'best["score"] = (best["mean"] - {prior}) * best["count"] / (best["count"] + {weight})'
-    new = re.sub(r"sort_values\(\"\w+\"", 'sort_values("score"', script.source(node))
-    return "damped means", script.replaced(node, f"{score}\n{new}")
-
-
-def weighted(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """The sum of what ratings are above a middling one."""
-    if not (node := script.statement(RANKED)) or 'best["score"]' in script.text:
-        return None
-    score = f'best["score"] = (best["mean"] - {rng.choice([1, 2, 2.5, 3])}) * best["count"]'
-    new = re.sub(r"sort_values\(\"\w+\"", 'sort_values("score"', script.source(node))
-    return "the sum of good ratings", script.replaced(node, f"{score}\n{new}")
-
-
-def threshold(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Another number of ratings that a film needs."""
-    if not (found := re.search(r"count >= (\d+)", script.text)):
-        return None
-    value = rng.choice([v for v in (5, 10, 50, 100, 150, 200) if str(v) != found[1]])
-    return f"at least {value} ratings", script.text.replace(found[0], f"count >= {value}")
-
-
-def newest_ratings(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Ratings of the last time only."""
-    node = script.statement(READ_TEST)
-    if not node or "quantile(" in script.text or not script.statement(RANKED):
-        return None
-    share = rng.choice([0.3, 0.5, 0.7, 0.8])
-    new = f'{script.source(node)}\ntrain = train[train["timestamp"] > train["timestamp"].quantile({share})]'
-    return "recent ratings only", script.replaced(node, new)
-
-
-def unseen(script: Script, rng: random.Random) -> tuple[str, str] | None:
-    """Nothing that somebody has rated already."""
-    node = script.statement(r"^prediction = \" \"\.join\(ranked\[:10\]\)$")
-    if not node:
-        return None
-    new = (
-        'seen = train.groupby("user")["movie"].agg(lambda films: set(films.astype(str)))\n'
-        'prediction = [" ".join([f for f in ranked if f not in seen[u]][:10]) for u in test["id"]]'
-    )
-    return "films not yet rated", script.replaced(node, new)
-
-
 def _q(text: str) -> str:
     return f'"{text}"'
 
@@ -335,16 +214,7 @@ REWRITES: Mapping[str, Mapping[str, Rewrite]] = {
         "combined": combined,
     },
     "missing": {"constant": fill, "usual": impute},
-    "words": {**{way: vectorise(way) for way in VECTORISERS}, "sequences": letters, "vowels": vowels},
-    "images": {"pooled": pool, "binary": binarise, "shifted": shift},
+    "words": {way: vectorise(way) for way in VECTORISERS},
     "rows": {"recent": recent},
     "prediction": {"clipped": clip},
-    "ranking": {
-        "popular": popularity,
-        "damped": damped,
-        "summed": weighted,
-        "enough": threshold,
-        "recent": newest_ratings,
-        "unseen": unseen,
-    },
 }

