@@ -92,7 +92,7 @@ class Agents(Explorer):
         script = dataclasses.replace(state, snapshot=expert.last_that_ran(state) or state.snapshot)
         if (state.task_id, script.snapshot) not in self._tests:
             try:
-                run = self._environment.runner.run(self._tasks[state.task_id], self._environment.files(script))
+                run = self._environment.runner.run(self._tasks[state.task_id], self._environment.workspace(script))
             except SandboxFailure:
                 return None
             self._tests[state.task_id, script.snapshot] = run.withheld and run.withheld.test

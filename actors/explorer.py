@@ -27,7 +27,7 @@ from actors.expert.builtin import BuiltinExpert, Expert, last_that_ran
 from actors.expert.llm import LanguageModelExpert
 from actors.expert.operators import Idea
 from actors.expert.trajectory import Move, Trajectory, ending
-from actors.hosts import HostedRunner, local_runner
+from actors.hosts import HostedRunner, local_runner, snapshot_store
 from actors.policy.chat import Chat, plain
 from actors.policy.endpoint import Ask, Endpoint, EndpointError
 from envs import relief
@@ -74,8 +74,8 @@ class Explorer:
             self._model_dir, model.context, model.response, list(model.thinking), plain(model.template_arguments),
             self._extent,
         )  # fmt: skip
-        runner = await asyncio.to_thread(self._runner)
-        snapshots = SnapshotStore(self._cfg.sandbox.snapshots or self._run_dir / "snapshots")
+        snapshots = snapshot_store(self._cfg, self._run_dir)
+        runner = await asyncio.to_thread(self._runner, snapshots)
         self._environment = Environment(
             self._tasks, runner, snapshots, self._editor(), self._cfg.prompt.observation
         )  # fmt: skip
@@ -85,7 +85,7 @@ class Explorer:
         """Start what else an actor has to offer; returns what that is: here, nothing."""
         return {}
 
-    def _runner(self) -> Runner:
+    def _runner(self, snapshots: SnapshotStore) -> Runner:
         """What runs the experiments, given a whole node until `share` says otherwise."""
         sandbox, recorded = self._cfg.sandbox, self._cfg.sandbox.cache_path or self._run_dir / "experiments"
         if sandbox.backend == "simulated":
@@ -93,8 +93,8 @@ class Explorer:
         if sandbox.hosts:
             runner = HostedRunner(self._cfg)
         else:
-            runner = local_runner(self._cfg, self._id, self._capacity(actors=1))
-        return CachedRunner(runner, recorded) if sandbox.cache else runner
+            runner = local_runner(self._cfg, self._id, self._capacity(actors=1), snapshots)
+        return CachedRunner(runner, recorded, snapshots) if sandbox.cache else runner
 
     def _editor(self) -> Editor | None:
         """What carries out the actions that need another model."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Commands, Experiment, Task
 from envs.sandbox import SandboxFailure, SandboxPool
+from envs.workspace import Files, SnapshotStore
 
 AT_ONCE = 256
 """Experiments that one host knows of, running or in its line; further ones wait in Ray."""
@@ -30,7 +32,12 @@ TRIES = 2
 CLOSE_SECONDS = 30.0
 
 
-def local_runner(cfg: Any, name: str, capacity: Capacity) -> MeteredRunner:
+def snapshot_store(cfg: Any, run_dir: str | Path) -> SnapshotStore:
+    """Where the states of a run are, for all of its actors."""
+    return SnapshotStore(cfg.sandbox.snapshots or Path(run_dir) / "snapshots")
+
+
+def local_runner(cfg: Any, name: str, capacity: Capacity, snapshots: SnapshotStore) -> MeteredRunner:
     """What runs experiments on this node; name: of the actor that does, for the metrics.
 
     Raises:
@@ -40,7 +47,7 @@ def local_runner(cfg: Any, name: str, capacity: Capacity) -> MeteredRunner:
     pool = SandboxPool(
         sandbox.backend, sandbox.image, sandbox.warm, sandbox.packages, sandbox.patience, sandbox.requirements
     )
-    runner = SandboxRunner(pool, capacity, cfg.run.seed)
+    runner = SandboxRunner(pool, capacity, cfg.run.seed, snapshots)
     return MeteredRunner(runner, Metrics(cfg.run.name, by=name), lambda: pool.idle)
 
 
@@ -50,7 +57,7 @@ class Host:
     def __init__(self, name: str, cfg: Any):
         self._name, sandbox = name, cfg.sandbox
         capacity = Capacity(sandbox.cpus, sandbox.memory_gb * 1024, tuple(sandbox.gpus))
-        self._runner = local_runner(cfg, name, capacity)
+        self._runner = local_runner(cfg, name, capacity, snapshot_store(cfg, Path(cfg.run.dir, cfg.run.name)))
 
     def __repr__(self) -> str:  # Ray's dashboard shows it
         return f"{self._name}: experiments of all actors"
@@ -59,10 +66,10 @@ class Host:
         """The sandbox's name and image."""
         return self._runner.name, self._runner.image
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def run(self, task: Task, files: Files) -> Experiment:
         return self._runner.run(task, files)
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         return self._runner.shell(task, files, command)
 
     def expect(self, tasks: Iterable[Task]) -> None:
@@ -112,11 +119,11 @@ class HostedRunner:
     def running(self) -> int:
         return self._running.total()
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def run(self, task: Task, files: Files) -> Experiment:
         """As every `Runner`; an experiment waits in line for at most `actors.deadline`."""
         return self._asked(task, lambda host: host.run.remote(task, dict(files)))
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         return self._asked(task, lambda host: host.shell.remote(task, dict(files), command))
 
     def _asked(self, task: Task, ask: Callable[[Any], ray.ObjectRef]) -> Any:

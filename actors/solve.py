@@ -222,12 +222,10 @@ async def _solve(
 def _environment(job: Job, settings: Settings) -> Environment:
     """Raises SandboxFailure."""
     if not job.script:
-        runner = SandboxRunner(
-            SandboxPool(settings.sandbox, requirements=settings.requirements), node_capacity(), settings.seed
-        )
-        return Environment(
-            {job.task.id: job.task}, runner, SnapshotStore("memory://solve"), observation=settings.prompt.observation
-        )
+        snapshots = SnapshotStore("memory://solve")
+        pool = SandboxPool(settings.sandbox, requirements=settings.requirements)
+        runner = SandboxRunner(pool, node_capacity(), settings.seed, snapshots)
+        return Environment({job.task.id: job.task}, runner, snapshots, observation=settings.prompt.observation)
     sandboxes = SandboxPool(
         settings.sandbox, packages=settings.packages, requirements=settings.requirements, bundled_data=True
     )

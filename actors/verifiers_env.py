@@ -131,8 +131,8 @@ def _environment(sandbox: str) -> Environment:
     Raises:
         SandboxFailure: that sandbox does not work here.
     """
-    runner = SandboxRunner(SandboxPool(sandbox), node_capacity())
-    return Environment({}, runner, SnapshotStore("memory://verifiers"))
+    snapshots = SnapshotStore("memory://verifiers")
+    return Environment({}, SandboxRunner(SandboxPool(sandbox), node_capacity(), snapshots=snapshots), snapshots)
 
 
 def _prompt(environment: Environment, state: State, tokens: int) -> tuple[str, str]:

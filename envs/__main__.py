@@ -298,8 +298,8 @@ def _sandboxes(arguments: argparse.Namespace) -> Iterator[SandboxPool]:
 
 def _environment(task: Task, sandboxes: SandboxPool, seed: int = 0) -> Environment:
     """Keeps the workspaces of its states in memory."""
-    runner = SandboxRunner(sandboxes, node_capacity(), seed)
-    return Environment({task.id: task}, runner, SnapshotStore("memory://snapshots"))
+    snapshots = SnapshotStore("memory://snapshots")
+    return Environment({task.id: task}, SandboxRunner(sandboxes, node_capacity(), seed, snapshots), snapshots)
 
 
 def _measured(environment: Environment, task: Task) -> Task:

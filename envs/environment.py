@@ -15,7 +15,7 @@ from envs import actions, audit, research_actions, shell
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Shell, Undo, Write
 from envs.experiments import Runner
 from envs.printable import escaped
-from envs.records import Durations, Outcome, State, Step, StepResult, Task
+from envs.records import Durations, Experiment, Kept, Outcome, State, Step, StepResult, Task
 from envs.research_actions import LOG, Editor, Note
 from envs.sandbox import SandboxFailure
 from envs.workspace import SnapshotStore
@@ -50,6 +50,10 @@ class Environment:
 
     def files(self, state: State) -> dict[str, str]:
         """The files that the agent may read and change: the script and what it wrote, path → text."""
+        return {name: file for name, file in self.workspace(state).items() if isinstance(file, str)}
+
+    def workspace(self, state: State) -> dict[str, str | Kept]:
+        """What an experiment gets beside the task's files: those above, and what earlier runs left that is kept."""
         task = self.tasks[state.task_id]
         return {task.script: (task.env_dir / task.script).read_text(), **self._snapshots.get(state.snapshot)}
 
@@ -132,7 +136,7 @@ class Environment:
     def _edited(self, state: State, changed: Mapping[str, str]) -> State:
         return self._changed(state, {**self._snapshots.get(state.snapshot), **changed})
 
-    def _changed(self, state: State, files: Mapping[str, str]) -> State:
+    def _changed(self, state: State, files: Mapping[str, str | Kept]) -> State:
         """The state with these files in the place of its own, which an Undo gives back."""
         undo = (*state.undo, (state.snapshot, state.score))
         return replace(state, snapshot=self._snapshots.put(files), undo=undo)
@@ -144,7 +148,7 @@ class Environment:
         """Run commands on the files of `state`, and the task's script on what they made of these."""
         task, before = self.tasks[state.task_id], self._snapshots.get(state.snapshot)
         files = shell.laid(self.files(state), task)
-        ran = self.runner.shell(task, files, action.command)
+        ran = self.runner.shell(task, {**self.workspace(state), **files}, action.command)
         tail = readable(ran.log, self._kept)
         if ran.outcome is not Outcome.NEUTRAL:
             result = _unapplied(state, action.kind, ran.outcome, text, f"{ran.outcome}: {tail}", tail)
@@ -174,7 +178,8 @@ class Environment:
     ) -> StepResult:
         """Run the task's script, or another one, as it is in `state`, and grade what it wrote; observed: before it."""
         task, other = self.tasks[state.task_id], script is not None and script != self.tasks[state.task_id].script
-        run = self.runner.run(replace(task, script=script) if other else task, self.files(state))
+        run = self.runner.run(replace(task, script=script) if other else task, self.workspace(state))
+        state = self._keeping(state, run)
         outcome = run.outcome
         if not edited and (outcome is Outcome.EDITED or (other and run.finished)):
             outcome = Outcome.NEUTRAL
@@ -189,6 +194,16 @@ class Environment:
             kind, outcome, state.reference, score, observation, tail, run.durations, after,
             run.peak_mb, run.milestones, run.origin, run.withheld, run.findings if edited else (),
         )  # fmt: skip
+
+    def _keeping(self, state: State, run: Experiment) -> State:
+        """The state with what a run left that is kept, in the place of what earlier ones did."""
+        before = self._snapshots.get(state.snapshot)
+        if run.kept is None or dict(run.kept) == {
+            name: file for name, file in before.items() if isinstance(file, Kept)
+        }:
+            return state
+        texts = {name: file for name, file in before.items() if isinstance(file, str)}
+        return replace(state, snapshot=self._snapshots.put({**dict(run.kept), **texts}))
 
     def _audited(self, result: StepResult, changed: Mapping[str, str]) -> StepResult:
         """The result of an edit with all that is suspicious in it; changed: the files that it wrote."""

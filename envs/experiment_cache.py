@@ -17,7 +17,7 @@ import logging
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Commands, Experiment, Origin, Outcome, Task
 from envs.store import Store
+from envs.workspace import Files, SnapshotStore
 
 log = logging.getLogger(__name__)
 
@@ -42,29 +43,36 @@ one of them what another has half built, and the process dies of it (msgspec 0.2
 class CachedRunner:
     """A `Runner` that asks another one only for what it has not seen."""
 
-    def __init__(self, runner: SandboxRunner, path: str | Path):
-        self._runner, self._store = runner, Store(path)
+    def __init__(self, runner: SandboxRunner, path: str | Path, snapshots: SnapshotStore | None = None):
+        """snapshots: where the files lie that runs left; a result whose files are not there any more is none."""
+        self._runner, self._store, self._snapshots = runner, Store(path), snapshots
         self.name = runner.name
 
     @property
     def running(self) -> int:
         return self._runner.running
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def run(self, task: Task, files: Files) -> Experiment:
         setting = _hash(dataclasses.asdict(task.limits), self._runner.image, self._runner.seed)
         key = f"{content_key(task, files)}-{setting}"
         name = f"{task.id}/{key}.json"
-        if found := read_record(self._store, name):
+        if found := self._found(name):
             return found
         with _only_one(key):
-            if found := read_record(self._store, name):
+            if found := self._found(name):
                 return found
             experiment = self._runner.run(task, files)
             sure = experiment.outcome not in BY_CHANCE or read_record(self._store, f"{ONCE}/{name}")
             self._store.write(name if sure else f"{ONCE}/{name}", msgspec.json.encode(experiment))
             return experiment
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def _found(self, name: str) -> Experiment | None:
+        found = read_record(self._store, name)
+        if found and found.kept and not (self._snapshots and self._snapshots.are_kept(dict(found.kept))):
+            return None
+        return found
+
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         """Run anew each time: what commands print and leave may be of the moment."""
         return self._runner.shell(task, files, command)
 
@@ -78,7 +86,7 @@ class CachedRunner:
         self._runner.close()
 
 
-def content_key(task: Task, files: Mapping[str, str]) -> str:
+def content_key(task: Task, files: Files) -> str:
     """Hash of what is run: the task's content at its fidelity, the parts of its answers, the files laid over it."""
     parts = task.parts and task.parts.name
     return _hash(task.digest or str(task.env_dir), task.script, task.fidelity, parts, sorted(files.items()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,11 +18,11 @@ from typing import Protocol, TypeVar
 from envs import grading, leftovers, verification
 from envs.admission import Admission, Capacity
 from envs.grading import GradeError, GraderFailed, grade
-from envs.records import MILESTONES, Commands, Durations, Experiment, Findings, Outcome, Task, Withheld
+from envs.records import MILESTONES, Commands, Durations, Experiment, Findings, Kept, Outcome, Task, Withheld
 from envs.relief import Relief
 from envs.sandbox import Sandbox, SandboxFailure, SandboxPool, room_of
 from envs.sandbox.runner import SHELL
-from envs.workspace import restore
+from envs.workspace import Files, SnapshotStore, restore
 
 T = TypeVar("T")
 FIDELITY_VARIABLE = "MLAGENT_FIDELITY"
@@ -44,8 +44,8 @@ class Runner(Protocol):
         """Experiments that run now."""
         ...
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
-        """Run the task's script with `files` (relative path → text) laid over the task's own; blocks.
+    def run(self, task: Task, files: Files) -> Experiment:
+        """Run the task's script with `files` (relative path → text, or what is kept) laid over the task's own; blocks.
 
         Raises:
             SandboxFailure: the sandbox failed, which says nothing about the files.
@@ -53,7 +53,7 @@ class Runner(Protocol):
         """
         ...
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         """Run commands where the task's script would be run, with its limits; raises as `run`."""
         ...
 
@@ -73,9 +73,15 @@ class Runner(Protocol):
 class SandboxRunner:
     """Runs each experiment for real, as soon as it fits."""
 
-    def __init__(self, sandboxes: SandboxPool, capacity: Capacity, seed: int = 0):
-        """seed: of the random numbers that every experiment starts with, so that a run can be repeated."""
+    def __init__(
+        self, sandboxes: SandboxPool, capacity: Capacity, seed: int = 0, snapshots: SnapshotStore | None = None
+    ):
+        """seed: of the random numbers that every experiment starts with, so that a run can be repeated.
+
+        snapshots: where the files that runs leave are kept, without which none are.
+        """
         self._sandboxes, self._admission, self.seed = sandboxes, Admission(capacity), seed
+        self._snapshots = snapshots
         self.name, self.image = sandboxes.name, sandboxes.image
         grading.process.start()
         self._relief = Relief(self._relieve)
@@ -84,12 +90,12 @@ class SandboxRunner:
     def running(self) -> int:
         return self._admission.running
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def run(self, task: Task, files: Files) -> Experiment:
         arrived = time.monotonic()
         name = f"{task.digest or task.id}@{task.fidelity:g}"
         return self._tried(name, task, lambda gpus: self._run(task, files, gpus, arrived))
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         arrived = time.monotonic()
         return self._tried(f"{task.id}: shell", task, lambda gpus: self._shell(task, files, command, gpus, arrived))
 
@@ -101,39 +107,41 @@ class SandboxRunner:
             except SandboxFailure:
                 return attempt(gpus)
 
-    def _shell(
-        self, task: Task, files: Mapping[str, str], command: str, gpus: tuple[int, ...], asked: float
-    ) -> Commands:
+    def _shell(self, task: Task, files: Files, command: str, gpus: tuple[int, ...], asked: float) -> Commands:
         try:
             with self._sandboxes.acquire(task, gpus) as sandbox:
                 begun = time.monotonic()
-                restore(task, files, sandbox.workspace)
+                self._restore(task, files, sandbox)
                 restored = time.monotonic()
                 result = sandbox.run([SHELL, "-c", _moved(task) + command], task.limits, _variables(task), self.seed)
                 ended = result.status in ("ok", "error")
-                found = leftovers.changes(sandbox.workspace, files, task.env_dir) if ended else leftovers.NONE
+                kept, said = self._kept(task, files, sandbox) if ended else (None, "")
+                found = leftovers.changes(sandbox.workspace, files, task) if ended else leftovers.NONE
         except OSError as error:
             raise SandboxFailure(f"{FULL}: {error}") from error
         outcome = Outcome.NEUTRAL if ended else OUTCOMES[result.status]
         log = _stopped(task, result.status, result.output)
         if ended and result.exit_code:
             log += f"\nexit code {result.exit_code}"
+        log = f"{log}\n{said}" if said else log
         durations = Durations(begun - asked, restored - begun, result.seconds)
-        return Commands(outcome, log, durations, result.peak_mb, *found)
+        return Commands(outcome, log, durations, result.peak_mb, *found, kept)
 
-    def _run(self, task: Task, files: Mapping[str, str], gpus: tuple[int, ...], asked: float) -> Experiment:
+    def _run(self, task: Task, files: Files, gpus: tuple[int, ...], asked: float) -> Experiment:
         times = [asked]
         try:
             with self._sandboxes.acquire(task, gpus) as sandbox:
                 times.append(time.monotonic())
-                restore(task, files, sandbox.workspace)
+                self._restore(task, files, sandbox)
                 times.append(time.monotonic())
                 result = sandbox.run(self.command(task), task.limits, _variables(task), self.seed)
                 times.append(time.monotonic())
                 outcome, score, withheld, findings = OUTCOMES.get(result.status), None, None, ()
-                log = result.output
+                log, kept = result.output, None
                 if outcome is None:
+                    kept, said = self._kept(task, files, sandbox)
                     outcome, score, withheld, findings, log = self.graded(task, files, sandbox, log)
+                    log = f"{log}\n{said}" if said else log
                 times.append(time.monotonic())
         except OSError as error:
             raise SandboxFailure(f"{FULL}: {error}") from error
@@ -143,8 +151,18 @@ class SandboxRunner:
         durations = Durations(queue, restored, result.seconds, graded)
         finished = result.status == "ok"
         return Experiment(
-            outcome, score, log, durations, result.peak_mb, milestones, finished, withheld=withheld, findings=findings
-        )
+            outcome, score, log, durations, result.peak_mb, milestones, finished, withheld=withheld, findings=findings,
+            kept=kept,
+        )  # fmt: skip
+
+    def _restore(self, task: Task, files: Files, sandbox: Sandbox) -> None:
+        restore(task, files, sandbox.workspace, self._snapshots.content if self._snapshots else None)
+
+    def _kept(self, task: Task, files: Files, sandbox: Sandbox) -> tuple[tuple[tuple[str, Kept], ...] | None, str]:
+        """What the task keeps of what lies in the workspace, and what is said of it."""
+        if not (task.keep and self._snapshots):
+            return None, ""
+        return leftovers.kept(sandbox.workspace, task, files, self._snapshots.keep)
 
     def command(self, task: Task) -> list[str]:
         """The script that is run, and its arguments."""
@@ -153,7 +171,7 @@ class SandboxRunner:
         return [SHELL, "-c", f"{_moved(task)}exec bash {shlex.quote(task.script)}"]
 
     def graded(
-        self, task: Task, files: Mapping[str, str], sandbox: Sandbox, log: str
+        self, task: Task, files: Files, sandbox: Sandbox, log: str
     ) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
         """What a script is worth that ended without an error, and what is said of it; log: what it printed."""
         if task.verifier:
@@ -213,7 +231,7 @@ def _stopped(task: Task, status: str, log: str) -> str:
 
 
 def _graded(
-    task: Task, files: Mapping[str, str], workspace: Path, log: str
+    task: Task, files: Files, workspace: Path, log: str
 ) -> tuple[Outcome, float | None, Withheld | None, Findings, str]:
     try:
         return Outcome.EDITED, *grade(task, workspace), log
@@ -225,7 +243,7 @@ def _graded(
         return Outcome.SCRIPT_ERROR, None, None, (), explained
 
 
-def _unchanged(task: Task, files: Mapping[str, str]) -> bool:
+def _unchanged(task: Task, files: Files) -> bool:
     """Whether all of these files are as the task has them."""
     own = {name: task.env_dir / name for name in files}
     return all(own[name].is_file() and own[name].read_text() == text for name, text in files.items())

@@ -1,22 +1,28 @@
-"""What commands have left in a workspace: which files of a state are new, changed or gone, and what no state can hold.
+"""What a run or commands have left in a workspace: files that the task keeps; which files of a state are new, changed or
+gone; and what no state can hold.
 
-Invariants: no link is followed; nothing is read but regular files that are small enough to be edited; of what lies in a
-workspace beyond that, names are told and nothing else. It runs when no process of the commands is left.
+Invariants: no link is followed; nothing is read but regular files that are small enough to be edited, or that are kept
+and within the quota; of what lies in a workspace beyond that, names are told and nothing else. It runs when no process
+of theirs is left.
 """
 
 from __future__ import annotations
 
 import filecmp
+import fnmatch
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from envs.actions import MAX_FILE_BYTES, MAX_PATH_PARTS, PATH_PART
+from envs.actions import MAX_FILE_BYTES, MAX_PATH_PARTS, PATH_PART, SUBMISSION
+from envs.records import Kept, Task
 from envs.sandbox.base import MOUNTED_TASK
 
 IGNORED = frozenset({"__pycache__"})
+MOST_KEPT, TOLD = 100, 8
+"""Files that are kept of one state, and names that are told."""
 MOST = 1000
 """Entries of each kind that are told; nobody can make use of more."""
 
@@ -32,26 +38,55 @@ class Changes(NamedTuple):
 NONE = Changes({}, (), ())
 
 
-def changes(workspace: Path, laid: Mapping[str, str], own: Path) -> Changes:
+def changes(workspace: Path, laid: Mapping[str, str | Kept], task: Task) -> Changes:
     """What differs from the files (path → text) that were laid into the workspace over links to the task's, or copies
     of them.
 
-    own: the task's folder.
+    Files that the task keeps are told by `kept`.
     """
     written: dict[str, str] = {}
     others: list[str] = []
     present: set[str] = set()
     for name, file in _entries(workspace):
+        if _matches(name, task) and not isinstance(laid.get(name), str):
+            continue
         text = _text(file) if file else None
         if text is not None:
             present.add(name)
-        if name not in laid and file and _same(file, own / name):
+        if name not in laid and file and _same(file, task.env_dir / name):
             continue
         if text is None and len(others) < MOST:
             others.append(name)
         elif text is not None and laid.get(name) != text and len(written) < MOST:
             written[name] = text
-    return Changes(written, tuple(sorted(set(laid) - present - set(others))), tuple(others))
+    return Changes(
+        written,
+        tuple(sorted({name for name, file in laid.items() if isinstance(file, str)} - present - set(others))),
+        tuple(others),
+    )
+
+
+def kept(
+    workspace: Path, task: Task, files: Mapping[str, str | Kept], keep: Callable[[bytes], Kept]
+) -> tuple[tuple[tuple[str, Kept], ...] | None, str]:
+    """What the task keeps of the files that a run left, and what is said of it: all of them, or where they are over the
+    quota none, so that what was kept before stays (None).
+
+    files: of the state, whose texts are kept as such; keep: stores a content.
+    """
+    own = {*task.read_only, *task.editable, task.script, SUBMISSION}
+    own |= {name for name, file in files.items() if isinstance(file, str)}
+    found = {name: file for name, file in _entries(workspace) if file and name not in own and _matches(name, task)}
+    size = sum(file.stat().st_size for file in found.values())
+    told = f"{', '.join(list(found)[:TOLD])}{' …' if len(found) > TOLD else ''} ({size / 2**20:.2g} MiB)"
+    if size > task.keep_mb << 20 or len(found) > MOST_KEPT:
+        return None, f"not kept: {told}: over the {task.keep_mb} MiB, or {MOST_KEPT} files, that may be"
+    contents = {name: content for name, file in found.items() if (content := _content(file)) is not None}
+    return tuple((name, keep(content)) for name, content in contents.items()), f"kept: {told}" if found else ""
+
+
+def _matches(name: str, task: Task) -> bool:
+    return any(fnmatch.fnmatch(name, glob) for glob in task.keep)
 
 
 def _entries(folder: Path, prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Path | None]]:
@@ -88,8 +123,8 @@ def _same(file: Path, own: Path) -> bool:
         return False
 
 
-def _text(file: Path) -> str | None:
-    """Text of a file; None of one that is none, or too large."""
+def _content(file: Path, most: int = -1) -> bytes | None:
+    """At most so many bytes of a file; None of one that is none, or has another name as well."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except PermissionError:
@@ -99,7 +134,13 @@ def _text(file: Path) -> str | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             return None
-        content = opened.read(MAX_FILE_BYTES + 1)
+        return opened.read(most)
+
+
+def _text(file: Path) -> str | None:
+    """Text of a file; None of one that is none, or too large."""
+    if (content := _content(file, MAX_FILE_BYTES + 1)) is None:
+        return None
     try:
         text = content.decode()
     except UnicodeDecodeError:

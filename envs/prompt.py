@@ -198,6 +198,9 @@ def _content(task: Task, state: State, files: Mapping[str, str], parts: _Parts, 
         f"Other files: {others}" if others else "",
         *parts.steps,
         (WHOLE_FORMAT if native and whole else FORMATS[task.actions]) + (SHELL_FORMAT if task.shell else ""),
+        f"Files that a run leaves as {', '.join(task.keep)} are there in later runs ({task.keep_mb} MiB)."
+        if task.keep
+        else "",
     ]
     return "\n".join(filter(None, shown))
 

@@ -156,6 +156,10 @@ class Task:
     """Whether the policy may run commands (of `native` actions)."""
     verifier: Verifier | None = None
     """What grades, in the place of scripts/eval.py."""
+    keep: tuple[str, ...] = ()
+    """Globs of the files that a run may leave to the runs of later states."""
+    keep_mb: int = 64
+    """MiB that those of one state may have."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,16 @@ class State:
     """Best valid score on the way here, undone or not; states of earlier versions lack it."""
     unrun: int = 0
     """Edits since the task's script was last run: then the score is None, and not because it fails."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file that a run left, by its content."""
+
+    digest: str
+    """SHA-256, the name of the content in the snapshot store."""
+    size: int
+    """Bytes."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +295,8 @@ class Experiment:
     withheld: Withheld | None = None
     findings: Findings = ()
     """Those in the submission."""
+    kept: tuple[tuple[str, Kept], ...] | None = None
+    """(path, content) of all that is to be kept from now on; None: what was kept before stays."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +315,8 @@ class Commands:
     """Paths of the files that are there no more."""
     others: tuple[str, ...] = ()
     """Paths of what else is there and can be in no state: links, and files that are no text or too large."""
+    kept: tuple[tuple[str, Kept], ...] | None = None
+    """As an experiment's."""
 
 
 MILESTONES = ("data_opened", "model_fitted", "predictions_written", "submission_valid")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from envs.actions import MAX_FILE_BYTES, MAX_FILES, SUBMISSION, InvalidAction, text_of
 from envs.printable import escaped
-from envs.records import Commands, Task
+from envs.records import Commands, Kept, Task
 
 TOLD, MAX_NAME = 8, 80
 """Names that a message lists, and characters of each."""
@@ -29,8 +29,10 @@ def laid(files: Mapping[str, str], task: Task) -> dict[str, str]:
     return own
 
 
-def applied(ran: Commands, files: Mapping[str, str], before: Mapping[str, str], task: Task) -> dict[str, str]:
-    """The files of the state after commands, path → text; equal to `before` where they changed none.
+def applied(
+    ran: Commands, files: Mapping[str, str], before: Mapping[str, str | Kept], task: Task
+) -> dict[str, str | Kept]:
+    """The files of the state after commands; equal to `before` where they changed none.
 
     files: that were laid for them; before: those of the state that are not as the task has them.
 
@@ -47,10 +49,12 @@ def applied(ran: Commands, files: Mapping[str, str], before: Mapping[str, str], 
     own = {*task.read_only, *task.editable, task.script}
     if clashing := [name for name in written if any(_clash(name, other) for other in own)]:
         raise InvalidAction(f"{_listed(clashing)} clashes with a file or folder of the task: {UNDONE}")
-    after = {**{name: text for name, text in before.items() if name not in ran.deleted}, **written}
-    if len(after) > MAX_FILES and len(after) > len(before):
+    texts = {name: file for name, file in before.items() if isinstance(file, str)}
+    after = {**{name: text for name, text in texts.items() if name not in ran.deleted}, **written}
+    if len(after) > MAX_FILES and len(after) > len(texts):
         raise InvalidAction(f"there would be {len(after)} files, and at most {MAX_FILES} are kept: {UNDONE}")
-    return after
+    kept = {name: file for name, file in before.items() if isinstance(file, Kept)}
+    return {**(kept if ran.kept is None else dict(ran.kept)), **after}
 
 
 def told(ran: Commands, task: Task) -> str:

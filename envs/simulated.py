@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from envs.admission import Admission, Capacity
@@ -18,6 +18,7 @@ from envs.benchmarks.loader import TaskError
 from envs.experiment_cache import content_key, read_record
 from envs.records import Commands, Experiment, Origin, Outcome, Task
 from envs.store import Store
+from envs.workspace import Files
 
 
 class SimulatedRunner:
@@ -34,20 +35,20 @@ class SimulatedRunner:
     def running(self) -> int:
         return self._admission.running
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def run(self, task: Task, files: Files) -> Experiment:
         arrived = time.monotonic()
         with self._admission.admit(f"{task.id}@{task.fidelity:g}", task.limits):
             queued = time.monotonic() - arrived
             found = self._find(task, files)
             time.sleep(found.durations.execute * self._speed)
         durations = dataclasses.replace(found.durations, queue=queued)
-        return dataclasses.replace(found, origin=Origin.SIMULATED, durations=durations)
+        return dataclasses.replace(found, origin=Origin.SIMULATED, durations=durations, kept=None)
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         """Of commands nothing is recorded: they print that, and change nothing."""
         return Commands(Outcome.NEUTRAL, "commands are not run where experiments are simulated")
 
-    def _find(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def _find(self, task: Task, files: Files) -> Experiment:
         records, key = self._records(task.id), content_key(task, files)
         own = [record for content, record in records if content == key]
         return own[0] if own else records[int(key, 16) % len(records)][1]

@@ -27,6 +27,18 @@ class Store:
         """Raises FileNotFoundError if there is none of that name."""
         return self._fs.cat_file(f"{self.path}/{name}")
 
+    def refresh(self, name: str) -> bool:
+        """Have a file count as written now; False if there is none of that name."""
+        file = f"{self.path}/{name}"
+        try:
+            if isinstance(self._fs, LocalFileSystem):
+                os.utime(file)
+            else:
+                self._fs.pipe_file(file, self._fs.cat_file(file))
+        except FileNotFoundError:
+            return False
+        return True
+
     def write(self, name: str, content: bytes) -> None:
         file = f"{self.path}/{name}"
         if not isinstance(self._fs, LocalFileSystem):

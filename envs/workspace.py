@@ -1,10 +1,11 @@
 """Workspaces and their snapshots: what an experiment finds in its working folder.
 
-A snapshot holds only the files that differ from the task's own (the edited script, files the agent wrote); what a run
-leaves behind is discarded. Data is not copied: a workspace has links into the read-only task folder, so restoring costs
-the size of what differs (but for tasks that a verifier grades, whose files are all their script's to change).
-Invariants: snapshots are content-addressed and immutable; emptying or filling a workspace follows no link that an
-experiment left; a snapshot is deleted only if no kept state needs it.
+A snapshot holds only the files that differ from the task's own (the edited script, files the agent wrote) and, by their
+content, those that a task keeps of what a run leaves; what else it leaves is discarded. Data is not copied: a workspace
+has links into the read-only task folder, so restoring costs the size of what differs (but for tasks that a verifier
+grades, whose files are all their script's to change). Invariants: snapshots are content-addressed and immutable;
+emptying or filling a workspace follows no link that an experiment left; a snapshot is deleted only if no kept state
+needs it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 
-from envs.records import State, Task
+from envs.records import Kept, State, Task
 from envs.sandbox.base import MOUNTED_TASK
 from envs.sandbox.disk import wipe
 from envs.store import Store
 
+CONTENTS = "kept"
+"""The folder, beside the snapshots, of the content of files that runs left."""
+Files = Mapping[str, str | Kept]
+"""Of a state that differ from the task's: path → text, or a content that is kept."""
 REMEMBERED = 1024
 """Snapshots kept in memory."""
 
@@ -35,8 +40,8 @@ class SnapshotStore:
         self._store = Store(path)
         self.get = functools.lru_cache(REMEMBERED)(self._get)
 
-    def put(self, files: Mapping[str, str]) -> str:
-        """Store path → text and return the snapshot's id; equal content has an equal id.
+    def put(self, files: Files) -> str:
+        """Store path → text, or content that is kept, and return the snapshot's id; equal content has an equal id.
 
         What is there already is written again, and so young again: `collect` must not take it from the step that has
         come to it anew.
@@ -44,15 +49,39 @@ class SnapshotStore:
         content = msgspec.json.encode(dict(sorted(files.items())))
         snapshot = hashlib.sha256(content).hexdigest()[:24]
         self._store.write(_file(snapshot), content)
+        self.are_kept(files)
         return snapshot
 
-    def _get(self, snapshot: str) -> Mapping[str, str]:
-        """Path → text of a snapshot.
+    def keep(self, content: bytes) -> Kept:
+        """Store the content of a file that a run left."""
+        kept = Kept(hashlib.sha256(content).hexdigest(), len(content))
+        if not self._store.refresh(_content(kept)):
+            self._store.write(_content(kept), content)
+        return kept
+
+    def content(self, kept: Kept) -> bytes:
+        """Raises FileNotFoundError if the store has none."""
+        return self._store.read(_content(kept))
+
+    def are_kept(self, files: Files) -> bool:
+        """Whether the content of all that is kept of these files is there; it is young again, then."""
+        return all([self._store.refresh(_content(file)) for file in files.values() if isinstance(file, Kept)])
+
+    def take(self, other: SnapshotStore, snapshot: str) -> None:
+        """Have a snapshot of another store, with what is kept of it."""
+        files = other.get(snapshot)
+        for file in files.values():
+            if isinstance(file, Kept):
+                self.keep(other.content(file))
+        self.put(files)
+
+    def _get(self, snapshot: str) -> Files:
+        """Path → text, or content that is kept, of a snapshot.
 
         Raises:
             FileNotFoundError: the store has no such snapshot.
         """
-        return MappingProxyType(msgspec.json.decode(self._store.read(_file(snapshot)), type=dict[str, str]))
+        return MappingProxyType(msgspec.json.decode(self._store.read(_file(snapshot)), type=dict[str, str | Kept]))
 
     def collect(self, keep: Iterable[State], older_than: float) -> int:
         """Delete the snapshots that none of these states needs; returns their number.
@@ -60,15 +89,30 @@ class SnapshotStore:
         older_than: seconds; younger ones may belong to a step that has not ended.
         """
         needed = {snapshot for state in keep for snapshot in (state.snapshot, *(before for before, _ in state.undo))}
-        return self._store.delete_others({_file(snapshot) for snapshot in needed}, older_than)
+        files = {_file(snapshot) for snapshot in needed}
+        if self._store.names(CONTENTS):  # else there is no need to look into snapshots
+            files |= {_content(file) for name in needed for file in self._known(name) if isinstance(file, Kept)}
+        return self._store.delete_others(files, older_than)
+
+    def _known(self, snapshot: str) -> Iterable[str | Kept]:
+        try:
+            return self.get(snapshot).values()
+        except FileNotFoundError:
+            return ()
 
 
 def _file(snapshot: str) -> str:
     return f"{snapshot}.json"
 
 
-def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
-    """Make `workspace` the task's folder with `files` (relative path → text) laid over it.
+def _content(kept: Kept) -> str:
+    return f"{CONTENTS}/{kept.digest}"
+
+
+def restore(task: Task, files: Files, workspace: Path, content: Callable[[Kept], bytes] | None = None) -> None:
+    """Make `workspace` the task's folder with `files` (relative path → text, or what is kept) laid over it.
+
+    content: of what is kept, where there may be any.
 
     Raises:
         ValueError: a path leads out of the workspace.
@@ -92,7 +136,10 @@ def restore(task: Task, files: Mapping[str, str], workspace: Path) -> None:
             if not (workspace / folder).exists():
                 (workspace / folder).mkdir()
                 os.chown(workspace / folder, owner.st_uid, owner.st_gid)
-        file.write_text(text, encoding="utf-8")
+        if isinstance(text, Kept):
+            file.write_bytes(content(text))
+        else:
+            file.write_text(text, encoding="utf-8")
         os.chown(file, owner.st_uid, owner.st_gid)
 
 

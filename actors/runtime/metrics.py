@@ -18,6 +18,7 @@ from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Commands, Experiment, Task
 from envs.sandbox import SandboxFailure
+from envs.workspace import Files
 
 SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 """Upper ends of the classes of durations; experiments take from a tenth of a second to an hour."""
@@ -147,7 +148,7 @@ class MeteredRunner:
     def running(self) -> int:
         return self._runner.running
 
-    def run(self, task: Task, files: Mapping[str, str]) -> Experiment:
+    def run(self, task: Task, files: Files) -> Experiment:
         outcome = "infra_failure"
         started = time.monotonic()
         try:
@@ -161,7 +162,7 @@ class MeteredRunner:
         finally:
             self._metrics.count("mlagent_experiments", outcome=outcome)
 
-    def shell(self, task: Task, files: Mapping[str, str], command: str) -> Commands:
+    def shell(self, task: Task, files: Files, command: str) -> Commands:
         return self._runner.shell(task, files, command)
 
     def resize(self, capacity: Capacity) -> None:

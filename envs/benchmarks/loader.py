@@ -116,6 +116,8 @@ def load(name_or_folder: str | Path) -> Task:
         parts=divided,
         undivided=undivided,
         verifier=_verifier(stated, prepared),
+        keep=tuple(stated.keep),
+        keep_mb=stated.keep_mb,
     )
 
 

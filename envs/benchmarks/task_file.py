@@ -68,6 +68,10 @@ class TaskFile:
     split: str = "held_in"
     limits: Limits = field(default_factory=Limits)
     verifier: VerifierKeys = field(default_factory=VerifierKeys)
+    keep: list[str] = field(default_factory=list)
+    """Globs of files, such as a trained model, that a run may leave to the runs of later states."""
+    keep_mb: int = 64
+    """MiB that those of one state may have."""
 
 
 def read(folder: Path) -> TaskFile:
@@ -126,6 +130,8 @@ def _impossible(stated: TaskFile) -> str | None:
         return "actions: those of mlagentbench come alone, without native ones and shell"
     if stated.best is not None and not math.isfinite(stated.best):
         return f"best must be a finite number, not {stated.best}"
+    if stated.keep_mb < 1:
+        return f"keep_mb must be at least 1, not {stated.keep_mb}"
     if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:
         return f"script must be a path inside env/, not {stated.script!r}"
     for name, value in asdict(stated.limits).items():

@@ -198,7 +198,7 @@ def _taken_over(source: Path, tasks: Mapping[str, Task], snapshots: str | Path) 
         for move in trajectory.moves:
             state = move.result.state
             for snapshot in (move.state.snapshot, state.snapshot, *(before for before, _ in state.undo)):
-                own_snapshots.put(source_snapshots.get(snapshot))
+                own_snapshots.take(source_snapshots, snapshot)
     return taken
 
 

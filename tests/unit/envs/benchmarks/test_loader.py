@@ -71,6 +71,12 @@ def test_a_folder_of_ones_own(folder):
     assert not (folder / "env" / "data").exists()  # the author's folder is left alone
 
 
+def test_files_are_kept_where_task_yaml_says_so(folder):
+    assert load(folder).keep == ()
+    (folder / "task.yaml").write_text(f"{YAML}keep: ['*.pkl']\nkeep_mb: 3")
+    assert (load(folder).keep, load(folder).keep_mb) == (("*.pkl",), 3)
+
+
 @pytest.mark.parametrize(
     ("stated", "actions", "shell"),
     [
@@ -178,6 +184,7 @@ def test_a_missing_file_is_named(folder, name):
         ("best_from:", "script: ../scripts/eval.py\nbest_from:", "script must be a path inside env/"),
         ("direction: maximize", "", "direction missing"),
         ("best_from:", "actions: all\nbest_from:", "actions must be some of native, mlagentbench, shell, not all"),
+        ("best_from:", "keep_mb: 0\nbest_from:", "keep_mb must be at least 1"),
         ("best_from:", "actions: [mlagentbench, shell]\nbest_from:", "mlagentbench come alone"),
         ("best_from:", "split: test\nbest_from:", "split must be one of held_in, held_out, not 'test'"),
         ("metric:", "metric: [", "task.yaml"),
