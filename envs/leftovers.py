@@ -1,5 +1,4 @@
-"""What a run or commands have left in a workspace: files that the task keeps; which files of a state are new, changed or
-gone; and what no state can hold.
+"""What a run, or commands, left in a workspace: what the task keeps, what is new, changed or gone, what no state holds.
 
 Invariants: no link is followed; nothing is read but regular files that are small enough to be edited, or that are kept
 and within the quota; of what lies in a workspace beyond that, names are told and nothing else. It runs when no process
