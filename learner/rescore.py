@@ -18,8 +18,8 @@ from rich.table import Table
 
 from envs.errors import FAILURES
 from learner.algorithm.algorithms import aim
+from learner.config.defaults import defaults
 from learner.config.load import ConfigError, load
-from learner.config.schema import Config
 from learner.reporting.rescoring import Changes, Rescored, RescoreError, changes, rescored
 from reward import Terms
 
@@ -70,7 +70,7 @@ def compared(run_dir: Path, settings: Sequence[str]) -> dict[str, Any]:
     file = run_dir / "config.yaml"
     if not file.is_file():
         raise RescoreError(f"{run_dir} holds no run (no config.yaml): give a run's folder, as runs/quickstart")
-    unset, kept = OmegaConf.structured(Config), OmegaConf.load(file)
+    unset, kept = defaults(), OmegaConf.load(file)
 
     def of_run(name: str) -> Any:  # a run of an earlier version lacks keys
         return OmegaConf.select(kept, name, default=OmegaConf.select(unset, name))

@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 import ray
-from omegaconf import OmegaConf
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FAKE_HEAD_NODE_TYPE,
@@ -31,7 +30,7 @@ from actors.pool import ActorPool
 from actors.runtime.remote import place
 from cluster.scale import ScaleError, scale
 from envs.records import State
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.stream.scaling import Scaler
 from learner.stream.states import StatePool
 from learner.stream.stream import Cursor, Stream
@@ -196,7 +195,7 @@ def main(folder: Path) -> None:
 
 def follow(address: str, folder: Path) -> None:
     ray.init(address=address, log_to_driver=False)
-    cfg, pace = OmegaConf.structured(Config), folder / "pace"
+    cfg, pace = defaults(), folder / "pace"
     cfg.run.name, cfg.actors.cpus, cfg.actors.max, cfg.actors.heartbeat = "scaled", 2.0, MOST, 10.0
     cfg.rl.steps, cfg.rl.states, cfg.rl.actions, cfg.actors.sequences = 10**6, STATES, 1, 1
     cfg.actors.deadline = SECONDS

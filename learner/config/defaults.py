@@ -1,11 +1,17 @@
-"""What keys that are left open become, from the others: what a device does well depends on the device.
+"""The configuration before anything is given, and what keys that are left open become, from the others: what a device
+does well depends on the device.
 
-Invariant: afterwards no key is open, so that nobody else has to know which could be.
+Invariant: once settled no key is open, so that nobody else has to know which could be.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from learner.config.rules import share_a_card
 from learner.config.schema import Config, PromptConfig
@@ -20,6 +26,17 @@ SHORT_PROMPT = {"history": 3, "observation": 600, "descriptor": 0, "preview": 0}
 """What models of 135M parameters were tuned to, and have room for."""
 LONG_PROMPT = {"history": 15, "observation": 2000, "descriptor": 4000, "preview": 3000}
 """A trajectory as long as the paper's, and what an engineer would look at first."""
+
+
+def defaults() -> Any:
+    """Every key as it is where nothing is given, open ones open. Each caller has one of its own: a `DictConfig` that
+    holds values to the types of `Config`."""
+    return copy.deepcopy(_built())
+
+
+@functools.cache
+def _built() -> Any:
+    return OmegaConf.structured(Config)  # 50 ms, in which it reads the types of every class
 
 
 def settle(cfg: Config) -> None:

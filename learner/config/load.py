@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import UserError
 from learner.config import dial, midway
-from learner.config.defaults import settle
+from learner.config.defaults import defaults, settle
 from learner.config.objectives import PRESETS
 from learner.config.rules import impossible
 from learner.config.schema import CONFIGS, Config, fields, type_name
@@ -56,7 +56,7 @@ def load(arguments: Sequence[str], say: Callable[[str], None] = lambda line: Non
 
         show()
         sys.exit(0)
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     of_files: dict[str, str] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -112,7 +112,7 @@ def _resumed(asked: DictConfig, given: Sequence[tuple[str, str]]) -> DictConfig:
             f"{turned[0]} chooses what a new run has: a resumed one keeps that; give the keys themselves that are to "
             "change, such as learner.ranks and actors.count"
         )
-    before = OmegaConf.structured(Config)
+    before = defaults()
     for name, setting in _flatten(_read(str(file))):
         assign(before, name, setting, f"{file}: ")
     cfg = copy.deepcopy(before)

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from learner.config.defaults import defaults
 from learner.config.schema import Config, RunConfig, fields
 
 SIMULATED = "simulated"
@@ -51,7 +52,7 @@ def fixed(name: str) -> str:
 def differences(before: Any, after: Any) -> Iterator[tuple[str, object, object]]:
     """Key, value before and value after, of each key that differs in two configurations; one that a run of an earlier
     version recorded may lack keys."""
-    unset = OmegaConf.structured(Config)
+    unset = defaults()
     for name, _, _ in fields():
         then, now = OmegaConf.select(before, name, default=OmegaConf.select(unset, name)), OmegaConf.select(after, name)
         if then != now and name not in IDENTITY:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
@@ -37,7 +36,7 @@ from actors.policy.model import resolve
 from actors.pool import ActorPool
 from envs.benchmarks.loader import load
 from envs.records import State, Step, StepResult, Task
-from learner.config.defaults import settle
+from learner.config.defaults import defaults, settle
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import BUCKET_BYTES
@@ -166,7 +165,7 @@ def main() -> None:
     parser.add_argument("--trl-steps", type=int, default=1, help="of TRL's that are measured")
     args = parser.parse_args()
     folder = resolve("builtin:smollm2-135m")
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     settle(cfg)
     cfg.model.response, cfg.rl.states, cfg.rl.actions, cfg.rl.learning_rate = RESPONSE, args.groups, ACTIONS, 1e-6
     cfg.sandbox.cache, cfg.learner.cpus, cfg.actors.cpus = False, float(os.cpu_count()), 1.0  # the cores are shared

@@ -23,7 +23,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from actors.policy.model import resolve
 from envs.records import Transition
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.ranks.handle import Learner
 from tests.transitions import transition
 
@@ -85,7 +84,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where checkpoints are written; a temporary one otherwise")
     args = parser.parse_args()
     os.environ["DS_ACCELERATOR"] = "cpu"
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.model.dtype, cfg.learner.cpus, cfg.learner.row_tokens, cfg.run.mode = args.dtype, 2.0, 1024, "serial"
     learner, groups = Learner(cfg, resolve(args.model)), batch()
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}

@@ -27,13 +27,13 @@ from pathlib import Path
 
 import deepspeed
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from learner.config.defaults import defaults
 from learner.config.schema import Config
 from learner.model.policy_model import PolicyModel
 from learner.ranks import loading
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     args = parser.parse_args()
     os.environ["DS_ACCELERATOR"] = "cpu"
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.cpus, cfg.model.dtype = args.ranks, 3, 1, "bfloat16"
     context, found = multiprocessing.get_context("spawn"), {}
     with tempfile.TemporaryDirectory() as scratch:

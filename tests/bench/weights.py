@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import ray
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from actors.policy import policy as policy_module
 from actors.policy.model import resolve
 from actors.policy.policy import Policy
-from learner.config.defaults import settle
-from learner.config.schema import Config
+from learner.config.defaults import defaults, settle
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import BUCKET_BYTES
 
@@ -116,7 +114,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="of which the median counts")
     args = parser.parse_args()
     folder = resolve(args.model)
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     settle(cfg)
     cfg.actors.sequences, cfg.actors.kv_cache_gb, cfg.actors.cpus = 8, 0.2, 1
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

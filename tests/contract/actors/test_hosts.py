@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import ray
-from omegaconf import OmegaConf
 from ray.cluster_utils import Cluster
 
 from actors.hosts import HostedRunner, Hosts
@@ -20,7 +19,7 @@ from envs.admission import AdmissionError
 from envs.benchmarks.loader import load
 from envs.records import Outcome
 from envs.sandbox import SandboxFailure, SandboxPool
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 
 
 def add(cluster: Cluster, **of_node: Any) -> None:
@@ -51,7 +50,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def hosted(cluster):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.sandbox.backend, cfg.sandbox.hosts, cfg.sandbox.node = "process", 2, "role=sandbox"
     cfg.sandbox.cpus, cfg.sandbox.memory_gb, cfg.actors.deadline = 1, 1, 60
     hosts = Hosts(cfg)

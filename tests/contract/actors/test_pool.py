@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from actors.policy.weights import pack
@@ -20,8 +19,7 @@ from actors.pool import ActorError, ActorPool
 from envs.benchmarks.loader import load
 from envs.records import State
 from envs.sandbox import SandboxFailure, SandboxPool
-from learner.config.defaults import settle
-from learner.config.schema import Config
+from learner.config.defaults import defaults, settle
 from learner.stream.packed import unpack
 from learner.stream.states import StatePool
 from learner.stream.stream import Cursor, Stream
@@ -75,7 +73,7 @@ class Trainer:
 
 
 def test_actors_join_leave_and_are_replaced_while_the_stream_goes_on(tiny_model, buckets, tmp_path):
-    cfg, said = OmegaConf.structured(Config), []
+    cfg, said = defaults(), []
     settle(cfg)
     cfg.run.dir, cfg.sandbox.backend, cfg.model.response = str(tmp_path), "process", 16
     cfg.rl.states, cfg.rl.actions, cfg.actors.sequences, cfg.actors.kv_cache_gb = STATES, ACTIONS, 4, 0.1

@@ -10,14 +10,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from omegaconf import OmegaConf
 
 from actors.explorer import Explorer
 from actors.policy.errors import PolicyDead, PolicyError
 from actors.pool import ActorError, ActorPool
 from actors.runtime.remote import place
 from envs.benchmarks.loader import load
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 
 M_INIT = {"wine": 0.5}
 
@@ -84,7 +83,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[int], ActorPool]]:
     pools = []
 
     def of(count: int) -> ActorPool:
-        cfg = OmegaConf.structured(Config)
+        cfg = defaults()
         cfg.run.mode, cfg.actors.count, cfg.actors.max, cfg.actors.deadline = "serial", count, 4, 10
         pools.append(ActorPool(cfg, [], "", str(tmp_path), 0, lambda _: None, lambda: ["whole"], Pretended))
         pools[-1].started()
@@ -102,7 +101,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[int], ActorPool]]:
 def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ActorPool]:
     """A pool of two actors whose engines have not started yet."""
     monkeypatch.setitem(globals(), "starts", False)
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.run.mode, cfg.actors.count, cfg.actors.deadline = "serial", 2, 10
     made.clear()
     said: list[str] = []
@@ -180,7 +179,7 @@ class Exploring(Explorer):
 
 
 def test_one_without_a_policy_is_replaced_by_another_that_knows_the_baselines(tmp_path):
-    cfg, said = OmegaConf.structured(Config), []
+    cfg, said = defaults(), []
     cfg.run.mode, cfg.actors.count, cfg.actors.sequences, cfg.actors.deadline = "serial", 1, 1, 10
     task = load("wine")
     pool = ActorPool(cfg, [task], "", str(tmp_path), 0, said.append, list, Exploring)
@@ -252,7 +251,7 @@ def test_those_that_are_wanted_in_a_rest_start_after_it(started):
 
 
 def test_a_pool_that_begins_at_rest_starts_its_actors_when_it_wakes(tmp_path):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.run.mode, cfg.actors.count, cfg.actors.deadline = "serial", 2, 10
     made.clear()
     pool = ActorPool(cfg, [], "", str(tmp_path), 0, lambda _: None, list, Pretended, resting=True)

@@ -10,8 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from actors.solve import Settings, SolveError, read_settings
+from learner.config.defaults import defaults
 from learner.config.load import ConfigError, assign
-from learner.config.schema import Config, fields
+from learner.config.schema import fields
 from tests import documents
 from tests.documents import ROOT
 
@@ -108,7 +109,7 @@ def unknown(name: str) -> str:
 def refused(name: str, value: str) -> str:
     """Why no command takes that value."""
     try:
-        assign(OmegaConf.structured(Config), name, value)
+        assign(defaults(), name, value)
     except ConfigError as error:
         try:
             read_settings([f"{name}={value}"])

@@ -23,6 +23,7 @@ from actors.policy.weights import unpack
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import Example
 from learner.algorithm.step_report import StepReport
+from learner.config.defaults import defaults
 from learner.config.schema import Config
 from learner.ranks.handle import Learner
 from tests.forked_ranks import forked
@@ -79,7 +80,7 @@ def reference_dir(tmp_path_factory) -> Path:
 
 
 def configuration(algorithm: str, ranks: int, stage: int, keys: dict[str, Any]) -> Config:
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.model.dtype, cfg.rl.algorithm, cfg.rl.temperature, cfg.rl.epochs = "float32", algorithm, 0.7, 3
     cfg.rl.learning_rate = 1e-2
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens, cfg.learner.grad_clip = ranks, stage, 30, 0.5

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from omegaconf import OmegaConf
 
 from actors.actor import Actor
 from actors.pool import ActorPool
 from envs.benchmarks.loader import load
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.algorithm.batching import Example
-from learner.config.defaults import settle
-from learner.config.schema import Config
+from learner.config.defaults import defaults, settle
 from learner.ranks.handle import Learner
 
 pytestmark = pytest.mark.long
@@ -48,7 +46,7 @@ def cluster():
 
 
 def test_all_actors_serve_what_is_broadcast_and_a_lost_one_is_made_up_for(tiny_model: Path, tmp_path: Path) -> None:
-    cfg, said = OmegaConf.structured(Config), []
+    cfg, said = defaults(), []
     cfg.run.dir, cfg.sandbox.backend, cfg.actors.sequences, cfg.actors.kv_cache_gb = str(tmp_path), "process", 4, 0.1
     cfg.actors.count, cfg.actors.deadline, cfg.learner.deadline = 2, DEADLINE, DEADLINE
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.check_every, cfg.sft.batch = 2, 3, 1, 2

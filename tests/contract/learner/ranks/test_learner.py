@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from actors.policy.weights import Bucket, checksum, restore, unpack
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import BatchingError, Example
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.ranks.group import LearnerError
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
@@ -74,7 +74,7 @@ def build(
     **keys,
 ) -> Learner:
     """apart: a single rank has a process of its own as well."""
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     for name, value in keys.items():
         OmegaConf.update(cfg, name.replace("__", "."), value)
     cfg.model.dtype, cfg.rl.learning_rate, cfg.sft.learning_rate = dtype, 3e-3, 1e-2

@@ -16,13 +16,12 @@ from unittest import mock
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.policy.weights import unpack
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.ranks import training_state
 from learner.ranks.group import LearnerError
 from learner.ranks.handle import Learner
@@ -67,7 +66,7 @@ def start(model_dir) -> Iterator[Callable[..., Learner]]:
     learners = []
 
     def starter(ranks: int, stage: int, dtype: str, model: Path = model_dir) -> Learner:
-        cfg = OmegaConf.structured(Config)
+        cfg = defaults()
         cfg.model.dtype, cfg.rl.algorithm, cfg.rl.learning_rate = dtype, "ppo", 1e-3
         cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
         cfg.run.mode = "serial" if ranks == 1 else "ray"

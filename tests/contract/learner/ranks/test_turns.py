@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from omegaconf import OmegaConf
 
 from actors.actor import Actor
 from actors.policy.policy import Sample
@@ -23,8 +22,7 @@ from actors.pool import ActorPool
 from envs.benchmarks.loader import load
 from envs.sandbox import SandboxFailure, SandboxPool
 from learner.algorithm.batching import Example
-from learner.config.defaults import settle
-from learner.config.schema import Config
+from learner.config.defaults import defaults, settle
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
 from learner.ranks.turns import Turns
@@ -87,7 +85,7 @@ def sides(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         SandboxPool("process").close()
     except SandboxFailure as reason:
         pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
-    cfg, said, folder = OmegaConf.structured(Config), [], tmp_path_factory.mktemp("run")
+    cfg, said, folder = defaults(), [], tmp_path_factory.mktemp("run")
     cfg.run.dir, cfg.run.mode, cfg.sandbox.backend, cfg.model.dtype = str(folder), "serial", "process", "float32"
     cfg.actors.sequences, cfg.actors.kv_cache_gb, cfg.actors.colocate = 4, 0.1, True
     cfg.actors.deadline, cfg.learner.deadline, cfg.learner.check_every = DEADLINE, DEADLINE, 1

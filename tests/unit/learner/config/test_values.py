@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from learner.config.defaults import defaults
 from learner.config.load import ConfigError, assign, load
-from learner.config.schema import Config, fields
+from learner.config.schema import fields
 
 KEYS = {name: kind for name, _, kind in fields()}
 NUMBERS = [name for name, kind in KEYS.items() if kind in (int, float)]
@@ -24,7 +25,7 @@ WORDS = [name for name, kind in KEYS.items() if kind is str or get_args(kind)]
 @pytest.fixture(scope="module")
 def accepts():
     """Whether a key takes a value; where it does not, the error names both."""
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
 
     def accepts(name: str, value: str) -> bool:
         try:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
+from learner.config.defaults import defaults
 from learner.config.schema import Config
 from learner.ranks import handle
 from learner.ranks.handle import Learner
@@ -38,7 +38,7 @@ class Ranks:
     ],
 )
 def test_each_version_travels_as_the_configuration_says(transfer, full_every, check_every, full, checked, monkeypatch):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.learner.transfer, cfg.learner.full_every, cfg.learner.check_every = transfer, full_every, check_every
     monkeypatch.setattr(handle, "RankGroup", Ranks)
     learner = Learner(cfg, Path("model"))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from envs.records import Outcome, Transition
 from learner.algorithm.batching import Example
 from learner.algorithm.policy_sums import PolicySums
+from learner.config.defaults import defaults
 from learner.config.schema import Config
 from learner.ranks import handle
 from learner.ranks.group import LearnerError, RankDied
@@ -102,7 +102,7 @@ def trained(dies: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, beside: bool
 
     beside: its last checkpoint is written while the steps after it are made.
     """
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.sft.batch, cfg.sft.epochs, cfg.learner.restarts, cfg.learner.row_tokens = 2, 3, len(dies), 8
     monkeypatch.setattr(handle, "RankGroup", Ranks)
     learner = Learner(cfg, Path("model"), lambda _: None)
@@ -154,7 +154,7 @@ def test_a_death_while_the_learner_starts_again_is_one_more_and_survived(monkeyp
 
 
 def test_a_checkpoint_whose_ranks_died_is_not_there_and_one_that_could_not_be_written_is_an_error(monkeypatch):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     monkeypatch.setattr(handle, "RankGroup", Ranks)
     learner = Learner(cfg, Path("model"), lambda _: None)
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_whose_ranks_died_is_not_there_and_one_that_could_not_be_wr
 
 
 def test_ranks_that_do_not_end_writing_are_started_again(monkeypatch):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.learner.deadline = 0.0
     monkeypatch.setattr(handle, "RankGroup", Ranks)
     said: list[str] = []

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from learner.algorithm.batching import Example
 from learner.algorithm.policy_sums import PolicySums
-from learner.config.schema import Config, RlConfig
+from learner.config.defaults import defaults
+from learner.config.schema import RlConfig
 from learner.ranks.steps import Position, finetune_steps, policy_step
 from tests.transitions import transition
 from tests.unit.fake_run import report_of
@@ -34,7 +34,7 @@ class Ranks:
 
 def made(**keys: Any) -> tuple[Any, list[tuple]]:
     """The report of a step on four groups, of which the second is of equal rewards, and what the ranks were asked."""
-    cfg, ranks = OmegaConf.structured(Config), Ranks()
+    cfg, ranks = defaults(), Ranks()
     cfg.learner.row_tokens = 100
     for name, value in keys.items():
         cfg.rl[name] = value
@@ -81,7 +81,7 @@ def test_batches_of_fine_tuning_are_of_several_prompts(batch, prompts):
             self.asked.append({int(row.input_ids[end]) for row in shards[0] for end in row.prompt_ends})
             return [(1.0, 1.0)]
 
-    cfg, ranks = OmegaConf.structured(Config), Learning()
+    cfg, ranks = defaults(), Learning()
     cfg.learner.row_tokens, cfg.sft.batch = 100, batch
     ids = [np.array([number], np.int32) for number in range(68)]
     examples = [Example(ids[number % 4], ids[4 + number]) for number in range(64)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from omegaconf import OmegaConf
 from ray.exceptions import ActorDiedError, ObjectStoreFullError, OutOfMemoryError, RayTaskError
 
 from envs.errors import FAILURES, UserError
 from learner import main
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.run import ending
 from learner.run.folder import Run
 
@@ -19,7 +18,7 @@ class LearnerError(UserError):
 
 @pytest.fixture
 def run(tmp_path):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.run.dir, cfg.run.name = str(tmp_path), "mine"
     with Run(cfg) as run:
         yield run

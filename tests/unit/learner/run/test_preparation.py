@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 
 import pytest
-from omegaconf import OmegaConf
 
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.run import preparation
 from learner.run.preparation import ClusterError, connect, places
 
@@ -36,7 +35,7 @@ def fails(monkeypatch, begun: list[str], *errors: Exception) -> None:
 
 def test_ray_may_be_late_once(monkeypatch, begun):
     fails(monkeypatch, begun, SLOW)
-    connect(OmegaConf.structured(Config))
+    connect(defaults())
     assert begun == ["local", "local"]
 
 
@@ -53,7 +52,7 @@ def test_what_fails_again_or_otherwise_is_said(monkeypatch, begun, address, erro
         monkeypatch.setenv("RAY_ADDRESS", address)
     fails(monkeypatch, begun, *errors)
     with pytest.raises(ClusterError, match=said):
-        connect(OmegaConf.structured(Config))
+        connect(defaults())
     assert len(begun) == times
 
 

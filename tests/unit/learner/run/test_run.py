@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from envs.records import Outcome, State, Step, StepInfo, Transition
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.run.folder import LEARNER, Lost, NoRoom, Run, RunError
 from learner.stream.packed import unpack
 from learner.stream.states import Experience
@@ -66,7 +66,7 @@ def saved(run, *what):
 
 
 def config(tmp_path, **changes):
-    cfg = OmegaConf.structured(Config)
+    cfg = defaults()
     cfg.run.dir, cfg.run.name = str(tmp_path), "r"
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value)

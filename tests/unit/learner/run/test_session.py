@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from actors.runtime.remote import place
 from envs.records import Outcome, Reached, State, Transition
-from learner.config.schema import Config
+from learner.config.defaults import defaults
 from learner.run.session import Session
 from learner.stream.states import Experience, StatePool
 from learner.stream.stream import Cursor, Ticket
@@ -30,7 +30,7 @@ class Actors:
 
 def admitted(**settings: Any) -> list[Ticket]:
     """All that one actor after the other is let in for at once; those that stand are told to stop in the end."""
-    cfg, actors = OmegaConf.structured(Config), Actors()
+    cfg, actors = defaults(), Actors()
     cfg.run.mode, cfg.rl.states, cfg.rl.actions, cfg.rl.steps, cfg.rl.max_staleness = "serial", 2, 3, 100, 1
     for key, value in settings.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
@@ -65,7 +65,7 @@ def test_a_run_with_another_seed_samples_otherwise_and_one_with_the_same_alike()
 
 
 def test_what_is_earned_from_the_reached_states_on_is_in_the_worth_of_what_the_learner_gets():
-    cfg, actors, reached = OmegaConf.structured(Config), Actors(), [Reached("a1", 0.5), None]
+    cfg, actors, reached = defaults(), Actors(), [Reached("a1", 0.5), None]
     cfg.run.mode, cfg.rl.states, cfg.rl.steps, cfg.rl.discount = "serial", 1, 2, 0.5
     learned = Experience(values={"a": [Known("a1", 0.5, 3.0)]})
     session = Session(cfg, StatePool(POOL, 0, experience=learned), Cursor(), actors, _Silent(), None)
