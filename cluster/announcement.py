@@ -48,7 +48,10 @@ def announced(cfg: Config, here: bool) -> Iterator[str]:
         disk = min(made, cfg.checkpoint.keep + BESIDE) * one
         less = "" if free >= memory else ": it takes what needs less and more time, or says what is too much"
         yield f"needs {gib(memory)} of memory, and {gib(free)} are free{less}; and up to {gib(disk)} of disk"
-    yield f"results in {Path(cfg.run.dir).resolve() / cfg.run.name}; Ctrl-C ends it, run.resume=true goes on with it"
+    run_dir = Path(cfg.run.dir).resolve() / cfg.run.name
+    yield f"results in {run_dir}; Ctrl-C ends it, run.resume=true goes on with it"
+    if here:
+        yield f"to follow it in a browser: .venv/bin/mlagent watch {run_dir}"
 
 
 def duration(cfg: Config, here: bool) -> str:

@@ -82,7 +82,7 @@ class Live:
             "reason": status.reason,
             "silent": _silent(status, now),
             "elapsed": duration((status.written if status.result.ended else now) - status.started),
-            "stages": [_stage(stage, now) for stage in status.stages],
+            "stages": [_stage(stage, status, now) for stage in status.stages],
             "cards": list(self._cards(status, now)),
             "messages": list(status.messages),
             "parts": [[part, _version(browser.path(self.dir, part))] for part in self._parts()],
@@ -183,14 +183,15 @@ def _version(*files: Path) -> str:
     return "-".join(str(file.stat().st_mtime_ns) if file.exists() else "" for file in files)
 
 
-def _stage(stage: Stage, now: float) -> dict[str, Any]:
+def _stage(stage: Stage, status: Status, now: float) -> dict[str, Any]:
     """`name`, `count`, `share` of it that is done (null where that is not known) and `when`."""
-    left = statuses.seconds_left(stage, now)
+    left = None if status.result.ended else statuses.seconds_left(stage, now)
     if stage.ended is not None:
         share, when = 1.0, duration(stage.ended - stage.started)
     else:
         share = stage.done / stage.total if stage.total else None
-        when = duration(now - stage.started) if left is None else f"{duration(left)} left"
+        until = status.written if status.result.ended else now  # of a driver that was killed
+        when = duration(until - stage.started) if left is None else f"{duration(left)} left"
     return {"name": stage.name, "count": statuses.count(stage), "share": share, "when": when,
             "ended": stage.ended is not None}  # fmt: skip
 

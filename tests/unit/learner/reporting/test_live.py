@@ -107,7 +107,8 @@ def test_a_run_is_told_while_it_lasts_and_what_it_tried_is_what_it_wrote(finishe
     ]  # fmt: skip
     assert [part for part, _ in now["parts"]] == ["base", "sft", 1, 2, "rl"]
     with served(run_dir) as server:
-        assert told(server, "/now")[1]["state"] == "failed", "its driver is gone"
+        killed = told(server, "/now")[1]
+        assert killed["state"] == "failed" and killed["stages"][-1]["when"] == "1m00s", "nothing is left of it"
         written = transitions.read_part(run_dir, 2)
         assert told(server, "/index/2")[1]["id"] == [row["id"] for row in written]
         block = told(server, "/block/2")[1]
