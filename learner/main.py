@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
         from learner.run import beforehand  # pandas and more, kept out of --help
 
-        beforehand.require(cfg, beforehand.here(cfg))
+        beforehand.require(cfg, beforehand.here(cfg), dry=DRY_RUN in arguments)
     except ConfigError as error:
         return fail(error, 2)
     except KeyboardInterrupt:

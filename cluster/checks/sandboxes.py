@@ -237,7 +237,7 @@ def judge_installation(listed: str, found: Installation | str) -> Finding:
     """The finding of one node; a text is why the packages cannot be had."""
     if isinstance(found, str):
         return Finding("packages", Verdict.FAILED, found, "sandbox.requirements names a list of them")
-    said = f"{found.packages} of {listed} are in {found.place}"
+    said = f"{found.packages} packages of {listed} in {found.place}"
     return Finding(
         "packages", Verdict.OK, f"{said}; {'installed' if found.seconds > 1 else 'found'} in {found.seconds:.1f} s"
     )

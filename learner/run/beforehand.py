@@ -16,7 +16,7 @@ from actors.policy.model import ModelError, resolve
 from envs import prompt, sandbox
 from envs.benchmarks.loader import TaskError, limited, load
 from envs.records import State, Task
-from envs.sandbox import SandboxFailure
+from envs.sandbox import SandboxFailure, installed
 from learner.config.load import RECORD, ConfigError
 from learner.config.schema import Config
 from learner.run import trackers
@@ -25,10 +25,11 @@ TRAJECTORIES = "trajectories.parquet"
 """File of a run's folder that `experts.path` is asked for."""
 
 
-def require(cfg: Config, here: bool, policies: Iterable[str] | None = None) -> None:
+def require(cfg: Config, here: bool, policies: Iterable[str] | None = None, dry: bool = False) -> None:
     """Refuse what a run could not go on with.
 
-    here: experiments run on this machine; policies: the models that act, by default the one that is trained.
+    here: experiments run on this machine; policies: the models that act, by default the one that is trained; dry:
+    packages of experiments are looked for, but not installed.
 
     Raises:
         ConfigError: names the key, and says what to do.
@@ -39,7 +40,7 @@ def require(cfg: Config, here: bool, policies: Iterable[str] | None = None) -> N
     if cfg.experts.path and not (cfg.run.resume and own.exists()):
         _require_trajectories(Path(cfg.experts.path))
     if here:
-        _require_sandbox(cfg)
+        _require_sandbox(cfg, dry)
     tasks = load_tasks(cfg)
     for path in [cfg.model.path] if policies is None else policies:
         _require_context(cfg, path, _folder(path), tasks)
@@ -102,7 +103,7 @@ def _require_trajectories(folder: Path) -> None:
             )
 
 
-def _require_sandbox(cfg: Config) -> None:
+def _require_sandbox(cfg: Config, dry: bool) -> None:
     if cfg.sandbox.backend == "simulated":
         return
     try:
@@ -111,7 +112,7 @@ def _require_sandbox(cfg: Config) -> None:
         raise ConfigError(f"sandbox.backend={cfg.sandbox.backend}: {error}") from error
     try:
         if cfg.sandbox.requirements:
-            sandbox.install(cfg.sandbox.requirements)
+            (installed.place if dry else sandbox.install)(cfg.sandbox.requirements)
     except SandboxFailure as error:
         raise ConfigError(f"sandbox.requirements={cfg.sandbox.requirements}: {error}") from error
 

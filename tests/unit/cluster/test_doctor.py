@@ -172,7 +172,10 @@ def test_a_broken_promise_fails_and_a_missing_package_names_who_imports_it():
 
 def test_packages_of_a_list_are_told_with_their_place_or_why_there_are_none():
     there = sandboxes.judge_installation("mine.txt", sandboxes.Installation("/cache/packages/1", 7, 40.0))
-    assert there.verdict is Verdict.OK and there.found == "7 of mine.txt are in /cache/packages/1; installed in 40.0 s"
+    assert (
+        there.verdict is Verdict.OK
+        and there.found == "7 packages of mine.txt in /cache/packages/1; installed in 40.0 s"
+    )
     none = sandboxes.judge_installation("mine.txt", "mine.txt lists no package")
     assert (none.verdict, none.found) == (Verdict.FAILED, "mine.txt lists no package") and none.fix
 
