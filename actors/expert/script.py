@@ -91,6 +91,17 @@ class Script:
         return Data(self._kind, "Vectorizer(" in self.text, several, many)
 
     @cached_property
+    def calls_with_torch(self) -> list[tuple[str, ast.Call]]:
+        """Each call and the last part of the name of what it calls, where the script uses PyTorch; elsewhere none."""
+        nodes = list(ast.walk(self.tree))
+        imported = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        imported += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        if not any(name.partition(".")[0] == "torch" for name in imported):
+            return []
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
+        return [(ast.unparse(call.func).rpartition(".")[2], call) for call in calls]
+
+    @cached_property
     def _kind(self) -> str:
         if "predict_proba" in self.text:
             return estimators.PROBABILITY

@@ -91,18 +91,7 @@ ACTIVATIONS = ("ReLU", "GELU", "SiLU", "Tanh", "LeakyReLU")
 
 def _calls(script: Script, names: Sequence[str]) -> list[ast.Call]:
     """Calls of what has one of these names, in a script that uses PyTorch."""
-    if not any(name == "torch" or name.startswith("torch.") for name in _modules(script.tree)):
-        return []
-    calls = [node for node in ast.walk(script.tree) if isinstance(node, ast.Call)]
-    return [call for call in calls if ast.unparse(call.func).rpartition(".")[2] in names]
-
-
-def _modules(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+    return [call for name, call in script.calls_with_torch if name in names]
 
 
 def _dotted(call: ast.Call) -> str:
