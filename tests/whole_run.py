@@ -218,7 +218,7 @@ def borders(seen: Seen) -> Iterator[None]:
         seen.tell("place", "ray")
         return Place()
 
-    def on_node(pool: Any, capacity: Any, seed: int) -> Experiments:
+    def on_node(pool: Any, capacity: Any, seed: int, snapshots: Any) -> Experiments:
         return Experiments(seen, pool, capacity, seed)
 
     def sandboxes(*arguments: Any) -> SimpleNamespace:
