@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 
-from envs import actions, audit, research_actions, shell
+from envs import actions, audit, changes, research_actions, shell
 from envs.actions import Edit, Execute, FinalAnswer, Inspect, InvalidAction, Several, Shell, Undo, Write
 from envs.experiments import Runner
 from envs.printable import escaped
@@ -92,10 +92,10 @@ class Environment:
                 case str():
                     return _neutral(state, kind, text, escaped(action)[:ANSWER_CHARACTERS])
                 case Note():
-                    noted = actions.apply(Write(LOG, f"{files.get(LOG, '')}{action.text}\n"), files, task)
+                    noted = changes.apply(Write(LOG, f"{files.get(LOG, '')}{action.text}\n"), files, task)
                     return _neutral(self._with(state, noted), kind, text, "noted")
                 case Edit() | Write() | Several():
-                    changed = actions.apply(action, files, task)
+                    changed = changes.apply(action, files, task)
                     edited = self._edited(state, changed)
                     if not action.run:
                         unrun = replace(edited, score=None, unrun=state.unrun + 1)
@@ -108,7 +108,7 @@ class Environment:
                 case Shell():
                     return self._commanded(state, action, text)
                 case Inspect():
-                    return _neutral(state, kind, text, escaped(actions.inspect(action, files, task)))
+                    return _neutral(state, kind, text, escaped(changes.inspect(action, files, task)))
                 case Undo():
                     return _neutral(self._undone(state), kind, text, "the last edit was undone")
                 case FinalAnswer():
@@ -125,7 +125,7 @@ class Environment:
         if task.actions == "native":
             action = actions.parse(text, task)
             if isinstance(action, Execute) and action.path:
-                actions.require_script(action.path, files, task)
+                changes.require_script(action.path, files, task)
             return action.kind, action
         request = research_actions.parse(text)
         return request.kind, research_actions.resolve(request, files, task, self._editor)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from envs.actions import MAX_FILE_BYTES, MAX_PATH_PARTS, PATH_PART, SUBMISSION
+from envs.actions import MAX_FILE_BYTES, MAX_PATH_PARTS, PATH_PART
+from envs.changes import SUBMISSION
 from envs.records import Kept, Task
 from envs.sandbox.base import MOUNTED_TASK
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from envs import research_actions
-from envs.actions import MAX_INSPECTED_WIDTH
+from envs.changes import MAX_INSPECTED_WIDTH
 from envs.errors import UserError
 from envs.preview import preview, shown_file
 from envs.printable import escaped, without_middle

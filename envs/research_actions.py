@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from envs import actions
+from envs import actions, changes
 from envs.actions import EMPHASIS, HEADER, Execute, FinalAnswer, Inspect, InvalidAction, Undo, Write
 from envs.records import Fault, Task
 
@@ -132,13 +132,13 @@ def resolve(
         case "Copy File":
             return Write(
                 actions.checked_path(given["destination"]),
-                actions.text_of(actions.checked_path(given["source"]), files, task),
+                changes.text_of(actions.checked_path(given["source"]), files, task),
             )
         case "Undo Edit Script":
             return Undo()
         case "Execute Script":
             path = actions.checked_path(given["script_name"])
-            actions.require_script(path, files, task)
+            changes.require_script(path, files, task)
             return Execute(path)
         case "Final Answer":
             return FinalAnswer()
@@ -157,7 +157,7 @@ def _asked(
     """The actions that another model carries out."""
     problem, notes = f"The research problem: {task.problem}\n", f"The research log:\n{files.get(LOG, '(empty)')}\n"
     if name == "Understand File":
-        content = actions.text_of(actions.checked_path(given["file_name"]), files, task)
+        content = changes.text_of(actions.checked_path(given["file_name"]), files, task)
         return editor(f"{given['file_name']}:\n```\n{content}\n```\nSay briefly: {given['things_to_look_for']}")
     if name == "Reflection":
         return editor(f"{problem}{notes}Reflect, briefly and truthfully, on this: {given['things_to_reflect_on']}")
@@ -181,7 +181,7 @@ def _asked(
 
 def _present(path: str, files: Mapping[str, str], task: Task) -> str:
     """Text of a file that may be changed; empty where there is none."""
-    return actions.text_of(path, files, task) if path in files or path in task.editable else ""
+    return changes.text_of(path, files, task) if path in files or path in task.editable else ""
 
 
 def _listed(folder: str, files: Mapping[str, str], task: Task) -> str:

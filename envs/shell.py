@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from envs.actions import MAX_FILE_BYTES, MAX_FILES, SUBMISSION, InvalidAction, text_of
+from envs.actions import MAX_FILE_BYTES, InvalidAction
+from envs.changes import MAX_FILES, SUBMISSION, text_of
 from envs.printable import escaped
 from envs.records import Commands, Kept, Task
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from actors.policy.endpoint import Reply
 from actors.solving.background import beside
-from envs import actions, research_actions, syntax
+from envs import actions, changes, research_actions, syntax
 from envs.environment import Environment
 from envs.prompt import BRIEF
 from envs.records import Durations, Outcome, State, Step, StepResult, Task, Withheld
@@ -136,7 +136,7 @@ def preview(text: str, files: Mapping[str, str], task: Task) -> dict[str, str] |
         else:
             action = research_actions.resolve(research_actions.parse(text), files, task, None)
         if isinstance(action, actions.Change):
-            return actions.apply(action, files, task)
+            return changes.apply(action, files, task)
     except actions.InvalidAction:
         pass
     return None

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from actors.solving import score
 from actors.solving.settings import Settings, SolveError
 from actors.solving.source import NOTEBOOK, Source
-from envs.actions import MAX_FILES, MAX_PATH_PARTS, PATH_PART
+from envs.actions import MAX_PATH_PARTS, PATH_PART
+from envs.changes import MAX_FILES
 from envs.environment import Environment
 from envs.experiments import SandboxRunner
 from envs.records import Direction, Findings, Limits, Outcome, State, Task, Withheld

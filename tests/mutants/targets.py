@@ -58,6 +58,7 @@ TARGETS = (
     Target("actors/policy/weights_engine.py", WEIGHTS),
     Target("actors/expert/edits.py"),
     Target("envs/actions.py", ("tests/unit/envs/test_*actions*.py",)),
+    Target("envs/changes.py", ("tests/unit/envs/test_*actions*.py",)),
     Target("envs/matching.py", ("tests/unit/envs/test_*actions*.py",)),
     Target("envs/admission.py"),
     Target("envs/experiment_cache.py"),

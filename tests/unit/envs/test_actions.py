@@ -21,10 +21,9 @@ from envs.actions import (
     Shell,
     Undo,
     Write,
-    apply,
-    inspect,
     parse,
 )
+from envs.changes import apply, inspect
 from envs.records import Direction, Fault, Limits, Task
 
 SCRIPT = "import a\nmodel = Tree(depth=1)\nmodel.fit(X, y)\nprint(1)\nprint(1)\n"

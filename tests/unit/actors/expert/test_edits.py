@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from actors.expert.edits import change, inspect, undo
-from envs import actions, research_actions
+from envs import actions, changes, research_actions
 from envs.records import Direction, Limits, Task
 
 LINES = st.lists(st.sampled_from(["a", "b", "c", "a  ", "    a", "", "x = 1"]), max_size=12)
@@ -45,7 +45,7 @@ def written(before: list[str], after: list[str]) -> actions.Edit:
 def test_the_edit_that_is_written_makes_of_before_exactly_after(before, after):
     assume(any(map(str.strip, before)) and before != after)
     edit = written(before, after)
-    assert actions.apply(edit, {"train.py": text(before)}, task()) == {"train.py": text(after)}
+    assert changes.apply(edit, {"train.py": text(before)}, task()) == {"train.py": text(after)}
     assert sum(search.count("\n") for search, _ in edit.blocks) <= len(before), "no line is searched for twice"
 
 

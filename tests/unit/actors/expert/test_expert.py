@@ -12,8 +12,9 @@ from actors.expert import edits, estimators, ideas, operators
 from actors.expert.builtin import MAX_CHARACTERS, BuiltinExpert, propose
 from actors.expert.script import Script
 from envs import research_actions
-from envs.actions import Action, Edit, FinalAnswer, Inspect, InvalidAction, Undo, apply, parse
+from envs.actions import Action, Edit, FinalAnswer, Inspect, InvalidAction, Undo, parse
 from envs.benchmarks.loader import BUILTIN, about, builtin_tasks
+from envs.changes import apply
 from envs.records import Limits, State, Step, Task
 
 

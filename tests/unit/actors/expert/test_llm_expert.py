@@ -15,8 +15,9 @@ from actors.expert.ideas import IdeaError
 from actors.expert.llm import LanguageModelExpert, tidy
 from actors.expert.operators import Idea
 from actors.policy.endpoint import Endpoint, EndpointError
-from envs.actions import Edit, apply, parse
+from envs.actions import Edit, parse
 from envs.benchmarks.loader import load
+from envs.changes import apply
 from envs.records import State, Step
 from tests.openai_server import Server, serving
 
