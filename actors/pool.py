@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from actors.actor import Actor
 from actors.explorer import Explorer
 from actors.hosts import Hosts
 from actors.policy.errors import PolicyDead
-from actors.runtime.placement import on_node
+from actors.runtime.placement import Anywhere, beside, next_to, on_node
 from actors.runtime.remote import DEATHS, place
 from envs.errors import UserError
 from envs.records import Task
@@ -50,6 +51,8 @@ class Member:
     """The sign of life that was asked for and has not come yet."""
     asked_at: float = 0.0
     status: dict[str, int] = field(default_factory=dict)
+    beside: str | None = None
+    """The node of learner ranks where it is to be, if it is."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ class ActorPool:
         full_weights: Callable[[], list[Any]],
         kind: type[Explorer] = Actor,
         resting: bool = False,
+        near: Anywhere | None = None,
     ):
         """version: of the weights in `model_dir`; say: tells the user that an actor was replaced; full_weights: gives
         those published last, for actors that join; kind: `Explorer` for actors without a policy; resting: they start
-        when they are woken first."""
+        when they are woken first; near: places of learner ranks, beside which engines go as long as there is room."""
         self._cfg, self._deadline, self._say = cfg, cfg.actors.deadline, say
         self._place = place(cfg.run.mode)
         self._making, self._kind = (list(tasks), model_dir, run_dir, version), kind
@@ -92,7 +96,7 @@ class ActorPool:
         self._active = time.monotonic()
         self._stream: Any = None
         self._hosts = Hosts(cfg) if cfg.sandbox.hosts else None
-        self._resting = resting
+        self._resting, self._near = resting, near
         self._fill()
 
     def _fill(self) -> None:
@@ -109,10 +113,21 @@ class ActorPool:
             "num_gpus": self._cfg.actors.gpus, "max_concurrency": 1000,
             **on_node(self._cfg.actors.node),
         }  # fmt: skip
+        if node := self._beside_ranks():
+            options |= next_to(node)
         tasks, model_dir, run_dir, version = self._making
         handle = self._place.spawn(self._kind, options, name, self._cfg, tasks, model_dir, run_dir, version)
-        self._members[name] = Member(name, handle, handle.start.remote(), handle.serve.remote())
+        self._members[name] = Member(name, handle, handle.start.remote(), handle.serve.remote(), beside=node)
         return name
+
+    def _beside_ranks(self) -> str | None:
+        """The node of learner ranks that has room for one more engine, where it is to go there."""
+        if not self._near or not (ranks := self._near.nodes):
+            return None
+        of_rank, of_actor = self._cfg.learner, self._cfg.actors
+        theirs, share = ({"CPU": of.cpus, "GPU": of.gpus} for of in (of_rank, of_actor))
+        taken = [member.beside for member in self._members.values() if member.beside]
+        return beside(ray.nodes(), ranks, theirs, taken, share, of_actor.node)
 
     @property
     def _able(self) -> dict[str, Member]:

@@ -20,6 +20,7 @@ from envs.records import Task
 from learner.config.schema import Config
 from learner.evaluation.evaluation import Evaluation
 from learner.evaluation.held_out import HeldOut
+from learner.ranks.group import reserve
 from learner.ranks.handle import Learner
 from learner.ranks.publisher import Publisher
 from learner.ranks.turns import Turns
@@ -81,10 +82,15 @@ def started(cfg: Config) -> Iterator[Parts]:
 
         folders = str(model_dir), str(run.dir)
         resting = cfg.actors.colocate
-        actors = ActorPool(cfg, list(tasks.values()), *folders, 0, progress.say, full_weights, resting=resting)
+        ranks = reserve(cfg)  # before actors take a part of the node that has room for all
+        stack.callback(ranks.close)
+        near = ranks if cfg.learner.transfer == "nccl" else None
+        actors = ActorPool(
+            cfg, list(tasks.values()), *folders, 0, progress.say, full_weights, resting=resting, near=near
+        )
         stack.callback(actors.close)
         progress.stage("learner", 1)  # actors start meanwhile, their engines as long as nobody asks for a response
-        learner = Learner(cfg, model_dir, progress.say)
+        learner = Learner(cfg, model_dir, progress.say, ranks)
         stack.callback(learner.close)
         turns = Turns(learner, actors)
         publisher = Publisher(learner, actors, turns, progress.say)

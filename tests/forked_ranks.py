@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from actors.runtime.placement import Anywhere
 from learner.ranks import group, trainer
 
 _hosted: Any
@@ -45,6 +46,9 @@ class Forked:
         environment = {"OMP_NUM_THREADS": "1", **options["runtime_env"]["env_vars"]}
         started = futures.ProcessPoolExecutor(1, self._context, _begin, (environment, kind, args))
         return Handle(started)
+
+    def together(self, count: int, cpus: float, gpus: float, label: str) -> Anywhere:
+        return Anywhere(label)
 
     def get(self, ref: Any, timeout: float | None = None) -> Any:
         if isinstance(ref, list):

@@ -24,6 +24,8 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.runtime.placement import Anywhere, Together
+
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
@@ -53,6 +55,10 @@ class InRay:
     def here(self) -> dict[str, Any]:
         """Options of an actor that lives on the node of who starts it: it is lost only where that is lost too."""
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)}
+
+    def together(self, count: int, cpus: float, gpus: float, label: str) -> Anywhere:
+        """Reserved places for so many processes near each other; cpus, gpus: of each."""
+        return Together(count, cpus, gpus, label) if cpus or gpus else Anywhere(label)
 
     def get(self, ref: Any, timeout: float | None = None) -> Any:
         """What a reference, or each of a list, gives. Raises GetTimeoutError, RayTaskError, one of `DEATHS`."""
@@ -93,6 +99,9 @@ class InProcess:
 
     def here(self) -> dict[str, Any]:
         return {}
+
+    def together(self, count: int, cpus: float, gpus: float, label: str) -> Anywhere:
+        return Anywhere(label)
 
     def get(self, ref: Any, timeout: float | None = None) -> Any:
         refs = ref if isinstance(ref, list) else [ref]

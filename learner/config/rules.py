@@ -117,6 +117,8 @@ def impossible(cfg: Config) -> str | None:
         return "actors.colocate leaves no card to serve experts.model: give experts.endpoint or experts.path"
     if cfg.learner.transfer == "nccl" and cfg.learner.full_every > 1:
         return "learner.transfer=nccl always sends full weights: learner.full_every must be 1"
+    if cfg.learner.ranks > 1 and cfg.learner.gpus % 1:
+        return f"learner.gpus={cfg.learner.gpus:g} has two of the learner.ranks on one card: give each a whole one"
     if rl.gap_stop <= rl.gap_warn:
         return f"rl.gap_stop={rl.gap_stop} must be above rl.gap_warn={rl.gap_warn}"
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
-from actors.runtime.placement import on_node
+from actors.runtime.placement import Anywhere
 from actors.runtime.remote import KEPT_MEMORY, place
 from envs.errors import UserError
 from learner.config.schema import Config
@@ -41,11 +41,21 @@ class RankDied(LearnerError):
     """The process of a rank has ended: all ranks can be started again."""
 
 
+def reserve(cfg: Config) -> Anywhere:
+    """Places for all ranks of a learner; Ray must be initialised."""
+    learner = cfg.learner
+    if learner.ranks == 1 and learner.transfer != "nccl":  # with nobody to be near to
+        return Anywhere(learner.node)
+    return place(cfg.run.mode).together(learner.ranks, learner.cpus, learner.gpus, learner.node)
+
+
 class RankGroup:
     """All ranks of a learner."""
 
-    def __init__(self, cfg: Config, model_dir: Path) -> None:
-        self.cfg, self.model_dir = cfg, model_dir
+    def __init__(self, cfg: Config, model_dir: Path, places: Anywhere | None = None) -> None:
+        """places: reserved for the ranks, also when they are started again; by default they have new ones each time."""
+        self.cfg, self.model_dir, self._given = cfg, model_dir, places
+        self._places: Anywhere | None = None
         self.members: list[Any] = []
         """Handles of the processes, in rank order."""
         self._place = place(cfg.run.mode)
@@ -58,11 +68,13 @@ class RankGroup:
         learner = self.cfg.learner
         on_cpu = {"DS_ACCELERATOR": "cpu"} if learner.gpus == 0 else {}
         options = {
-            "num_cpus": learner.cpus, "num_gpus": learner.gpus, **on_node(learner.node),
+            "num_cpus": learner.cpus, "num_gpus": learner.gpus,
             "runtime_env": {"env_vars": RANK_ENVIRONMENT | on_cpu},
         }  # fmt: skip
+        places = self._places = self._given or reserve(self.cfg)
         self.members = [
-            self._place.spawn(LearnerRank, options, self.cfg, self.model_dir, rank) for rank in range(learner.ranks)
+            self._place.spawn(LearnerRank, options | places.options(rank), self.cfg, self.model_dir, rank)
+            for rank in range(learner.ranks)
         ]
         try:
             [(host, port)] = self._answers("start", [self.members[0].address.remote()])
@@ -76,6 +88,9 @@ class RankGroup:
         for rank in self.members:
             self._place.kill(rank)
         self.members = []
+        if self._places and not self._given:
+            self._places.close()
+        self._places = None
 
     def everyone(self, method: str, *args: Any) -> list[Any]:
         """Call `method` on all ranks at once with the same arguments; their answers in rank order.

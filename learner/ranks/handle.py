@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from actors.pool import Receiver
+from actors.runtime.placement import Anywhere
 from envs.records import Transition
 from learner.algorithm.batching import Example
 from learner.algorithm.step_report import StepReport
@@ -22,13 +23,15 @@ from learner.ranks.steps import FinetuneStep, Position, finetune_steps, mean_los
 class Learner:
     """Trains the policy. Calls block, and raise LearnerError where the learner cannot go on; not thread-safe."""
 
-    def __init__(self, cfg: Config, model_dir: Path, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, cfg: Config, model_dir: Path, say: Callable[[str], None] = print, places: Anywhere | None = None
+    ) -> None:
         """Start `learner.ranks` processes and load the model of `model_dir` in each; Ray must be initialised.
 
-        say: tells the user of a restart.
+        say: tells the user of a restart; places: reserved for the processes (`group.reserve`), if they are.
         """
         self.cfg, self.position = cfg, Position()
-        self._ranks = RankGroup(cfg, Path(model_dir))
+        self._ranks = RankGroup(cfg, Path(model_dir), places)
         self._recovery = Recovery(self._ranks, self.position, say)
         self._ranks.start()
 

@@ -76,8 +76,9 @@ class Actors:
     """Of evaluations, by weight version."""
 
     def __init__(
-        self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any, resting: bool
-    ):
+        self, cfg: Any, tasks: list, model_dir: str, run_dir: str, version: int, say: Any, full: Any, resting: bool,
+        near: Any,
+    ):  # fmt: skip
         self._tasks, self._place, self._full = {task.id: task for task in tasks}, place(cfg.run.mode), full
         self.published: list[tuple[int, list]] = []
         self.serves = False
@@ -156,7 +157,7 @@ class Ranks:
 
     stops_at = gap = None
 
-    def __init__(self, cfg: Any, model_dir: Path, say: Any):
+    def __init__(self, cfg: Any, model_dir: Path, say: Any, places: Any):
         self.cfg, self.position, self.trained = cfg, Position(), []
 
     def loss(self, examples: list) -> float | None:

@@ -30,6 +30,8 @@ CASES = [
     (["run.mode=serial", "learner.ranks=2"], "run.mode=serial is one process", ["learner.ranks=1"]),
     (["run.mode=serial", "actors.count=2"], "run.mode=serial is one process", ["actors.count=1"]),
     (["run.mode=serial", "actors.max=2"], "run.mode=serial is one process", ["actors.max=1"]),
+    (["learner.ranks=2", "learner.gpus=0.5"], "learner.gpus=0.5 has two of the learner.ranks on one card",
+     ["learner.gpus=1"]),
     (["sandbox.backend=simulated"], "sandbox.backend=simulated needs sandbox.recorded", ["sandbox.recorded=x"]),
     (["evaluation.every=1", "sandbox.backend=simulated", "sandbox.recorded=x"], "evaluation.every needs experiments",
      ["sandbox.backend=process"]),

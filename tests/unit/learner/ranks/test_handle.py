@@ -17,7 +17,7 @@ from learner.ranks.rank import Published
 class Ranks:
     """In the place of the processes: keeps what they were asked."""
 
-    def __init__(self, cfg: Config, model_dir: Path) -> None:
+    def __init__(self, cfg: Config, model_dir: Path, places: Any) -> None:
         self.cfg, self.asked = cfg, []
 
     def start(self) -> None:

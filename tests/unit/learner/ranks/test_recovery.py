@@ -25,7 +25,7 @@ class Ranks:
     `dies` are the calls, counted over the whole run, in which a rank dies once it has done its part.
     """
 
-    def __init__(self, cfg: Config, model_dir: Path) -> None:
+    def __init__(self, cfg: Config, model_dir: Path, places: Any) -> None:
         self.cfg, self.model_dir = cfg, model_dir
         self.calls, self.dies = 0, ()
         self.disk: dict[Path, Any] = {}
