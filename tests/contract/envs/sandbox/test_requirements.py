@@ -144,7 +144,9 @@ def image() -> Iterator[str]:
         ENV PATH=/opt/own/bin:/usr/bin:/bin
         ENTRYPOINT ["/bin/false"]
     """
-    done = subprocess.run(["docker", "build", "-q", "-t", name, "-"], input=recipe, text=True, capture_output=True)
+    # Without a network: the bridge may be gone, as an engine of another test's takes it away.
+    command = ["docker", "build", "--quiet", "--network=none", f"--tag={name}", "-"]
+    done = subprocess.run(command, input=recipe, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     yield name
     engine.images.remove(name, force=True)
