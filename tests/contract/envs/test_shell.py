@@ -29,7 +29,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     (folder / "scripts" / "answers-top-secret.csv").write_text("TOP SECRET")
     return Task(
         "toy", "problem", folder / "env", folder / "scripts", "train.py", frozenset({"train.csv", "data/part.csv"}),
-        "accuracy", Direction.MAXIMIZE, "held_in", Limits(seconds=3, memory_mb=300, disk_mb=32, processes=24), 1.0, 0.5,
+        "accuracy", Direction.MAXIMIZE, "held_in", Limits(seconds=8, memory_mb=300, disk_mb=32, processes=24), 1.0, 0.5,
         editable=frozenset({"notes.py"}), shell=True,
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def shell(environment: Environment, state: State, command: str, how: str = "") -
 
 
 def test_a_look_around_changes_nothing_and_is_the_observation(environment, start):
-    result = shell(environment, start, "head -1 train.csv\necho data/* | tr a-z A-Z\npython3 -c 'import pandas'")
+    result = shell(environment, start, "head -1 train.csv\necho data/* | tr a-z A-Z\npython3 -c 'import numpy'")
     assert (result.action, result.outcome, result.score_after) == ("shell", Outcome.NEUTRAL, None), result.log_tail
     assert result.observation == "x,y\nDATA/PART.CSV" and result.durations.execute > 0
     assert (result.state.snapshot, result.state.score, result.state.undo) == (start.snapshot, 0.5, ())
@@ -104,7 +104,7 @@ def test_what_no_state_can_hold_is_named_and_the_rest_kept(environment, start):
 @pytest.mark.parametrize(
     ("command", "outcome", "shown"),
     [
-        ("sed -i s/0.5/0.9/ notes.py; sleep 9", Outcome.TIMEOUT, "stopped after 3 s"),
+        ("sed -i s/0.5/0.9/ notes.py; sleep 30", Outcome.TIMEOUT, "stopped after 8 s"),
         ("python3 -c 'kept = []\nwhile True: kept.append(bytes(1 << 24))'; exit 137", None, ""),
         ("head -c 90000000 /dev/zero > big", None, ""),
     ],
