@@ -37,8 +37,9 @@ def advantages(rewards: np.ndarray, of: Entropic) -> np.ndarray:
     is rloo as the advantages of `best_of` are with k = 1, and `centred` makes of it what stands above."""
     count = len(rewards)
     beta = of.beta or budgeted(rewards, of.budget)
-    weights = count * _shares(rewards, beta)
-    return (weights - 1) / (of.beta or 1.0) * count / (count - 1)
+    less_one = np.expm1(beta * (rewards - rewards.max()))  # exp is 1 to the last digit where β is small
+    weights_less_one = (less_one - less_one.mean()) / (1 + less_one.mean())
+    return weights_less_one / (of.beta or 1.0) * count / (count - 1)
 
 
 def budgeted(rewards: np.ndarray, budget: float) -> float:

@@ -217,7 +217,7 @@ def run(tmp_path, monkeypatch):
     learners = []
     monkeypatch.setattr(parts, "ActorPool", Actors)
     monkeypatch.setattr(parts, "Learner", lambda *args: learners.append(Ranks(*args)) or learners[-1])
-    monkeypatch.setattr(beforehand, "require", lambda *_: None)
+    monkeypatch.setattr(beforehand, "require", lambda *_, dry: None)
     monkeypatch.setattr(parts, "connect", lambda cfg: None)
     monkeypatch.setattr(parts, "load_tasks", lambda cfg: tasks)
     monkeypatch.setattr(parts, "resolve", lambda path: tmp_path)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from learner.algorithm import best_of, entropic
@@ -40,6 +40,7 @@ def test_with_a_small_beta_it_is_the_mean_and_with_a_large_one_the_best_alone_co
 
 
 @given(groups, st.floats(0.0, 50.0), st.floats(0.01, 2.0))
+@example(np.array([0.0, 1.0]), 2.0**-52, 1.0)
 def test_advantages_are_finite_add_up_to_zero_rise_with_rewards_and_a_budget_knows_no_scale(rewards, beta, budget):
     got = entropic.advantages(rewards, Entropic(beta, budget))
     assert np.isfinite(got).all() and got.sum() == pytest.approx(0, abs=1e-6 * max(1, np.abs(got).max()))
