@@ -1,10 +1,9 @@
-"""The report in a real browser: it opens, filters and links, quickly and whatever a log holds."""
+"""The report in a real browser: it opens, filters and links, whatever a log holds."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -20,41 +19,37 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the report is not opened in a browser")
 
 
-def opened(file: Path, **address: object) -> tuple[Page, float]:
+def opened(file: Path, **address: object) -> Page:
     """As `followed`; address: what stands behind the `#`."""
     return followed(f"file://{file}#{urlencode(address)}", file.parent)
 
 
-def followed(address: str, folder: Path) -> tuple[Page, float]:
-    """The page as it stands after its script has run, and the seconds that took, the browser's start included."""
+def followed(address: str, folder: Path) -> Page:
+    """The page as it stands after its script has run."""
     command = [
         BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=10000",
         f"--user-data-dir={folder / 'profile'}", "--dump-dom", address,
     ]  # fmt: skip
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return Page(done.stdout), time.monotonic() - started
+    return Page(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
 
 
 def shown(page: Page, css_class: str) -> int:
     return sum(css_class in a.get("class", "").split() for _, a in page.elements)
 
 
-def test_ten_thousand_transitions_render_in_under_three_seconds(tmp_path):
-    file = write_report(make(tmp_path / "long", steps=20, actions=125))
-    page, seconds = min((opened(file) for _ in range(3)), key=lambda found: found[1])
+def test_of_ten_thousand_transitions_only_those_that_are_looked_at_are_rendered(tmp_path):
+    page = opened(write_report(make(tmp_path / "long", steps=20, actions=125)))
     assert "1–50 of 10\u202f288" in page.text, "of 20 steps and three evaluations"
     assert shown(page, "t") == 50
     assert {a.get("data-key") for a in page.of("select")} >= {"task", "outcome", "step", "actor"}
     assert "script error (" in page.text and "actor-1 (" in page.text
-    assert seconds < 3
 
 
 def test_a_transition_is_opened_by_its_address(tmp_path):
     run_dir = make(tmp_path / "run", steps=2)
     rows = list(transitions.read(run_dir))
     row = next(row for row in rows if row["action"] == "edit" and len(row["version_spans"]) == 2)
-    page, _ = opened(write_report(run_dir), id=row["id"])
+    page = opened(write_report(run_dir), id=row["id"])
     assert len([a for a in page.of("details", "t") if "open" in a]) == 1
     for text in ("HistGradientBoostingClassifier", "You improve a machine-learning script", f"{row['ratio']:.4f}"):
         assert text in page.text
@@ -63,7 +58,7 @@ def test_a_transition_is_opened_by_its_address(tmp_path):
 
 def test_hostile_text_does_not_run(tmp_path):
     run_dir = make_hostile(make(tmp_path / "run", steps=2))
-    page, _ = opened(write_report(run_dir), id=HOSTILE.replace("\x1b[31m", "").replace("\u202e", "\\u202e"))
+    page = opened(write_report(run_dir), id=HOSTILE.replace("\x1b[31m", "").replace("\u202e", "\\u202e"))
     assert [a for a in page.of("details", "t") if "open" in a]  # it was unpacked, and made into elements
     assert page.text.count('document.title="owned"') > 6
     assert page.title == "run: training report"
@@ -74,23 +69,23 @@ def test_an_address_tells_a_search_and_filters_and_attempts_of_evaluations_are_f
     run_dir = make(tmp_path / "run", steps=3)
     file = write_report(run_dir)
     tried = [row for row in transitions.read_part(run_dir, "base") if row["outcome"] == "invalid"]
-    page, _ = opened(file, step="base", outcome="invalid", q="USE a Forest")
+    page = opened(file, step="base", outcome="invalid", q="USE a Forest")
     assert f"1–{min(50, len(tried))} of {len(tried)}" in page.text and "breast_cancer (" in page.text
     assert "use a forest" in tried[0]["text"] and shown(page, "t") == min(50, len(tried))
-    assert "none" in opened(file, q="no log has this", task="wine")[0].text
-    page, _ = opened(file, id=f"rl/{transitions.read_part(run_dir, 'rl')[0]['id']}", task="digits")
+    assert "none" in opened(file, q="no log has this", task="wine").text
+    page = opened(file, id=f"rl/{transitions.read_part(run_dir, 'rl')[0]['id']}", task="digits")
     assert len([a for a in page.of("details", "t") if "open" in a]) == 1
 
 
 def test_the_page_that_follows_a_run_unpacks_what_was_tried_and_asks_for_a_token(tmp_path):
     run_dir = make_hostile(make(tmp_path / "run", steps=2))
     with served(run_dir) as server:
-        page, _ = followed(f"{server.address}&{urlencode({'id': 'base/iris/0'})}", tmp_path)
+        page = followed(f"{server.address}&{urlencode({'id': 'base/iris/0'})}", tmp_path)
         assert page.title == "run: done" and 0 < shown(page, "t") <= 15
         assert page.of("img") and all(a["src"].startswith("blob:") for a in page.of("img")), "plots alone"
         assert len([a for a in page.of("details", "t") if "open" in a]) == 1
         assert "You improve a machine-learning script" in page.text
-        page, _ = followed(server.address.partition("#")[0], tmp_path)
+        page = followed(server.address.partition("#")[0], tmp_path)
         assert "needs the token" in page.text and not shown(page, "t")
 
 
@@ -107,5 +102,5 @@ def test_no_part_of_the_page_is_wider_than_the_window(tmp_path, width):
         "<script>onmessage = (told) => { document.title = told.data; };</script>"
         f'<iframe width="{width}" height="900" frameborder="0" src="run/{file.name}#{address}"></iframe>'
     )
-    window, needed = map(int, opened(frame)[0].title.split())
+    window, needed = map(int, opened(frame).title.split())
     assert window == width and needed <= window
