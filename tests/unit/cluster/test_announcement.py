@@ -24,7 +24,7 @@ def said(*arguments: str, here: bool = True) -> str:
 def test_the_quickstart_is_told_with_its_time_and_its_needs():
     text = said("config=quickstart", "run.dir=/here")
     assert "training builtin:smollm2-135m on wine, wine_alcohol, diabetes, digits: explore (480 trajectories" in text
-    assert "fine-tune (6 epochs), reinforce (8 steps of 64 samples)" in text
+    assert "fine-tune (2 epochs), reinforce (8 steps of 64 samples)" in text
     assert "also on breast_cancer, iris_petal" in text and "takes about 20 minutes on 2 idle cores" in text
     assert "needs 10.4 GiB of memory, and 7 GiB are free: it takes what needs less" in text
     assert "up to 5.26 GiB of disk" in text, "three checkpoints are made"

@@ -37,7 +37,7 @@ def told(resumed: Callable[..., Config], *arguments: str) -> list[str]:
 def test_it_has_what_the_run_recorded(resumed, tmp_path):
     cfg = resumed()
     assert told(resumed) == []
-    assert (cfg.rl.steps, cfg.reward.steepness, cfg.sft.epochs, cfg.learner.transfer) == (20, 7.0, 6, "ipc")
+    assert (cfg.rl.steps, cfg.reward.steepness, cfg.sft.epochs, cfg.learner.transfer) == (20, 7.0, 2, "ipc")
     assert (cfg.run.dir, cfg.run.resume) == (str(tmp_path), True), "its folder may have been moved"
 
 
