@@ -246,4 +246,6 @@ def _graded(
 def _unchanged(task: Task, files: Files) -> bool:
     """Whether all of these files are as the task has them."""
     own = {name: task.env_dir / name for name in files}
-    return all(own[name].is_file() and own[name].read_text() == text for name, text in files.items())
+    return all(
+        isinstance(text, str) and own[name].is_file() and own[name].read_text() == text for name, text in files.items()
+    )

@@ -6,9 +6,11 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from envs import experiments
 from envs.admission import node_capacity
 from envs.environment import Environment
 from envs.experiment_cache import CachedRunner
@@ -109,3 +111,11 @@ def test_states_of_another_run_bring_what_they_keep(environment, tmp_path):
     there.take(SnapshotStore(tmp_path / "snapshots"), trained.snapshot)
     (file,) = (file for file in there.get(trained.snapshot).values() if isinstance(file, Kept))
     assert len(there.content(file)) == 100
+
+
+def test_a_kept_file_in_the_place_of_the_tasks_own_is_a_change_whatever_that_holds(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x81")
+    (tmp_path / "train.py").write_text("pass\n")
+    task = SimpleNamespace(env_dir=tmp_path)
+    assert not experiments._unchanged(task, {"train.py": "pass\n", "model.pkl": Kept("0" * 64, 2)})
+    assert experiments._unchanged(task, {"train.py": "pass\n"})
