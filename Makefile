@@ -13,14 +13,14 @@ train: ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="key=val
 
 test: ## everything CI runs; with a Docker Engine where one can be had; ARGS=--require-all fails what is skipped
 	@cluster/setup.sh tests
-	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long" -n 2 $(ARGS)
+	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long" -n 3 $(ARGS)
 
 test-long: ## the rest: several hosts, a cluster that grows, an ordinary user, reproducible runs, the pool, dashboards, every task
 	@cluster/setup.sh tests
 	@cluster/with_docker.sh .venv/bin/python -m pytest -m long $(ARGS)
 
-test-fast: setup ## the unit tests
-	@.venv/bin/python -m pytest tests/unit -n 2
+test-fast: setup ## the unit tests, without the few that take seconds each
+	@.venv/bin/python -m pytest tests/unit -m "not long and not slow" -n 2
 
 test-gpu: setup ## on a machine with a GPU: engine, weights, learner and the loop on one card, under five minutes
 	@.venv/bin/python -m pytest tests/gpu tests/contract/learner/ranks/test_learner.py tests/unit/learner/model

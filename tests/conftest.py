@@ -20,6 +20,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Ray's workers make way for whatever else runs, which is other tests there: they would starve.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as Ray reads it)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many tests as cores: threads would wait for each other
 
 WHOLE_RUNS = ("tests/chaos/", "tests/e2e/")
 

@@ -29,6 +29,7 @@ ARGUMENTS = (
     "rl.steps=9999", f"rl.states={STATES}", f"rl.actions={ACTIONS}", "model.response=96", "evaluation.attempts=2",
     "experts.trajectories=8", "sandbox.cache=false",
     "actors.count=2", "actors.cpus=0.5", "actors.heartbeat=6", "checkpoint.every=4", "rl.algorithm=ppo",
+    "reward.version=tests.text_reward:letters",  # a random model's rewards vary, so that there is something to learn
 )  # fmt: skip
 RECOVERY_SECONDS = 180
 ENGINE_GONE_SECONDS = 4
@@ -122,6 +123,8 @@ def test_every_started_group_was_trained_exactly_once(run_dir):
 
 def test_what_was_delivered_is_what_was_trained(run_dir):
     require_trained(run_dir / "smoke")
+    told = [json.loads(line) for line in (run_dir / "smoke/metrics.jsonl").read_text().splitlines()]
+    assert sum(row["loss"] is not None for row in told) > len(told) / 2, "what it trained on had nothing to tell"
 
 
 def test_nothing_is_left_of_it_and_the_results_are_there(run_dir):

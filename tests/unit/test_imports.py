@@ -169,6 +169,7 @@ def test_no_module_beside_an_entry_point_hides_another(room):
     assert not hiding
 
 
+@pytest.mark.slow
 def test_who_starts_and_calls_ranks_and_actors_loads_none_of_what_these_compute_with():
     code = "import json, sys, learner.training, learner.evaluate, learner.experts; print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -121,6 +121,7 @@ def selected(label: str, overlay: str) -> list[dict[str, Any]]:
     return [group for group in groups(overlay).values() if not label or group.get("labels", {}).get(name) == value]
 
 
+@pytest.mark.slow
 def test_it_is_valid_by_kuberays_own_schema(overlay):
     found = ray(overlay)
     validator = schema_of(found)
@@ -344,6 +345,7 @@ def with_components(names: Iterable[str], overlay: str, folder: Path) -> list[di
     return build(file.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_components_can_be_added_to_an_overlay(component, tmp_path):
     objects = with_components([component], "smoke", tmp_path)

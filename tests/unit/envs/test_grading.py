@@ -188,6 +188,7 @@ def test_a_score_that_is_not_finite_is_a_refusal(task: Task, body: str) -> None:
         graded(task, "id,y\n7,1\n", body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -415,6 +416,7 @@ def test_without_bubblewrap_graders_run_all_the_same(
     assert "with the rights of this process" in caplog.text and not grading.process.confined
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host_ends", [True, False])
 def test_a_grader_whose_folder_is_gone_says_so_unless_its_host_ends(host_ends: bool) -> None:
     """A host that ends deletes the folder first, and closes its socket last."""

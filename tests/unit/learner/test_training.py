@@ -232,6 +232,7 @@ def run(tmp_path, monkeypatch):
     return with_settings
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_wherever_a_run_is_interrupted(run, tmp_path, monkeypatch):
     """In the second task of each evaluation; what fine-tuning learned is kept before it is evaluated."""
     evaluate, asked = Actors._evaluate, []

@@ -61,6 +61,7 @@ def weights(length: int) -> torch.Tensor:
     return torch.linspace(-1, 1, length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("row_tokens", [200, 32])
 @pytest.mark.parametrize("dense", [attention.DENSE, 0])
@@ -93,6 +94,7 @@ def test_packed_rows_equal_single_sequences(device, name, dense, row_tokens, che
         assert error < 1e-5, f"{parameter_name}: relative error {error}"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("row_tokens", [200, 32])
 def test_the_blocks_for_a_gpu_let_each_token_see_the_same(row_tokens):

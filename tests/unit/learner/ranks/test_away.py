@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import hashlib
 import torch
@@ -69,6 +71,7 @@ assert views[0][0, 0] == 7
 """
 
 
+@pytest.mark.slow
 def test_what_comes_back_is_what_went_and_shares_memory_as_before():
     """In a process of its own: it takes every tensor that there is."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from actors.runtime.remote import KEPT_MEMORY
 
 HOLES = """
@@ -24,6 +26,7 @@ print(mine.give_back(now=True), sum(float(one.sum()) for one in kept) == 32 * (4
 """
 
 
+@pytest.mark.slow
 def test_holes_are_given_back_and_what_lies_between_them_stays(monkeypatch):
     for name, value in KEPT_MEMORY.items():
         monkeypatch.setenv(name, value)

@@ -84,6 +84,7 @@ def make_hostile(run_dir: Path) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_shown(finished, drawn):
     shown = page(finished)
     assert len(shown.of("svg")) == 14  # the evaluation, fine-tuning and twelve plots over steps
@@ -116,6 +117,7 @@ def test_the_first_figure_is_what_rl_itself_added_with_its_interval(finished, tm
     assert "95 % interval −0.100 … +0.300, so it may be none." in " ".join(page(unsure).text.split())
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_outside(finished, drawn):
     for tag, attributes in page(finished).elements:
         assert tag not in ("link", "iframe", "object", "base")
@@ -123,6 +125,7 @@ def test_the_page_needs_nothing_from_outside(finished, drawn):
             assert attributes.get(name, "#").startswith("#")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["one", "several"])
 def test_hostile_text_is_only_ever_text(finished, tmp_path, of, drawn):
     run_dir = make_hostile(shutil.copytree(finished, tmp_path / "run"))
@@ -202,12 +205,6 @@ def test_prices_of_the_command_line_stand_in_for_those_of_the_run(finished, tmp_
     assert "at 100.0 EUR per core and 2.5 per GPU for an hour" in text
     assert main([str(finished), "report.cpu_hour=free"]) == 2
     assert "report.cpu_hour=free: expected float" in capsys.readouterr().err
-
-
-def test_ten_thousand_transitions_make_a_small_file(tmp_path):
-    file = write_report(make(tmp_path / "long", steps=20, actions=125))
-    assert "10\u202f000 transitions" in " ".join(file.read_text().split(" "))
-    assert file.stat().st_size < 4e6
 
 
 def test_an_edit_is_shown_as_the_lines_that_change():
