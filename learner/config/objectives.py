@@ -5,11 +5,14 @@ Invariant: every preset sets the same keys, so that one in the place of another 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 GRPO: dict[str, Any] = {
     "algorithm": "grpo",
     "objective": "mean",
+    "entropic_beta": 0.0,
+    "entropic_kl": math.log(2),
     "loss": "ppo",
     "ratio": "token",
     "clip": 0.2,
@@ -40,4 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cispo": GRPO | {"loss": "cispo", "clip": 1.0, "clip_high": 4.0, "aggregation": "token", "kl": 0.0},
     # arXiv 2510.18855: what engine and learner disagree on is weighted, and left out beyond 0.5 … 5.
     "icepop": GRPO | {"correction": "decoupled", "mask": "token", "kl": 0.0},
+    # TTT-Discover, arXiv 2601.16175, section 3.2, of fresh responses as rloo is; its penalty of divergence is left to
+    # rl.kl.
+    "entropic": GRPO | {"algorithm": "centred", "objective": "entropic", "aggregation": "sequence_sum", "kl": 0.0},
 }

@@ -246,7 +246,7 @@ class RlConfig:
     preset: str = key(
         "none",
         "Sets the keys of the objective to those of a paper, but for those given; config.yaml has what they are.",
-        ["none", "grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo", "icepop"],
+        ["none", "grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo", "icepop", "entropic"],
     )
     algorithm: str = key(
         "grpo",

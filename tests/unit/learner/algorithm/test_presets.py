@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from torch import Tensor
 
 from envs.records import Transition
@@ -39,6 +40,20 @@ def over_mean(rewards: Sequence[float]) -> list[float]:
 
 def over_others(rewards: Sequence[float]) -> list[float]:
     return [r - statistics.fmean([*rewards[:i], *rewards[i + 1 :]]) for i, r in enumerate(rewards)]
+
+
+def entropic_less_one(rewards: Sequence[float]) -> list[float]:
+    """w − 1 with w = e^(βr) / mean of e^(βr), β such that KL(w / n ‖ 1 / n) is log 2, or as steep as may be."""
+
+    def weights(beta: float) -> list[float]:
+        powers = [math.exp(beta * (r - max(rewards))) for r in rewards]
+        return [power / statistics.fmean(powers) for power in powers]
+
+    def short(beta: float) -> float:
+        return statistics.fmean(w * math.log(w) for w in weights(beta) if w) - math.log(2)
+
+    steep = 700 / (max(rewards) - min(rewards))  # where e^(βr) of all but the best is nothing
+    return [w - 1 for w in weights(brentq(short, 0, steep) if short(steep) > 1e-9 else steep)]
 
 
 def ratios(one: Transition, said: Said) -> Tensor:
@@ -72,6 +87,11 @@ def dr_grpo(responses: Group) -> Tensor:
 def rloo(responses: Group) -> Tensor:
     """arXiv 2402.14740: 1/k Σ (R − mean of the others) ∇ log π(y), of fresh samples (see `fresh`)."""
     return mean([a * ratios(one, said).sum() for one, said, a in responses])
+
+
+def entropic(responses: Group) -> Tensor:
+    """TTT-Discover, arXiv 2601.16175: 1/n Σ A ∇ log π(y), of fresh samples, without its penalty of divergence."""
+    return rloo(responses)
 
 
 def dapo(responses: Group) -> Tensor:
@@ -117,11 +137,12 @@ PAPERS: dict[str, tuple[Callable[[Group], Tensor], Callable[[Sequence[float]], l
     "gspo": (gspo, over_deviation),
     "cispo": (cispo, over_deviation),
     "icepop": (icepop, over_deviation),
+    "entropic": (entropic, entropic_less_one),
 }
 
 
 def fresh(groups: list[list[Transition]], said: dict[str, Said]) -> None:
-    """Have the policy be the one that sampled: RLOO knows no other."""
+    """Have the policy be the one that sampled: RLOO and TTT-Discover know no other."""
     for one in (one for group in groups for one in group):
         said[one.id].logprobs.data = torch.from_numpy(one.behaviour_logprobs)
 
@@ -143,7 +164,7 @@ def test_a_preset_has_the_objective_and_the_gradient_of_its_paper(name, groups, 
     rl = loaded(name)
     paper, advantage = PAPERS[name]
     wanted, got = leaves(groups, seed), leaves(groups, seed)
-    if name == "rloo":
+    if name in ("rloo", "entropic"):
         fresh(groups, wanted), fresh(groups, got)
 
     responses = []
