@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -281,6 +282,12 @@ def _choose(name: str, image: str, packages: Packages, bundled_data: bool) -> Ba
             reasons.append(f"not {candidate}: {reason}")
             continue
         for reason in reasons:
-            log.warning("experiments run in the %s sandbox, %s", candidate, reason)
+            _tell(f"experiments run in the {candidate} sandbox, {reason}")
         return chosen
     raise SandboxFailure("no sandbox works here; " + "; ".join(reasons))
+
+
+@functools.cache
+def _tell(note: str) -> None:
+    """Once, however many sandboxes follow."""
+    log.warning(note)

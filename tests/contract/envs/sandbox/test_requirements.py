@@ -72,13 +72,23 @@ def test_a_task_is_checked_with_packages_of_its_own(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.fixture
+def closed_to_others() -> Iterator[None]:
+    """What this process writes, as where an administrator has it so."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("closed_to_others")
 def test_another_build_of_a_version_is_another_set(listed: Path, tmp_path: Path) -> None:
-    """So that no experiment is answered from what another one gave."""
+    """So that no experiment is answered from what another one gave; and experiments, as other users, can read it."""
     first = installed.install(str(listed))
     wheels.write(tmp_path, "toy", "1.0", {"toy.py": "NAME = 'second'\n"})
     (tmp_path / "needed.txt").write_text("--no-index\n--find-links .\ntoy\n")
     second = installed.install(str(tmp_path / "needed.txt"))
     assert first.folder != second.folder and (second.folder / "toy.py").read_text() == "NAME = 'second'\n"
+    assert all(path.stat().st_mode & 0o004 for path in (second.folder, *second.folder.rglob("*")))
     assert "toy==1.0" in second.pins and not set(second.pins.splitlines()) & set(first.pins.splitlines())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from envs import sandbox
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Limits, Task
@@ -144,6 +145,18 @@ def test_pytorch_is_there_where_it_is_asked_for(with_pytorch: SandboxPool, tmp_p
     assert results[0].output == results[1].output != results[2].output
 
 
+def test_a_users_own_script_finds_the_data_that_packages_bundle_and_a_task_none(backend: str, task: Task) -> None:
+    """A Docker image of its own is made for it, once."""
+    said = {}
+    for bundled in (True, False):
+        pool = SandboxPool(backend, bundled_data=bundled)
+        said[bundled] = execute(
+            pool, task, "import sklearn.datasets as d; print(len(d.load_breast_cancer().data))"
+        ).output
+        pool.close()
+    assert said[True] == "569\n" and "Error" in said[False] and "569" not in said[False]
+
+
 def test_the_engine_that_docker_host_names_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: Task) -> None:
     """Another name of the same socket: with the usual one gone from view, experiments run all the same."""
     usual = Path("/var/run/docker.sock")
@@ -169,7 +182,9 @@ def test_auto_takes_the_strongest_that_works_and_says_why_not_the_others(
     which = shutil.which
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     monkeypatch.setattr(shutil, "which", lambda name: None if name in without else which(name))
-    assert SandboxPool("auto").name == chosen and "not docker: no Docker Engine answers" in caplog.text
+    sandbox._tell.cache_clear()
+    assert [SandboxPool("auto").name for _ in range(2)] == [chosen] * 2
+    assert caplog.text.count("not docker: no Docker Engine answers") == 1, "it is told once"
     assert not without or "not gvisor: " in caplog.text
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(SandboxFailure, match="no sandbox works here; not docker: .* not gvisor: .* not process: "):

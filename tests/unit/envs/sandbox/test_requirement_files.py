@@ -19,6 +19,7 @@ def listed(folder: Path, **files: str) -> Path:
 
 def test_what_is_installed_makes_another_list_and_what_is_not_does_not(tmp_path):
     (tmp_path / "wheels").mkdir()
+    (tmp_path / "pandas").mkdir()  # a project may have folders that are called as packages are
     (tmp_path / "one.whl").write_text("1")
     first = {
         "a": "--no-index\n--find-links wheels\n-r b.txt\n./one.whl\nnumpy==2.3.5 \\\n  --hash=sha256:1\n",

@@ -99,7 +99,8 @@ def test_a_sandbox_that_does_not_answer_is_refused_where_experiments_run_here(re
         raise SandboxFailure("no Docker Engine answers: start it")
 
     monkeypatch.setattr(sandbox, "require", fails)
-    said = "sandbox.backend=docker: no Docker Engine answers: start it"
+    why = "sandbox.backend=docker: no Docker Engine answers: start it"
+    said = f"{why}; sandbox.backend=auto takes the strongest that works"
     assert refused("sandbox.backend=docker") == said and refused("sandbox.backend=docker", here=False) == ""
     assert refused("sandbox.backend=simulated", "sandbox.recorded=there") == ""
 
