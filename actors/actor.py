@@ -255,12 +255,15 @@ class Actor(Explorer):
     ) -> tuple[Transition, State]:
         """One action from `state`, and the state that it led to."""
         temperature, longest = self._cfg.rl.temperature, self._cfg.model.response
-        sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
-        used = len(sample.response_ids) / longest
-        said = self._chat.said(sample.response_ids, sample.text)
-        result = await self._step(state, said, sample.truncated, used)
+        with self._acts.doing(name, state.task_id) as runs:
+            sample = await self._policy.sample(prompt_ids, seed, temperature, longest, self._chat.end_token)
+            runs()
+            used = len(sample.response_ids) / longest
+            said = self._chat.said(sample.response_ids, sample.text)
+            result = await self._step(state, said, sample.truncated, used)
         task = self._tasks[state.task_id]
         worth = self._reward(task, result)
+        self._acts.tried(name, task.id, said, result, worth.value)
         transition = Transition(
             id=name,
             group_id=group_id,

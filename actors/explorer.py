@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 
+from actors.acting import Acts
 from actors.expert import ideas as idea_pool
 from actors.expert.builtin import BuiltinExpert, Expert, last_that_ran
 from actors.expert.llm import LanguageModelExpert
@@ -58,6 +59,7 @@ class Explorer:
         self._id, self._cfg, self._run_dir = actor_id, cfg, Path(run_dir)
         self._tasks = {task.id: task for task in tasks}
         self._model_dir, self._extent = model_dir, Extent.of(cfg.prompt)
+        self._acts = Acts(actor_id, self._run_dir)
         self._steps = 0
         """Actions whose result is not there yet."""
         # As many as responses in flight, so that all who wait stand in one line: that of the admission.
@@ -155,12 +157,16 @@ class Explorer:
             files = self._environment.files(state)
             ran = last_that_ran(state)
             working = self._environment.files(dataclasses.replace(state, snapshot=ran))[task.script] if ran else None
-            try:
-                reply = expert.propose(task, state, files, working, given, rng)
-            except (EndpointError, PromptError) as error:
-                failure = str(error)
-                break
-            result = self._environment.step(state, reply.text, reply.truncated)
+            name = f"expert/{task_id}/{number}/{len(moves):02d}"
+            with self._acts.doing(name, task_id) as runs:
+                try:
+                    reply = expert.propose(task, state, files, working, given, rng)
+                except (EndpointError, PromptError) as error:
+                    failure = str(error)
+                    break
+                runs()
+                result = self._environment.step(state, reply.text, reply.truncated)
+            self._acts.tried(name, task_id, reply.text, result, None)
             if result.outcome is Outcome.INFRA_FAILURE:
                 failure = result.log_tail
                 break
@@ -211,6 +217,7 @@ class Explorer:
     async def close(self) -> None:
         """End the sandboxes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._acts.close)
         if environment := getattr(self, "_environment", None):
             await asyncio.to_thread(environment.close)
 

@@ -252,6 +252,7 @@ class Training:
         points = [row["held_out"] for row in journal.read(parts.run.dir) if row.get("held_out")]
         self._judge(0, parts.held_out.of_stage(parts.evaluation.results, "sft"))
         for point in points:
+            parts.progress.update(held_out=point)
             self._judge(point["step"], point["reward"])
         if parts.held_out.due(step) and step not in [point["step"] for point in points]:
             self._begin_held_out(step)

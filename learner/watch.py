@@ -35,17 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     except OverflowError:
         parser.error(f"--port {options.port} is none: 1 to 65535")
     except FAILURES as error:
-        print(f"error: {_said(error, options.port)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _said(error: Exception, port: int) -> str:
-    return (
-        f"port {port} cannot be had ({error.strerror}): choose another --port"
-        if isinstance(error, OSError)
-        else str(error)
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a page that follows a run is told: what the run does now, its plots, and what it tried, part by part.
+"""What a page that follows a run is told: what it and its actors do now, its plots, and what it tried, part by part.
 
 Invariants: the run is only read; what is not there yet is nothing, and what is damaged is a `WatchError`; a part or a
 plot is made again only where a file of it changed, so that a page which asks often costs the run little.
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from envs.errors import UserError
 from learner.config.load import RECORD
 from learner.figures.text import SPLITS, duration, number, percent
-from learner.reporting import browser, charts, report_data
+from learner.reporting import acts, browser, charts, report_data
 from learner.run import journal
 from learner.run import status as statuses
 from learner.run.status import Stage, Status
@@ -60,8 +60,8 @@ class Live:
 
     def now(self) -> dict[str, Any]:
         """`state` (starting, running, …; waiting before anything was said), `reason`, `silent` (why nothing may be
-        heard), `stages`, `cards` ([label, value, note]), `messages`, `parts` ([part, version]) and `plots` ([name,
-        version, title, note]). Raises WatchError."""
+        heard), `stages`, `cards` ([label, value, note]), `messages`, `parts` ([part, version]), `plots` ([name,
+        version, title, note]), and of one that has not ended `doing` and `tried`, as of `acts`. Raises WatchError."""
         try:
             status, now = statuses.of(self.dir), time.time()
             return self._of_status(status, now) if status else {"run": self.dir.name, "state": "waiting"}
@@ -87,6 +87,7 @@ class Live:
             "messages": list(status.messages),
             "parts": [[part, _version(browser.path(self.dir, part))] for part in self._parts()],
             "plots": plots,
+            **({} if status.result.ended else acts.shown(self.dir, now)),
         }
 
     def index(self, part: browser.Part) -> dict[str, list]:
@@ -152,6 +153,8 @@ class Live:
         if status.rewards:
             steps = f"of learner step {len(status.rewards)}, on states of its own"
             yield "training reward", number(status.rewards[-1]), f"{steps}; valid {percent(status.valid_rate)}"
+        if status.held_out:
+            yield "held-out reward", *statuses.last_point(status)
         if status.result.ended or not status.stages:
             return
         if status.doing:
@@ -180,7 +183,15 @@ DRAWN: dict[str, Callable[[charts.Rows], str | None]] = {
 
 def _version(*files: Path) -> str:
     """Another one where a file is."""
-    return "-".join(str(file.stat().st_mtime_ns) if file.exists() else "" for file in files)
+    return "-".join(map(_changed, files))
+
+
+def _changed(file: Path) -> str:
+    """When; empty where there is none, or none any more."""
+    try:
+        return str(file.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return ""
 
 
 def _stage(stage: Stage, status: Status, now: float) -> dict[str, Any]:

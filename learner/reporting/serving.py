@@ -2,7 +2,7 @@
 
 Invariants: it listens on the loopback interface alone; the page itself holds nothing of the run, and all that does is
 given only with the token in the header `Authorization: Bearer …`, which no other site can have a browser send; it knows
-no request but GET.
+no request but GET; whatever fails is an answer, and a browser that leaves is nobody's concern.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gzip
 import hmac
 import json
 import secrets
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
@@ -32,13 +33,20 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, live: Live, port: int = 0):
-        """port: 0 takes a free one. Raises OSError where it is taken."""
+        """port: 0 takes a free one. Raises WatchError where it cannot be had."""
         self.live, self.token = live, secrets.token_hex(16)
         colours = json.dumps({**charts.OUTCOME_COLOURS, **charts.PART_COLOURS})
         parts = pages.parts("browser.js", "watch.js", may_load=POLICY)
         template = pages.environment().get_template("watch.html")
         self.page = template.render(tried=True, colours=colours, steps=STEPS, page_lines=15, **parts).encode()
-        super().__init__((HERE, port), Handler)
+        try:
+            super().__init__((HERE, port), Handler)
+        except OSError as error:
+            raise WatchError(f"port {port} cannot be had ({error.strerror}): choose another --port") from error
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # its tab was closed meanwhile
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
@@ -61,11 +69,16 @@ class Handler(BaseHTTPRequestHandler):
         if not hmac.compare_digest(given.encode(), f"Bearer {self.server.token}".encode()):
             self._tell(401, {"error": "the token of `mlagent watch` is missing or wrong"})
             return
+        self._tell(*self._answered(path))
+
+    def _answered(self, path: str) -> tuple[int, Any]:
+        kind, name = map(unquote, (*path.strip("/").split("/", 1), "")[:2])
         try:
-            kind, name = map(unquote, (*path.strip("/").split("/", 1), "")[:2])
-            self._tell(200, self._asked(kind, int(name) if name.isdecimal() else name))
+            return 200, self._asked(kind, int(name) if name.isdecimal() else name)
         except WatchError as error:
-            self._tell(404, {"error": str(error)})
+            return 404, {"error": str(error)}
+        except Exception as error:  # the page says it, and asks again
+            return 500, {"error": f"mlagent watch failed at {path}: {type(error).__name__}: {error}"}
 
     def _asked(self, kind: str, name: browser.Part) -> Any:
         live = self.server.live

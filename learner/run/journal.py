@@ -144,6 +144,7 @@ class Journal:
         self._lines.flush()
         os.fsync(self._lines.fileno())
         figures = dict(_scalars(row))
+        del figures["step"]
         for name, value in figures.items():
             self._board.add_scalar(name, value, row["step"])
         self._board.flush()
@@ -227,5 +228,5 @@ def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in row.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}/{part}", number) for part, number in _scalars(value))
-        elif value is not None and name != "step":
+        elif value is not None:
             yield name, value

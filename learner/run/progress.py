@@ -99,10 +99,13 @@ class Progress:
             self._line(learner_step)
 
     def update(self, **fields: Any) -> None:
-        """Set fields of `Status`; `reward_mean` is added to its rewards, other numbers to its figures.
+        """Set fields of `Status`; `reward_mean` is added to its rewards, `held_out` to its points, other numbers to its
+        figures.
 
         A row of the journal can be passed as it is.
         """
+        if (point := fields.pop("held_out", None)) and point["reward"] is not None:
+            self._set(held_out=(*self._status.held_out, statuses.point(point)))
         known = {name: value for name, value in fields.items() if name in _FIELDS}
         reward = fields.get("reward_mean")
         numbers = {n: float(v) for n, v in fields.items() if n not in _FIELDS and isinstance(v, float | int)}

@@ -10,8 +10,10 @@ import dataclasses
 import enum
 import fcntl
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich import box
@@ -23,7 +25,7 @@ from rich.text import Text
 
 from envs.errors import FAILURES
 from envs.records import Outcome
-from learner.figures.text import duration
+from learner.figures.text import duration, number
 from learner.figures.waiting import in_words
 
 COLOURS = {
@@ -78,6 +80,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Mean reward on held-out tasks beside training, with the bounds of its 95 % interval where it has one."""
+
+    step: int
+    """After which learner step."""
+    reward: float
+    reward_low: float | None = None
+    reward_high: float | None = None
+
+
+@dataclass(frozen=True)
 class Status:
     """The run as a whole; times are seconds since the epoch."""
 
@@ -90,6 +103,8 @@ class Status:
     stages: tuple[Stage, ...] = ()
     rewards: tuple[float, ...] = ()
     """Mean reward of each learner step so far."""
+    held_out: tuple[Point, ...] = ()
+    """So far."""
     valid_rate: float | None = None
     outcomes: dict[str, int] = field(default_factory=dict)
     """Outcomes of the last learner step's transitions."""
@@ -110,6 +125,11 @@ class Status:
     """Any other number that the run reports."""
     messages: tuple[str, ...] = ()
     """The last few, oldest first."""
+
+
+def point(figures: Mapping[str, Any]) -> Point:
+    """Of those that the journal has of it."""
+    return Point(**{one.name: figures[one.name] for one in dataclasses.fields(Point)})
 
 
 def read(file: Path) -> Status:
@@ -236,6 +256,13 @@ def known_figures(status: Status) -> list[str]:
     return [text.format(value) for text, value in known.items() if value is not None]
 
 
+def last_point(status: Status) -> tuple[str, str]:
+    """The newest reward on held-out tasks, and its interval and step in words."""
+    last = status.held_out[-1]
+    interval = "" if last.reward_low is None else f"{number(last.reward_low)} to {number(last.reward_high)}, "
+    return number(last.reward), f"{interval}after step {last.step}"
+
+
 def waiting(status: Status) -> str:
     """What the last learner step waited for, in words."""
     figures = status.figures
@@ -284,6 +311,10 @@ def _numbers(status: Status) -> Table:
                 ("each step of other states", "dim"),
             ),
         )
+    if status.held_out:
+        curve = sparkline(tuple(point.reward for point in status.held_out))
+        reward, note = last_point(status)
+        grid.add_row("held-out", Text.assemble((curve, "cyan"), (f"  {reward}", "bold"), (f"  {note}", "dim")))
     if total := sum(status.outcomes.values()):
         bar = [("█" * round(WIDTH * n / total), COLOURS[name]) for name, n in status.outcomes.items()]
         legend = [(f"■ {n} {name}  ", COLOURS[name.replace(" ", "_")]) for name, n in _present(status)]

@@ -15,6 +15,15 @@ from typing import Any, Protocol
 from envs.errors import UserError
 
 PROJECT = "mlagent"
+VIEW = {
+    "1 learning": ("reward_mean", "valid_rate", "distinct_valid", "truncated_rate", "equal_share", "repeated_share"),
+    "2 update": ("loss", "grad_norm", "entropy", "kl", "ratio_mean", "clip_fraction", "logprob_gap_mean"),
+    "3 speed": (
+        "seconds", "wait_seconds", "train_seconds", "publish_seconds", "tokens_per_s", "staleness_max", "stream_ready",
+    ),
+}  # fmt: skip
+"""What W&B shows first: it makes a section of the charts whose names begin alike, in alphabetical order."""
+OTHERS = "9 others"
 
 
 class TrackerError(UserError):
@@ -34,9 +43,10 @@ class _Wandb:
         self._run = wandb.init(
             project=PROJECT, id=run_dir.name, name=run_dir.name, dir=str(run_dir), config=config, resume="allow"
         )
+        self._run.define_metric("held_out/*", step_metric="held_out/step")  # it is told with a later learner step
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(figures), step=step)
+        self._run.log(sectioned(figures), step=step)
 
     def close(self) -> None:
         self._run.finish()
@@ -68,6 +78,12 @@ class _Trackio:
 
     def close(self) -> None:
         self._trackio.finish()
+
+
+def sectioned(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a learner step by the names of `VIEW`; those of parts, as `task_rewards/wine`, have sections."""
+    places = {name: f"{section}/{name}" for section, names in VIEW.items() for name in names}
+    return {places.get(name, name if "/" in name else f"{OTHERS}/{name}"): value for name, value in figures.items()}
 
 
 KINDS: dict[str, Callable[[Any, Path, dict[str, Any]], Tracker]] = {

@@ -7,6 +7,8 @@ vary and the learner takes steps. Experiments run in Docker where an engine answ
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import os
 import re
@@ -26,7 +28,7 @@ import pytest
 
 from cluster.head import Head
 from cluster.quickstart import connect
-from learner.run import transitions
+from learner.run import trackers, transitions
 from tests import text_reward
 from tests.main_job import MARK, PRECISION, ROOT, engine_answers, leftovers, require_trained
 
@@ -118,6 +120,27 @@ def submit(head: Head, runs: Path, model: Path, *arguments: str) -> str:
     return re.search(r"raysubmit_\w+", said).group()
 
 
+def looked_at(run: Path) -> dict[str, Any]:
+    """What the page of `mlagent watch` tells of a run that goes on."""
+    page = subprocess.Popen(
+        [sys.executable, "learner/watch.py", str(run)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        address, _, token = page.stdout.readline().strip().partition("/#token=")
+        request = urllib.request.Request(f"{address}/now", headers={"Authorization": f"Bearer {token}"})
+        end = time.monotonic() + 120
+        while True:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                now = json.loads(gzip.decompress(answer.read()))
+            if now.get("doing") and now["tried"]:
+                return now
+            assert time.monotonic() < end, now
+            time.sleep(0.5)
+    finally:
+        page.kill()
+        page.wait()
+
+
 @pytest.fixture(scope="module")
 def stopped(head, tiny_model, tmp_path_factory) -> dict[str, Any]:
     """A run that was submitted, read while it ran, and stopped after the checkpoint of its first learner step."""
@@ -128,6 +151,7 @@ def stopped(head, tiny_model, tmp_path_factory) -> dict[str, Any]:
         while not (runs / "smoke/checkpoints/step_1").exists():
             assert time.monotonic() < end, ray(head, "status", job) + ray(head, "logs", job)
             time.sleep(1)
+        page = looked_at(runs / "smoke")
         logs = ray(head, "logs", job)
     finally:
         began = time.monotonic()
@@ -135,7 +159,7 @@ def stopped(head, tiny_model, tmp_path_factory) -> dict[str, Any]:
     left, seconds = leftovers(runs, STOP_SECONDS), time.monotonic() - began
     print(f"everything had ended {seconds:.1f} s after `ray job stop` was called")
     return {
-        "runs": runs, "logs": logs, "left": left, "seconds": seconds,
+        "runs": runs, "page": page, "logs": logs, "left": left, "seconds": seconds,
         "status": ray(head, "status", job), "log after": ray(head, "logs", job),
     }  # fmt: skip
 
@@ -161,6 +185,14 @@ def test_a_stopped_job_has_ended_everything_in_time(stopped):
     assert "STOPPED" in stopped["status"] or "stopped" in stopped["status"]
 
 
+def test_its_page_tells_what_actors_did_before_it_was_trained(stopped):
+    now = stopped["page"]
+    assert now["state"] == "running" and {"learner", "experiments"} <= {label for label, *_ in now["cards"]}
+    assert {(task, part) for task, part, *_ in now["doing"]} <= {("wine", "proposal"), ("wine", "experiment")}
+    assert any(re.fullmatch(r"group-\d{6}/\d{3}", one["id"]) for one in now["tried"])
+    assert all(one["task"] == "wine" and one["actor"] == "actor-0" and one["diff"] for one in now["tried"])
+
+
 def test_its_log_reads_as_plain_lines(stopped):
     assert "evaluate base" in stopped["logs"] and "checkpoint" in stopped["logs"]
     assert "\x1b[2K" not in stopped["logs"] and "\r" not in stopped["logs"], "a live panel went into the log"
@@ -175,6 +207,7 @@ def test_every_learner_step_is_told_once(run):
         assert row["tokens_per_s"] > 0 and row["seconds"] > 0
         assert row["loss"] is not None and row["grad_norm"] > 0
         assert row["logprob_gap_mean"] < 0.1 or not row["logprob_gap_on_current"]
+    assert set(itertools.chain(*trackers.VIEW.values())) <= rows[-1].keys(), "W&B is shown no figure of another name"
 
 
 def test_what_was_delivered_is_what_was_trained(run):

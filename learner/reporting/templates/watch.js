@@ -2,6 +2,7 @@
 const OFTEN = 2000, SELDOM = 10000;
 const indexes = new Map(); // by part: its version and its transitions
 const figures = new Map(); // by name: a plot's version and its element
+const lately = new Map(); // by key: the line of an action that was tried, which stays open
 let token = "", begun = false;
 
 // The token comes behind the # of the address, which no server is sent, and stays in this tab.
@@ -47,6 +48,34 @@ function stageLine({ name, count, share, when, ended }) {
   const bar = el("span", share === null ? "bar unknown" : "bar", el("span", ""));
   if (share !== null) bar.firstChild.style.width = `${100 * share}%`;
   return el("li", ended ? "ended" : "", el("span", "", name), el("span", "right", count), bar, el("span", "right", when));
+}
+
+// What actors have in hand, and what they tried last.
+function tellActs({ doing = [], tried = [] }) {
+  get("#acts").hidden = !doing.length && !tried.length;
+  get("#doing").replaceChildren(...doing.map(([task, part, since, actor, id]) => el("li", "",
+    el("span", "", task), el("span", "", part), el("span", "right", since), el("span", "soft", `${actor} · ${id}`))));
+  const keys = new Set(tried.map(({ key }) => key));
+  for (const key of lately.keys()) if (!keys.has(key)) lately.delete(key);
+  const lines = tried.map(triedLine), shown = get("#tried").children;
+  if (lines.length !== shown.length || lines.some((line, i) => shown[i] !== line)) get("#tried").replaceChildren(...lines);
+}
+
+function triedLine(of) {
+  if (!lately.has(of.key)) {
+    const pill = el("span", "pill", words(of.outcome));
+    pill.style.background = colours[of.outcome];
+    lately.set(of.key, el("details", "t",
+      el("summary", "", el("span", ""), el("span", "", of.task), el("span", "wide", words(of.action)), el("span", "", pill),
+        el("span", "", of.reward === null ? "" : `reward ${number(of.reward)}`), el("span", "wide", of.actor),
+        el("span", "score", `${number(of.before)} → ${number(of.after)}`), el("span", "wide", "")),
+      el("div", "body",
+        el("div", "", el("h4", "", `Action ${of.id}`), el("pre", "", ...of.diff.map(([kind, text]) => el("i", kind, text)))),
+        el("div", "", el("h4", "", "Log (end)"), el("pre", "log", of.log || "(empty)")))));
+  }
+  const line = lately.get(of.key);
+  line.firstChild.firstChild.textContent = of.ago;
+  return line;
 }
 
 // Fetch the index of each part that is new or another one, and show them all.
@@ -101,6 +130,7 @@ async function look() {
     get("#door").hidden = true;
     get("#live").hidden = false;
     tell(now);
+    tellActs(now);
     await bring(now.parts ?? []);
     await draw(now.plots ?? []);
     if (!["starting", "running", "waiting"].includes(now.state)) next = SELDOM; // it may be resumed

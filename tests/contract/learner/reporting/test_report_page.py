@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,10 +10,12 @@ from urllib.parse import urlencode
 
 import pytest
 
+from actors import acting
+from actors.acting import Acts
 from learner.reporting.report import write_report
 from learner.run import transitions
 from tests.unit.fake_run import make
-from tests.unit.learner.reporting.test_live import served
+from tests.unit.learner.reporting.test_live import CAME_OF_IT, running, served, wait_for
 from tests.unit.learner.reporting.test_report import HOSTILE, Page, make_hostile
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -79,16 +82,21 @@ def test_an_address_tells_a_search_and_filters_and_attempts_of_evaluations_are_f
     assert len([a for a in page.of("details", "t") if "open" in a]) == 1
 
 
-def test_the_page_that_follows_a_run_unpacks_what_was_tried_and_asks_for_a_token(tmp_path):
-    run_dir = make_hostile(make(tmp_path / "run", steps=2))
-    with served(run_dir) as server:
+def test_the_page_that_follows_a_run_unpacks_what_was_tried_and_asks_for_a_token(tmp_path, monkeypatch):
+    monkeypatch.setattr(acting, "INTERVAL", 0.005)
+    run_dir, acts = make_hostile(make(tmp_path / "run", steps=2)), Acts("actor-0", tmp_path / "run")
+    with running(run_dir), served(run_dir) as server, acts.doing("group-000007/001", "wine"):
+        acts.tried(HOSTILE, "wine", HOSTILE, dataclasses.replace(CAME_OF_IT, log_tail=HOSTILE), 0.5)
+        wait_for(lambda: server.live.now()["tried"])
         page = followed(f"{server.address}&{urlencode({'id': 'base/iris/0'})}", tmp_path)
-        assert page.title == "run: done" and 0 < shown(page, "t") <= 15
+        assert page.title == "run: running" and 0 < shown(page, "t") <= 15 + 1
         assert page.of("img") and all(a["src"].startswith("blob:") for a in page.of("img")), "plots alone"
         assert len([a for a in page.of("details", "t") if "open" in a]) == 1
         assert "You improve a machine-learning script" in page.text
+        assert "actor-0 · group-000007/001" in page.text and page.text.count('document.title="owned"') >= 3
         page = followed(server.address.partition("#")[0], tmp_path)
         assert "needs the token" in page.text and not shown(page, "t")
+    acts.close()
 
 
 @pytest.mark.parametrize("width", [800, 390])

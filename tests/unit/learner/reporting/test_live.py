@@ -8,17 +8,32 @@ import http.client
 import json
 import os
 import shutil
+import socket
+import struct
 import threading
 import time
 
 import pytest
 
+from actors import acting
+from actors.acting import Acts
+from envs.records import Durations, Outcome, State, StepResult
 from learner.reporting.live import Live, WatchError
 from learner.reporting.serving import Server
 from learner.run import status, transitions
-from learner.run.status import Stage, State, Status
+from learner.run.status import Stage, Status
+from learner.run.status import State as Result
 from learner.watch import main
-from tests.unit.fake_run import make
+from tests.unit.fake_run import EDIT, make
+
+CAME_OF_IT = StepResult("edit", Outcome.EDITED, 0.5, 0.75, "", "red\x07", Durations(), State("s", "wine", "s"))
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +58,8 @@ def ask(server, path, token=None, method="GET"):
     connection.request(method, path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
     answer = connection.getresponse()
     body = answer.read()
-    return answer.status, answer.headers, gzip.decompress(body).decode() if answer.status < 500 else ""
+    packed = answer.headers["Content-Encoding"] == "gzip"
+    return answer.status, answer.headers, gzip.decompress(body).decode() if packed else ""
 
 
 def told(server, path):
@@ -57,7 +73,7 @@ def running(run_dir, **fields):
     now = time.time()
     stages = (Stage("fine-tune", now - 90, 10, done=10, ended=now - 60), Stage("reinforce", now - 60, 4, done=2))
     of_it = {
-        "result": State.RUNNING,
+        "result": Result.RUNNING,
         "stages": stages,
         "rewards": (0.2, 0.4),
         "doing": "trains",
@@ -119,6 +135,24 @@ def test_a_run_is_told_while_it_lasts_and_what_it_tried_is_what_it_wrote(finishe
             assert svg.startswith("<svg") or (name == "held_out" and not svg)
 
 
+def test_what_actors_do_and_tried_is_told_as_long_as_the_run_lasts(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(acting, "INTERVAL", 0.005)
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    live, acts = Live(run_dir), Acts("actor-0", run_dir)
+    with running(run_dir), acts.doing("group-000007/001", "wine"):
+        acts.tried("group-000006/000", "wine", EDIT, CAME_OF_IT, 0.9)
+        wait_for(lambda: live.now()["tried"])
+        now = live.now()
+    ((task, part, _, *by),) = now["doing"]
+    assert (task, part, by) == ("wine", "proposal", ["actor-0", "group-000007/001"])
+    (tried,) = now["tried"]
+    assert (tried["id"], tried["reward"], tried["before"], tried["after"]) == ("group-000006/000", 0.9, 0.5, 0.75)
+    assert ("same", "model.fit(x_train, y_train)") in tried["diff"], "an edit is shown as what it changes"
+    assert tried["log"] == "red\\x07"
+    assert "doing" not in live.now(), "nothing is left of it"
+    acts.close()
+
+
 def test_what_changes_has_another_version_and_is_read_anew(finished, tmp_path):
     run_dir = shutil.copytree(finished, tmp_path / "run")
     live = Live(run_dir)
@@ -151,6 +185,20 @@ def test_a_run_that_has_not_begun_one_that_is_moved_and_damaged_files_end_nothin
         assert code == 404 and f"{file} is damaged" in answer["error"]
         run_dir.rename(tmp_path / "aside")
         assert told(server, "/now")[1]["state"] == "waiting"
+
+
+def test_a_browser_that_leaves_and_a_failure_that_nobody_foresaw_cost_one_answer(finished, capfd, monkeypatch):
+    with served(finished) as server:
+        monkeypatch.setattr(server.live, "plot", lambda name: {}[name])
+        code, answer = told(server, "/plot/reward")
+        assert code == 500 and answer["error"] == "mlagent watch failed at /plot/reward: KeyError: 'reward'"
+        assert told(server, "/index/" + "9" * 5000)[0] == 500
+        with socket.create_connection(server.server_address) as leaving:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it is reset
+            leaving.sendall(b"GET / HTTP/1.1\r\n")
+        time.sleep(0.1)
+        assert told(server, "/now")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_driver_that_says_nothing_is_told(finished, tmp_path):

@@ -13,7 +13,7 @@ from rich.console import Console
 from envs.errors import UserError
 from learner.run import progress, status
 from learner.run.progress import Progress, follow
-from learner.run.status import Stage, State, Status
+from learner.run.status import Point, Stage, State, Status
 
 
 def log() -> Console:
@@ -145,6 +145,18 @@ def test_a_whole_journal_row_can_be_shown_by_another_process(tmp_path):
         shown.stage("reinforce", 2)
         shown.advance(**row)
     assert status.read(tmp_path / "status.json").figures["loss"] == 1
+
+
+def test_the_curve_on_held_out_tasks_is_shown_with_the_interval_of_its_newest_point(tmp_path):
+    figures = {"reward_low": 0.6, "reward_high": 0.8, "valid_rate": 0.9}
+    with Progress(tmp_path, log()) as view:
+        view.stage("reinforce", 9)
+        for step, reward in ((2, 0.5), (4, None), (6, 0.7)):  # of the second no experiment ran
+            view.advance(**learner_step(step, 0.4), held_out={"step": step, "reward": reward, **figures})
+    of = status.read(tmp_path / "status.json")
+    assert of.held_out == (Point(2, 0.5, 0.6, 0.8), Point(6, 0.7, 0.6, 0.8))
+    (line,) = [line for line in shown(status.panel(of, time.time())).splitlines() if "held-out" in line]
+    assert "▁█  0.700  0.600 to 0.800, after step 6" in line
 
 
 def test_a_terminal_gets_a_live_panel_under_the_log(tmp_path):

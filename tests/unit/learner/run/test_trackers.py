@@ -39,6 +39,36 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_do(name, tmp_pa
         trackers.start([name], tmp_path, {})
 
 
+class Wandb:
+    """What of the package is called: it is seldom installed."""
+
+    def __init__(self) -> None:
+        self.logged, self.defined = [], []
+
+    def init(self, **_):
+        return self
+
+    def log(self, figures, step):
+        self.logged.append((step, figures))
+
+    def define_metric(self, name, step_metric):
+        self.defined.append((name, step_metric))
+
+
+def test_wandb_gets_sections_and_a_curve_on_held_out_tasks_at_the_steps_that_it_is_of(tmp_path):
+    wandb = Wandb()
+    tracker = trackers.KINDS["wandb"](wandb, tmp_path, {})
+    row = {"step": 9, "reward_mean": 0.5, "age_seconds_max": 2.0, "held_out": {"step": 8, "reward": 0.7}, "loss": None}
+    with Journal(tmp_path, [tracker]) as journal:
+        tracker.close = lambda: None
+        journal.append(row)
+    ((step, figures),) = wandb.logged
+    assert step == 9 and figures == {
+        "1 learning/reward_mean": 0.5, "9 others/age_seconds_max": 2.0, "held_out/step": 8, "held_out/reward": 0.7,
+    }  # fmt: skip
+    assert wandb.defined == [("held_out/*", "held_out/step")]
+
+
 @pytest.fixture(params=trackers.KINDS)
 def installed(request, tmp_path: Path, monkeypatch) -> str:
     try:
