@@ -154,7 +154,7 @@ class Live:
             steps = f"of learner step {len(status.rewards)}, on states of its own"
             yield "training reward", number(status.rewards[-1]), f"{steps}; valid {percent(status.valid_rate)}"
         if status.held_out:
-            yield "held-out reward", *statuses.last_point(status)
+            yield "held-out reward beside training", *statuses.last_point(status)
         if status.result.ended or not status.stages:
             return
         if status.doing:
