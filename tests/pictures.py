@@ -26,7 +26,7 @@ from envs.records import Outcome
 from learner.evaluation import evaluation
 from learner.figures.action_text import visible
 from learner.reporting.report import write_report
-from learner.run import status, transitions
+from learner.run import panel, status, transitions
 from tests.documents import ROOT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -69,7 +69,7 @@ def terminal(run_dir: Path, out: Path) -> Path:
     if now is None:
         raise PictureError(f"{run_dir} holds no run (no status.json): give a run's folder, as runs/quickstart")
     console = Console(width=COLUMNS, record=True, force_terminal=True, color_system="truecolor", file=io.StringIO())
-    console.print(status.panel(now, now.written, MESSAGES))
+    console.print(panel.panel(now, now.written, MESSAGES))
     if (results := run_dir / "evaluation.json").is_file():
         console.print(evaluation.tables(json.loads(results.read_text())))
     with tempfile.TemporaryDirectory() as folder:

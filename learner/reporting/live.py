@@ -21,7 +21,7 @@ from envs.errors import UserError
 from learner.config.load import RECORD
 from learner.figures.text import SPLITS, duration, number, percent
 from learner.reporting import acts, browser, charts, report_data
-from learner.run import journal
+from learner.run import journal, panel
 from learner.run import status as statuses
 from learner.run.status import Stage, Status
 
@@ -154,7 +154,7 @@ class Live:
             steps = f"of learner step {len(status.rewards)}, on states of its own"
             yield "training reward", number(status.rewards[-1]), f"{steps}; valid {percent(status.valid_rate)}"
         if status.held_out:
-            yield "held-out reward beside training", *statuses.last_point(status)
+            yield "held-out reward beside training", *panel.last_point(status)
         if status.result.ended or not status.stages:
             return
         if status.doing:
@@ -162,9 +162,9 @@ class Live:
         if status.actors_total:
             up = f"{status.actors_alive} of {status.actors_total} actors up"
             yield "experiments", f"{status.experiments} run, {status.queued} wait", up
-        if waited := statuses.waiting(status):
+        if waited := panel.waiting(status):
             shares, _, why = waited.partition(":")
-            yield "the last learner step", shares, " · ".join([why.strip(), *statuses.known_figures(status)])
+            yield "the last learner step", shares, " · ".join([why.strip(), *panel.known_figures(status)])
 
     def _groups(self, status: Status) -> str:
         figures = status.figures
@@ -196,19 +196,19 @@ def _changed(file: Path) -> str:
 
 def _stage(stage: Stage, status: Status, now: float) -> dict[str, Any]:
     """`name`, `count`, `share` of it that is done (null where that is not known) and `when`."""
-    left = None if status.result.ended else statuses.seconds_left(stage, now)
+    left = None if status.result.ended else panel.seconds_left(stage, now)
     if stage.ended is not None:
         share, when = 1.0, duration(stage.ended - stage.started)
     else:
         share = stage.done / stage.total if stage.total else None
         until = status.written if status.result.ended else now  # of a driver that was killed
         when = duration(until - stage.started) if left is None else f"{duration(left)} left"
-    return {"name": stage.name, "count": statuses.count(stage), "share": share, "when": when,
+    return {"name": stage.name, "count": panel.count(stage), "share": share, "when": when,
             "ended": stage.ended is not None}  # fmt: skip
 
 
 def _silent(status: Status, now: float) -> str:
     silent = now - status.written
-    if status.result.ended or silent <= statuses.SILENT_SECONDS:
+    if status.result.ended or silent <= panel.SILENT_SECONDS:
         return ""
     return f"no sign of the driver for {duration(silent)}"

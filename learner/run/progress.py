@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.text import Text
 
 from learner.figures.text import duration
+from learner.run import panel
 from learner.run import status as statuses
 from learner.run.status import Stage, State, Status
 
@@ -139,11 +140,11 @@ class Progress:
 
     def _panel(self) -> RenderableType:
         now = time.time()
-        return statuses.panel(dataclasses.replace(self._status, written=now), now)
+        return panel.panel(dataclasses.replace(self._status, written=now), now)
 
     def _line(self, learner_step: bool = False) -> None:
         self._last_line = time.time()
-        line = Text(statuses.line(self._status, self._last_line, learner_step))
+        line = Text(panel.line(self._status, self._last_line, learner_step))
         if not self._console.is_terminal:
             self._console.print(line, soft_wrap=True)
         self._log_too(line)
@@ -208,7 +209,7 @@ class _Watched:
     def panel(self, messages: int) -> RenderableType:
         with contextlib.suppress(FileNotFoundError):  # a run that starts moves an earlier one aside
             if self._mtime() not in (None, self._old):
-                return statuses.panel(statuses.read(self._file), time.time(), messages)
+                return panel.panel(statuses.read(self._file), time.time(), messages)
         return Text(f"waiting for {self._file.parent.name} to start …", style="dim")
 
 

@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from envs.errors import UserError
-from learner.run import progress, status
+from learner.run import panel, progress, status
 from learner.run.progress import Progress, follow
 from learner.run.status import Point, Stage, State, Status
 
@@ -155,7 +155,7 @@ def test_the_curve_on_held_out_tasks_is_shown_with_the_interval_of_its_newest_po
             view.advance(**learner_step(step, 0.4), held_out={"step": step, "reward": reward, **figures})
     of = status.read(tmp_path / "status.json")
     assert of.held_out == (Point(2, 0.5, 0.6, 0.8), Point(6, 0.7, 0.6, 0.8))
-    (line,) = [line for line in shown(status.panel(of, time.time())).splitlines() if "held-out" in line]
+    (line,) = [line for line in shown(panel.panel(of, time.time())).splitlines() if "held-out" in line]
     assert "▁█  0.700  0.600 to 0.800, after step 6" in line
 
 
@@ -185,7 +185,7 @@ def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
         experiments=5,
         messages=("old", "new"),
     )
-    text = shown(status.panel(state, now, messages=1))
+    text = shown(panel.panel(state, now, messages=1))
     for part in (
         "start",
         "20s",
@@ -200,9 +200,9 @@ def test_the_panel_shows_stage_reward_outcomes_actors_and_time_left():
     ):
         assert part in text
     assert "new" in text and "old" not in text and "no sign" not in text
-    assert "no sign of the driver for 2m00s" in shown(status.panel(state, now + 120))
+    assert "no sign of the driver for 2m00s" in shown(panel.panel(state, now + 120))
     ended = dataclasses.replace(state, result=State.FAILED)
-    assert "no sign" not in shown(status.panel(ended, now + 120))
+    assert "no sign" not in shown(panel.panel(ended, now + 120))
 
 
 def test_a_learner_step_says_what_the_learner_waited_for_and_the_next_stage_does_not(tmp_path):
@@ -212,7 +212,7 @@ def test_a_learner_step_says_what_the_learner_waited_for_and_the_next_stage_does
     with Progress(tmp_path, console) as view:
         view.stage("reinforce", 1)
         view.advance(**learner_step(1, 0.4), **row)
-        shown_to_others = shown(status.panel(status.read(tmp_path / "status.json"), 0.0))
+        shown_to_others = shown(panel.panel(status.read(tmp_path / "status.json"), 0.0))
         view.stage("evaluate rl", 1)
     lines = console.file.getvalue().splitlines()
     assert "waits 60%: queue 30%, experiments 20%, sampling 10%; publishes 10%" in lines[1]
