@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +14,18 @@ import pytest
 import torch
 
 import actors.policy.policy
+from actors import acting
+from actors.acting import Tried
 from actors.actor import Actor
 from actors.policy import weights
+from actors.policy.policy import Sample
 from actors.policy.weights import Bucket, difference, pack
-from envs.records import State
+from envs.records import Durations, Outcome, State, StepResult
 from learner.config.schema import Config
+from learner.run.acting import said
 from learner.stream.states import StatePool
 from learner.stream.stream import Cursor, Stream
+from tests.unit import fake_run
 
 PATIENCE = 30.0
 
@@ -32,6 +38,9 @@ class Serving:
 
     async def update_weights(self, buckets: list[Bucket], version: int) -> None:
         self.served = buckets
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(("count", "most", "in_hand"), [(1, 0, 12), (2, 0, 6), (1, 4, 3), (1, 12, 2)])
@@ -57,6 +66,48 @@ def test_an_actor_has_its_share_of_all_groups_in_hand_though_their_experiments_d
 
     monkeypatch.setattr(Actor, "_group", never)
     assert asyncio.run(run()) == in_hand
+
+
+def test_what_it_does_is_told_from_sampling_over_the_experiment_to_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors.policy.policy, "Policy", Serving)
+    monkeypatch.setattr(acting, "INTERVAL", 0.005)
+    cfg, state = Config(), State("s", "wine", "s")
+    cfg.actors.sequences = 4
+    sample = Sample(np.zeros(2, np.int32), np.zeros(2, np.float32), ((1, 0, 2),), "Thought: try", 0.1)
+    worse = StepResult("edit", Outcome.EDITED, 0.5, 0.7, "", "its log", Durations(), state)
+
+    async def told(part: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while [one.part for of in said(tmp_path, time.time()) for one in of.doing] != [part]:
+                await asyncio.sleep(0.005)
+
+    async def run() -> Tried:
+        actor = Actor("actor-0", cfg, [fake_run.TASKS["wine"]], "", str(tmp_path), version=0)
+        actor._chat = SimpleNamespace(end_token=0, said=lambda _, text: text)
+
+        async def sampled(*_: object) -> Sample:
+            await told("proposal")
+            return sample
+
+        async def stepped(*_: object) -> StepResult:
+            await told("experiment")
+            return worse
+
+        monkeypatch.setattr(actor._policy, "sample", sampled, raising=False)
+        monkeypatch.setattr(actor, "_step", stepped)
+        await actor._act("group-000001/000", "group-000001", state, np.zeros(3, np.int32), 1)
+        async with asyncio.timeout(PATIENCE):
+            while not (found := [one for of in said(tmp_path, time.time()) for one in of.tried]):
+                await asyncio.sleep(0.005)
+        await actor.close()
+        return found[0]
+
+    tried = asyncio.run(run())
+    assert (tried.id, tried.task, tried.text, tried.log) == ("group-000001/000", "wine", "Thought: try", "its log")
+    assert (tried.before, tried.after) == (0.5, 0.7) and tried.reward is not None
+    assert list(tmp_path.iterdir()) == []
 
 
 def versions() -> tuple[list[Bucket], list[Bucket]]:
