@@ -29,6 +29,7 @@ from typing import Any
 
 from envs import parts, splits
 from envs.benchmarks import sources, task_cache, task_file
+from envs.benchmarks.content import hashes
 from envs.benchmarks.fidelity import subsample
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError, TaskFile
@@ -218,10 +219,8 @@ def _reduce(prepared: Path, source: Path, rows: list[str], fidelity: float) -> P
 def _content_hash(source: Path) -> str:
     """Hash of a folder's files, and of the module that prepare.py scripts split data with."""
     digest = hashlib.sha256(Path(splits.__file__).read_bytes())
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    for name, size, content in hashes(source):
+        digest.update(f"{name}\0{size}\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 

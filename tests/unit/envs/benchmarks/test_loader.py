@@ -1,6 +1,8 @@
 """Loading task folders: prepared once and whole, protected, and every mistake of an author named."""
 
 import dataclasses
+import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from envs import splits
+from envs.benchmarks import content
 from envs.benchmarks.loader import TaskError, builtin_tasks, limited, load
 from envs.records import Direction, Limits
 from learner.config.schema import LimitsConfig
@@ -116,6 +119,31 @@ def test_read_only_files_says_what_may_not_be_changed_and_nothing_else_is(folder
     task = load(folder)
     assert task.read_only == {"data/train.csv"}
     assert task.editable == {"task_descriptor.txt", "model.py", "more.tsv"}
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_what_it_is(folder, monkeypatch):
+    read: list[str] = []
+
+    def digest(opened, algorithm):
+        read.append(Path(opened.name).name)
+        return hashlib.sha256(opened.read())
+
+    monkeypatch.setattr(content.hashlib, "file_digest", digest)
+    before = load(folder)
+    assert "eval.py" in read and read.clear() is None
+    assert load(folder).digest == before.digest
+    assert "eval.py" in read, "what is young may change without a trace"
+    monkeypatch.setattr(content, "SETTLED_NS", -1)
+    load(folder)
+    read.clear()
+    assert load(folder).digest == before.digest and not read
+    script, about = folder / "env/train.py", (folder / "env/train.py").stat()
+    script.write_text("print(1)"[: about.st_size].ljust(about.st_size, "#"))
+    os.utime(script, ns=(about.st_atime_ns, about.st_mtime_ns))
+    changed = load(folder)
+    assert changed.digest != before.digest and read == ["train.py"]
+    next((folder.parent / "cache/content").iterdir()).write_text("damaged")
+    assert load(folder).digest == changed.digest
 
 
 def test_read_only_files_protects_a_script(folder):
