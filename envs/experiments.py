@@ -187,7 +187,7 @@ class SandboxRunner:
                 score = verification.score(task, acted.workspace, sandbox, self.seed)
             except GradeError as reason:
                 return Outcome.SCRIPT_ERROR, None, None, (), f"{log}\n{reason}"
-        return Outcome.EDITED, score, Withheld(score), (), log
+        return Outcome.EDITED, score, Withheld(score, apart=False), (), log
 
     def resize(self, capacity: Capacity) -> None:
         self._admission.resize(capacity)

@@ -68,7 +68,7 @@ def grade(task: Task, workspace: Path) -> tuple[float, Withheld, Findings]:
         if not math.isfinite(score):
             raise GradeError(f"{SUBMISSION} was refused: its {task.metric} is {score}")
     whole = scores.get(ALL)
-    withheld = Withheld(scores.get(TEST, whole), whole if task.medals else None)
+    withheld = Withheld(scores.get(TEST, whole), whole if task.medals else None, apart=TEST in scores)
     return scores.get(VALIDATION, whole), withheld, tuple(map(tuple, answer["findings"]))
 
 

@@ -244,9 +244,11 @@ class Withheld:
     """Scores for reports: no prompt, reward or choice is made of them."""
 
     test: float
-    """On the test part of the answers; on all of them where they have no parts."""
+    """On the test part of the answers; the step's score once more where they have no parts."""
     whole: float | None = None
     """On all answers, where the task has medals: what its leaderboard is made of."""
+    apart: bool = True
+    """Whether there are answers that are test's alone; otherwise no figure on test is made of `test`."""
 
 
 class Finding(Word):

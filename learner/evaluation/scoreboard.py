@@ -20,9 +20,9 @@ NARROW = ("improvement", "gap", "valid", "reward")
 """Figures of an agent that are shown where there is no room for all."""
 LEGEND = (
     "improvement: relative to the unchanged script's score, mean over attempts with its 95 % interval, and of the best "
-    "attempt, on the validation part of the answers · on test: of the same scripts on the part that no agent saw · "
-    "optimism: by how much the former is above, with its interval over tasks · gap: the part closed of that to the "
-    "task's best known score · medals: by scores on test (by official ones, on all answers) · "
+    "attempt, on the validation part of the answers · on test: of the same scripts on the part that no agent saw, of "
+    "tasks that have one · optimism: by how much the former is above, with its interval over tasks · gap: the part "
+    "closed of that to the task's best known score · medals: by scores on test (by official ones, on all answers) · "
     "runs: experiments · time: of an attempt · "
     "over the first: difference of attempts from the same state with the same seed"
 )

@@ -59,17 +59,17 @@ def improvement(attempt: Attempt, task: Task) -> float:
 
 
 def improvement_on_test(attempt: Attempt, task: Task) -> float | None:
-    """The same on test; None where a score is not known."""
-    score = reached_on_test(attempt, task)
+    """The same on test; None where there is no part of the answers for it, or a score is not known."""
+    score = reached_on_test(attempt, task) if task.parts else None
     if None in (score, attempt.start_test, task.m_init_test):
         return None
     return task.direction.sign * (score - attempt.start_test) / (abs(task.m_init_test) or 1.0)
 
 
 def optimism(attempt: Attempt, task: Task) -> float | None:
-    """None where validation and test are the same, or a score is not known."""
+    """None where that on test is."""
     tested = improvement_on_test(attempt, task)
-    return improvement(attempt, task) - tested if task.parts and tested is not None else None
+    return improvement(attempt, task) - tested if tested is not None else None
 
 
 def gap_closed(attempt: Attempt, task: Task) -> float | None:

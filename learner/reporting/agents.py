@@ -47,6 +47,7 @@ def _attempts(run_dir: Path) -> Iterator[dict[str, Any]]:
 
 def _row(part: str, attempt: Mapping[str, Any], number: int, of: Mapping[str, Any]) -> dict[str, Any]:
     group = f"{attempt['task_id']}/{attempt['setting']}/{attempt['state_id']}"
+    withheld = of.get("withheld") or {}
     kept = ("text", "action", "outcome", "reward", "score_before", "score_after", "origin")
     durations = {f"{name}_seconds": of["durations"][name] for name in PARTS}
     return {
@@ -61,7 +62,7 @@ def _row(part: str, attempt: Mapping[str, Any], number: int, of: Mapping[str, An
         "generate_seconds": of["seconds"],
         "prompt_ids": of["prompt_tokens"],
         "response_ids": range(of["response_tokens"]),
-        "test_score": (of.get("withheld") or {}).get("test"),
+        "test_score": withheld.get("test") if withheld.get("apart", True) else None,
         "log_tail": of.get("log_tail", ""),  # of an earlier version
         "fault": of.get("fault", ""),
         "reward_parts": {},

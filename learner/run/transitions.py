@@ -61,11 +61,11 @@ SCHEMA = pa.schema(
 )
 """`step` is the learner step (1, 2, …) that trained on the row, null of an attempt. `advantage`, `ratio` (mean over the
 response's tokens of the policy over the behaviour policy) and `loss` (the row's part of the step's loss) are the
-learner's, null where it gave none. `test_score` is beside `score_after`, of the test part of the answers: nothing is
-trained on it. `findings` is what an audit found suspicious in the action (`envs.records.Finding`), with why, and
-`fault` what is wrong with an invalid one (`envs.records.Fault`). `future` is what is expected to be earned from the
-reached state on, discounted (`rl.discount`): in the advantage it counts as the reward does. Files of earlier versions
-lack these three and `best_before`.
+learner's, null where it gave none. `test_score` is beside `score_after`, of the test part of the answers, null where
+they have no parts: nothing is trained on it. `findings` is what an audit found suspicious in the action
+(`envs.records.Finding`), with why, and `fault` what is wrong with an invalid one (`envs.records.Fault`).
+`future` is what is expected to be earned from the reached state on, discounted (`rl.discount`): in the advantage it
+counts as the reward does. Files of earlier versions lack these three and `best_before`.
 """
 
 
@@ -156,7 +156,8 @@ def _row(transition: Transition, step: int | None, figures: Mapping[str, Mapping
     values = vars(transition) | vars(transition.info)
     row = {name: values[name] for name in SCHEMA.names if name in values}
     row |= {"step": step, "outcome": str(transition.outcome), "origin": str(transition.info.origin)}
-    row["test_score"] = transition.info.withheld and transition.info.withheld.test
+    withheld = transition.info.withheld
+    row["test_score"] = withheld.test if withheld and withheld.apart else None
     row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
     row |= {name: by_id.get(transition.id) for name, by_id in figures.items()}
     for part, seconds in asdict(transition.info.durations).items():

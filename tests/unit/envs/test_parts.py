@@ -157,7 +157,7 @@ def test_a_grader_that_needs_all_answers_is_named_and_can_say_so(tmp_path: Path)
     task = make(tmp_path, grader=needs_all)
     with pytest.raises(GraderFailed, match="all are needed"):
         scored(task, ANSWERS)
-    assert scored(dataclasses.replace(task, parts=None), ANSWERS) == (1.0, Withheld(1.0))
+    assert scored(dataclasses.replace(task, parts=None), ANSWERS) == (1.0, Withheld(1.0, apart=False))
 
 
 def table(columns: str, rows: int = ROWS) -> str:

@@ -104,6 +104,10 @@ def test_the_best_is_chosen_by_validation_and_optimism_is_how_much_worse_it_is_o
     console = Console(width=120, file=io.StringIO())
     console.print(table(whole))
     assert "wine *" in console.file.getvalue()
+    one_number = dataclasses.replace(attempts[0].info, withheld=Withheld(0.9, apart=False))
+    alone = dataclasses.replace(attempts[0], info=one_number)
+    marked = stage_of(summarise(tasks().values(), {"rl": [alone]}), "wine", "rl")
+    assert (marked["best_score"], marked["best_test_score"], marked["mean_test_score"]) == (0.9, None, None)
 
 
 def test_a_split_weighs_its_tasks_equally():

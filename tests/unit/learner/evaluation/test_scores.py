@@ -92,6 +92,7 @@ def test_test_figures_are_of_what_validation_chose_and_optimism_is_what_it_promi
     assert scores.figures([wine, better], divided)["best_test_improvement"] == 0.0, "the best on validation"
     whole = scores.figures([wine, diabetes], divided | {"wine": dataclasses.replace(divided["wine"], parts=None)})
     assert whole["optimism"] == pytest.approx(0.15) and whole["optimism_ci"] is None, "a task without parts has none"
+    assert whole["test_improvement"] == whole["best_test_improvement"] == pytest.approx(0.05), "nor a figure on test"
     unknown = scores.figures([attempt("wine", tried(0.6))], TASKS)
     assert (unknown["test_improvement"], unknown["best_test_improvement"], unknown["optimism"]) == (None, None, None)
 
