@@ -27,7 +27,7 @@ from rich.table import Table
 
 from envs import harbor_export
 from envs import vary as variations
-from envs.admission import node_capacity
+from envs.admission import Capacity, node_capacity
 from envs.benchmarks.loader import about, builtin_tasks, limited, load
 from envs.check import problems
 from envs.environment import Environment, readable
@@ -35,7 +35,7 @@ from envs.errors import UserError
 from envs.experiments import SandboxRunner
 from envs.parts import sizes
 from envs.prompt import Extent
-from envs.records import Direction, Outcome, StepResult, Task
+from envs.records import Direction, Outcome, StepResult, Task, Withheld
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 from reward import Terms, reward
@@ -47,7 +47,7 @@ ATTEMPTS = 4
 """Variants that are tried for each that is asked for."""
 SAME_SCORE = 1e-4
 """Relative difference up to which a score is the stated one: machines round differently."""
-OF_EXPERIMENTS = r"tasks\.limits\.\w+|sandbox\.(requirements|packages|image)"
+OF_EXPERIMENTS = r"tasks\.limits\.\w+|sandbox\.(requirements|packages|image|gpus)"
 """Keys that `check` and `best` take."""
 
 
@@ -105,14 +105,14 @@ def check(arguments: argparse.Namespace) -> None:
     task = _task(arguments)
     with _sandboxes(arguments) as sandboxes:
         # Two seeds: a script that draws its own random numbers shows it.
-        first, again = (_environment(task, sandboxes, seed).baseline(task.id) for seed in (0, 1))
+        first, again = (_environment(arguments, task, sandboxes, seed).baseline(task.id) for seed in (0, 1))
         _require_sandbox(first)
         report = {
             "task": task.id,
             "metric": task.metric,
             "direction": task.direction,
             "score": first.score_after,
-            "test_score": first.withheld and first.withheld.test,
+            "test_score": _on_test(first.withheld),
             "answers": dict(sizes(task.parts)) if task.parts else task.undivided,
             "outcome": first.outcome,
             "seconds": round(first.durations.execute, 4),
@@ -131,14 +131,14 @@ def best(arguments: argparse.Namespace) -> None:
     if not solution.is_file():
         raise CommandError(f"task {task.id} has no scripts/{solution.name}: a strong solution, run as {task.script} is")
     with _sandboxes(arguments) as sandboxes:
-        run = SandboxRunner(sandboxes, node_capacity()).run(task, {task.script: solution.read_text()})
+        run = SandboxRunner(sandboxes, _capacity(arguments)).run(task, {task.script: solution.read_text()})
     agrees = None not in (run.score, task.m_best) and math.isclose(run.score, task.m_best, rel_tol=SAME_SCORE)
     report = {
         "task": task.id,
         "metric": task.metric,
         "stated": task.m_best,
         "score": run.score,
-        "test_score": run.withheld and run.withheld.test,
+        "test_score": _on_test(run.withheld),
         "outcome": run.outcome,
         "seconds": round(run.durations.execute, 4),
         "agrees": agrees,
@@ -189,7 +189,7 @@ def step(arguments: argparse.Namespace) -> None:
     terms = Terms.of(_settings(arguments.settings).reward)
     task = _task(arguments)
     with _sandboxes(arguments) as sandboxes:
-        environment = _environment(task, sandboxes)
+        environment = _environment(arguments, task, sandboxes)
         task = _measured(environment, task)
         result = environment.step(environment.initial_state(task.id), text)
     _require_sandbox(result)
@@ -213,7 +213,7 @@ def export(arguments: argparse.Namespace) -> None:
     terms = Terms.of(_settings(arguments.settings).reward)
     task = _task(arguments)
     with _sandboxes(arguments) as sandboxes:
-        task = _measured(_environment(task, sandboxes), task)
+        task = _measured(_environment(arguments, task, sandboxes), task)
     harbor_export.write(arguments.folder, task, asdict(terms))
     print(json.dumps({"task": task.id, "folder": str(arguments.folder), "start": task.m_init}))
 
@@ -227,7 +227,7 @@ def prompt(arguments: argparse.Namespace) -> None:
     model, extent = cfg.model, Extent.of(cfg.prompt)
     task = limited(load(arguments.task), cfg.tasks.limits)
     with _sandboxes(arguments) as sandboxes:
-        environment = _environment(task, sandboxes)
+        environment = _environment(arguments, task, sandboxes)
         task = _measured(environment, task)
         state = environment.initial_state(task.id)
         files = environment.files(state)
@@ -247,7 +247,10 @@ def _parser() -> argparse.ArgumentParser:
         "--sandbox", choices=["auto", "docker", "gvisor", "process"], default="auto",
         help="where the script runs; auto: the strongest that works (default: %(default)s)",
     )  # fmt: skip
-    limits = "KEY=VALUE: tasks.limits.seconds=3600 and its like, sandbox.requirements, sandbox.packages, sandbox.image"
+    limits = (
+        "KEY=VALUE: tasks.limits.seconds=3600 and its like, sandbox.requirements, sandbox.packages, sandbox.image, "
+        "sandbox.gpus"
+    )
     checked = commands.add_parser("check", parents=[one], help=check.__doc__, epilog=limits)
     checked.set_defaults(command=check, keys=OF_EXPERIMENTS)
     tried = commands.add_parser("best", parents=[one], help=best.__doc__, epilog=limits)
@@ -296,10 +299,15 @@ def _sandboxes(arguments: argparse.Namespace) -> Iterator[SandboxPool]:
         sandboxes.close()
 
 
-def _environment(task: Task, sandboxes: SandboxPool, seed: int = 0) -> Environment:
+def _capacity(arguments: argparse.Namespace) -> Capacity:
+    """This node, with the GPUs that keys give experiments."""
+    return replace(node_capacity(), gpus=tuple(_settings(arguments.settings).sandbox.gpus))
+
+
+def _environment(arguments: argparse.Namespace, task: Task, sandboxes: SandboxPool, seed: int = 0) -> Environment:
     """Keeps the workspaces of its states in memory."""
     snapshots = SnapshotStore("memory://snapshots")
-    return Environment({task.id: task}, SandboxRunner(sandboxes, node_capacity(), seed, snapshots), snapshots)
+    return Environment({task.id: task}, SandboxRunner(sandboxes, _capacity(arguments), seed, snapshots), snapshots)
 
 
 def _measured(environment: Environment, task: Task) -> Task:
@@ -309,6 +317,11 @@ def _measured(environment: Environment, task: Task) -> Task:
     _require_score(task, baseline)
     environment.tasks[task.id] = task = replace(task, m_init=baseline.score_after)
     return task
+
+
+def _on_test(withheld: Withheld | None) -> float | None:
+    """None where no answers are test's alone."""
+    return withheld.test if withheld and withheld.apart else None
 
 
 def _require_sandbox(result: StepResult) -> None:

@@ -3,11 +3,13 @@
 An experiment asks for its task's CPUs, memory and GPUs. Those that wait are ordered by how long they are expected to
 take plus how long they have waited: long ones first, so that none is left to run alone at the end, and short ones are
 passed over for a bounded time only. Invariants: what is in use never exceeds the capacity; nobody passes the first in
-line, so a large experiment is not starved by small ones; an experiment that could never fit is refused at once.
+line, so a large experiment is not starved by small ones, but that while it waits for cards those that need none go on;
+an experiment that could never fit is refused at once.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import time
@@ -33,7 +35,8 @@ class Capacity:
     cpus: float
     memory_mb: float
     gpus: tuple[int, ...] = ()
-    """Ids of the GPUs that experiments may have; each goes to one experiment at a time."""
+    """Ids of the GPUs that experiments may have; each goes to one experiment at a time, or to as many as it is named
+    times."""
 
     def holds(self, need: Limits) -> int:
         """How many such experiments have enough CPUs and memory beside each other."""
@@ -43,7 +46,16 @@ class Capacity:
         """The GPUs, so many to an experiment; without any, one set of none."""
         if not number:
             return [()]
-        return [self.gpus[start : start + number] for start in range(0, len(self.gpus) - number + 1, number)]
+        cards = self.cards()
+        return [cards[start : start + number] for start in range(0, len(cards) - number + 1, number)]
+
+    def cards(self) -> tuple[int, ...]:
+        """The GPUs, each once."""
+        return tuple(dict.fromkeys(self.gpus))
+
+    def beside(self, need: Limits, gpus: tuple[int, ...]) -> int:
+        """How many such experiments on these GPUs are possible beside each other."""
+        return min([self.holds(need), *map(self.gpus.count, gpus)])
 
 
 def node_capacity(actors: int = 1) -> Capacity:
@@ -57,6 +69,11 @@ class _Waiting:
     estimate: float
     since: float
 
+    @property
+    def urgency(self) -> float:
+        """Seconds that it will take and has waited, but for the time now, which is the same for all."""
+        return self.estimate - self.since
+
 
 class Admission:
     """Lets threads through when their experiment fits."""
@@ -64,7 +81,7 @@ class Admission:
     def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic):
         self.capacity, self._clock = capacity, clock
         self._cpus, self._memory_mb = 0.0, 0.0
-        self._gpus: set[int] = set()
+        self._gpus: collections.Counter[int] = collections.Counter()
         """That experiments have, also those that this share has lost meanwhile."""
         self._line: list[_Waiting] = []
         self._changed = threading.Condition()
@@ -92,7 +109,7 @@ class Admission:
                 self._line.remove(me)
                 self._changed.notify_all()
             gpus = tuple(self._free_gpus()[: need.gpus])
-            self._gpus |= set(gpus)
+            self._gpus.update(gpus)
             self._use(need, +1)
         started = self._clock()
         try:
@@ -102,7 +119,7 @@ class Admission:
             with self._changed:
                 known = self._estimates.get(key, seconds)
                 self._estimates[key] = (1 - RECENT) * known + RECENT * seconds
-                self._gpus -= set(gpus)
+                self._gpus.subtract(gpus)
                 self._use(need, -1)
                 self._changed.notify_all()
 
@@ -121,18 +138,21 @@ class Admission:
     def _possible(self, need: Limits) -> bool:
         """True, or an `AdmissionError`."""
         needed = {"cpus": need.cpus, "memory_mb": need.memory_mb, "gpus": need.gpus}
-        there = {**vars(self.capacity), "gpus": len(self.capacity.gpus)}
+        there = {**vars(self.capacity), "gpus": len(self.capacity.cards())}
         for name, most in there.items():
             if needed[name] > most:
+                more = "have sandbox.gpus name more cards (actors of a node share them out)"
                 raise AdmissionError(
                     f"an experiment asks for limits.{name} = {needed[name]:g} and this actor's experiments share "
-                    f"{most:g}: lower it in the task's task.yaml or use larger nodes"
+                    f"{most:g}: lower it (tasks.limits.{name}), or {more if name == 'gpus' else 'use larger nodes'}"
                 )
         return True
 
     def _next(self) -> _Waiting:
-        now = self._clock()
-        return max(self._line, key=lambda waiting: waiting.estimate + now - waiting.since)
+        line = sorted(self._line, key=lambda waiting: waiting.urgency, reverse=True)
+        if line[0].need.gpus <= len(self._free_gpus()):
+            return line[0]
+        return next((waiting for waiting in line if not waiting.need.gpus), line[0])
 
     def _fits(self, need: Limits) -> bool:
         return (
@@ -143,7 +163,8 @@ class Admission:
         )
 
     def _free_gpus(self) -> list[int]:
-        return [gpu for gpu in self.capacity.gpus if gpu not in self._gpus]
+        named = collections.Counter(self.capacity.gpus)
+        return [gpu for gpu in named if self._gpus[gpu] < named[gpu]]
 
     def _use(self, need: Limits, sign: int) -> None:
         self._cpus += sign * need.cpus

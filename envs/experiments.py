@@ -199,7 +199,7 @@ class SandboxRunner:
             for task in tasks for verifies in ((False, True) if task.verifier else (False,))
         }  # fmt: skip
         self._sandboxes.expect({
-            (limits, gpus, room): 1 if gpus else capacity.holds(limits)
+            (limits, gpus, room): capacity.beside(limits, gpus)
             for limits, room in different for gpus in capacity.sets_of_gpus(limits.gpus)
         })  # fmt: skip
 

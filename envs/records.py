@@ -106,6 +106,8 @@ class Verifier:
     seconds: float = 600.0
     env: tuple[tuple[str, str], ...] = ()
     """(name, value) of the environment of both."""
+    build: Path | None = None
+    """The folder with the Dockerfile of the image that both run in; None: as other experiments do."""
 
 
 @dataclass(frozen=True)

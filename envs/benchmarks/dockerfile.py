@@ -10,6 +10,7 @@ import json
 import posixpath
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +27,10 @@ PASSED_OVER = frozenset(
 INSTALLS = re.compile(r"(?:python3? -m )?(?:uv )?pip3? install (?P<wanted>[^&|;<>]*)")
 MAKES = re.compile(r"mkdir (?:-p )?[\w./ -]+")
 OPTIONS = re.compile(r"--(?:no-cache-dir|no-cache|quiet|upgrade|system|break-system-packages)|-[qU]")
-SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/logs", "/packages", "/proc", "/sbin", "/sys", "/task",
-          "/tests", "/tmp", "/usr", "/workspace")  # fmt: skip
-"""No task's files can lie there in a sandbox."""
+OURS = ("/dev", "/logs", "/proc", "/sys", "/task", "/tests", "/tmp", "/workspace")
+"""Every sandbox has files of its own there."""
+SYSTEM = (*OURS, "/bin", "/boot", "/etc", "/lib", "/lib64", "/packages", "/sbin", "/usr")
+"""No task's files can lie there in a sandbox that has the host's system."""
 
 
 class NotPlain(ValueError):
@@ -68,11 +70,20 @@ def read(file: Path, workdir: str = "") -> Plain:
         elif not (name in PASSED_OVER or (name == "RUN" and _is_there(rest))):
             raise NotPlain(f"asks for `{name} {' '.join(rest.split())[:60]}`")
     workdir = workdir or at
-    if not workdir.startswith("/") or workdir == "/" or any(f"{workdir}/".startswith(f"{one}/") for one in SYSTEM):
-        raise NotPlain(f"works in {workdir}, where a sandbox has its own files")
+    require_place(workdir, SYSTEM)
     if outside := [place for place in copied if not place.startswith(f"{workdir}/")]:
         raise NotPlain(f"puts a file at {outside[0]}, outside its working folder {workdir}")
     return Plain(workdir, {place[len(workdir) + 1 :]: source for place, source in copied.items()}, env)
+
+
+def require_place(workdir: str, taken: Collection[str]) -> None:
+    """Refuse a working folder that lies in one of these, or is all there is.
+
+    Raises:
+        NotPlain: names it.
+    """
+    if not workdir.startswith("/") or workdir == "/" or any(f"{workdir}/".startswith(f"{one}/") for one in taken):
+        raise NotPlain(f"works in {workdir}, where a sandbox has its own files")
 
 
 def _instructions(text: str) -> list[tuple[str, str]]:

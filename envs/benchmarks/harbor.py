@@ -1,19 +1,21 @@
 """Harbor (https://github.com/harbor-framework/harbor): `harbor:FOLDER` is a task of that format, schema 1.4 and before.
 
     FOLDER/task.toml, instruction.md      limits; what the policy is told
-    FOLDER/environment/Dockerfile         copies the files that the policy works on
+    FOLDER/environment/Dockerfile         has the files that the policy works on
     FOLDER/tests/test.sh                  writes the reward to /logs/verifier/reward.txt or reward.json
     FOLDER/solution/solve.sh              optional: what `mlagent tasks best` runs
 
 The task's script is solve.sh, empty at first: commands that run in the task's working folder before each verification
-(`envs.verification`), which the policy writes by edits, beside what it does by commands. Invariants: the folder is
-never written to; tests and solution are in no sandbox of the policy; what cannot be honoured is refused in one
-sentence.
+(`envs.verification`), which the policy writes by edits, beside what it does by commands. A Dockerfile that asks for no
+more than any sandbox has is read; of any other the image is built (`envs.task_image`), in which script and tests run,
+and the files of its working folder are the task's. Invariants: the folder is never written to; tests and solution are
+in no sandbox of the policy; what cannot be honoured is refused in one sentence.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 import tomllib
@@ -23,13 +25,14 @@ from typing import Any
 
 import yaml
 
+from envs import task_image
 from envs.benchmarks import dockerfile
 from envs.benchmarks.competition import digest
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
 from envs.records import Direction
 
-SCRIPT, TESTS = "solve.sh", "tests"
+SCRIPT, TESTS, BUILD = "solve.sh", "tests", "environment"
 START = "# Commands that do the task; they run in {workdir}, and then its tests look at the files there.\n"
 TOLD = """
 
@@ -60,51 +63,91 @@ def task_folder(name: str) -> Path:
     stated = _toml(folder / "task.toml")
     environment, verifier = stated.get("environment", {}), stated.get("verifier", {})
     _require_supported(asked, folder, stated)
-    try:
-        plain = dockerfile.read(folder / "environment/Dockerfile", environment.get("workdir") or "")
-    except dockerfile.NotPlain as reason:
-        raise TaskError(
-            f"{asked}: {folder / 'environment/Dockerfile'} {reason}: it is honoured as far as it copies files into one "
-            f"folder and installs {', '.join(sorted(dockerfile.THERE))}"
-        ) from reason
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{asked}: {folder / 'environment/Dockerfile'} cannot be read: {error}") from error
+    plain, beyond = _read(asked, folder, environment)
     limits = _limits(stated, asked)
-    key = digest(__file__, [Path(dockerfile.__file__).read_bytes()], sorted(folder.rglob("*")), folder)
+    makers = [Path(module.__file__).read_bytes() for module in (dockerfile, task_image)]
+    key = digest(__file__, makers, sorted(folder.rglob("*")), folder)
 
     def make(made: Path) -> None:
-        script = _script(plain)
-        for place, source in plain.files.items():
-            target = made / "env" / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-            target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-        (made / "env").mkdir(parents=True, exist_ok=True)
-        (made / "env" / script).write_text(START.format(workdir=plain.workdir))
+        made.mkdir()
+        if plain:
+            place = plain
+            _copy(plain.files, made / "env")
+        else:
+            place = _of_image(asked, beyond, folder, environment, made)
+        script = SCRIPT if not (made / "env" / SCRIPT).exists() else f"mlagent_{SCRIPT}"
+        (made / "env" / script).write_text(START.format(workdir=place.workdir))
         for path in (made / "env", *(made / "env").rglob("*")):
             if path.is_dir():
                 path.chmod(0o755)
         scripts = made / "scripts"
         shutil.copytree(folder / "tests", scripts / TESTS)
-        told = TOLD.format(workdir=plain.workdir, script=script)
+        told = TOLD.format(workdir=place.workdir, script=script)
         (scripts / "research_problem.txt").write_text(_without_canary(folder / "instruction.md") + told)
         (scripts / "read_only_files.txt").write_text("")
         solution = folder / "solution"
         if solution.is_dir() and [path.name for path in solution.iterdir()] == ["solve.sh"]:
             shutil.copyfile(solution / "solve.sh", scripts / "best.sh")
-        env = {**plain.env, **environment.get("env", {})}
+        env = {**place.env, **environment.get("env", {})}
         task = {
             "metric": "reward", "direction": str(Direction.MAXIMIZE), "best": 1.0, "best_from": "all tests are passed",
             "origin": f"Harbor, {stated.get('task', {}).get('name', folder.name)}", "actions": ["shell"],
             "licence": "as published with the task", "script": script, "limits": limits,
             "verifier": {
-                "tests": TESTS, "workdir": plain.workdir, "seconds": float(verifier.get("timeout_sec") or SECONDS),
-                "env": {name: str(value) for name, value in env.items()},
+                "tests": TESTS, "workdir": place.workdir, "seconds": float(verifier.get("timeout_sec") or SECONDS),
+                "env": {name: str(value) for name, value in env.items()}, "build": "" if plain else BUILD,
             },
         }  # fmt: skip
         (made / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
 
     return made_once(f"{folder.resolve().name}-{key}", make)
+
+
+def _read(asked: str, folder: Path, environment: Mapping[str, Any]) -> tuple[dockerfile.Plain | None, str]:
+    """What the Dockerfile makes; or None, and why an image is needed for it. Raises TaskError."""
+    file = folder / "environment/Dockerfile"
+    if not file.is_file():
+        return None, f"task.toml names the image {environment['docker_image']}"
+    try:
+        return dockerfile.read(file, environment.get("workdir") or ""), ""
+    except dockerfile.NotPlain as reason:
+        return None, f"{file} {reason}"
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{asked}: {file} cannot be read: {error}") from error
+
+
+def _copy(files: Mapping[str, Path], env: Path) -> None:
+    env.mkdir()
+    for place, source in files.items():
+        target = env / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+def _of_image(asked: str, beyond: str, folder: Path, environment: Mapping[str, Any], made: Path) -> dockerfile.Plain:
+    """Fill `made` with what the image is built of and with the files of its working folder.
+
+    Raises:
+        TaskError: beyond, which is what the image is needed for, and why it cannot be had.
+    """
+    build = made / "scripts" / BUILD
+    if image := environment.get("docker_image"):
+        build.mkdir(parents=True)
+        (build / "Dockerfile").write_text(f"FROM {image}\n")
+    else:
+        shutil.copytree(folder / "environment", build, symlinks=True)
+    try:
+        client = task_image.engine()
+        found = task_image.built(client, build)
+        workdir = posixpath.normpath(environment.get("workdir") or task_image.workdir(client, found))
+        dockerfile.require_place(workdir, dockerfile.OURS)
+        task_image.copy(client, found, workdir, made / "env")
+    except (task_image.ImageError, dockerfile.NotPlain) as error:
+        raise TaskError(
+            f"{asked}: {beyond}, which only sandbox.backend=docker can give, in an image of its own: {error}"
+        ) from error
+    return dockerfile.Plain(workdir)
 
 
 def _toml(file: Path) -> dict[str, Any]:
@@ -127,11 +170,8 @@ def _require_supported(asked: str, folder: Path, stated: Mapping[str, Any]) -> N
     for name in ("environment/docker-compose.yaml", "tests/docker-compose.yaml", "tests/Dockerfile"):
         if (folder / name).exists():
             raise TaskError(f"{asked}: {folder / name} asks for a container of its own, which no sandbox here has")
-    if not (folder / "environment/Dockerfile").is_file():
-        raise TaskError(
-            f"{asked}: there is no environment/Dockerfile, and images ({environment.get('docker_image', 'none')}) are "
-            "not pulled"
-        )
+    if not (environment.get("docker_image") or (folder / "environment/Dockerfile").is_file()):
+        raise TaskError(f"{asked}: there is neither environment/Dockerfile nor a docker_image in task.toml")
     if needed := [name for name, value in environment.get("env", {}).items() if "$" in str(value)]:
         raise TaskError(
             f"{asked}: environment.env.{needed[0]} is to come from the host, of which sandboxes see nothing"
@@ -154,11 +194,6 @@ def _megabytes(size: Any, what: str) -> int:
     if not (found := re.fullmatch(r"([\d.]+)([GMK])", str(size).strip().upper())):
         raise TaskError(f"{what} must be like 2G or 512M, not {size!r}")
     return int(float(found[1]) * {"G": 1024, "M": 1, "K": 1 / 1024}[found[2]])
-
-
-def _script(plain: dockerfile.Plain) -> str:
-    """A name that no file of the task has."""
-    return SCRIPT if SCRIPT not in plain.files else f"mlagent_{SCRIPT}"
 
 
 def _without_canary(file: Path) -> str:

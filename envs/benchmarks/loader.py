@@ -76,7 +76,8 @@ def load(name_or_folder: str | Path) -> Task:
     source = _find(asked)
     stated = task_file.read(source)
     grader = f"{stated.verifier.tests}/test.sh" if stated.verifier.tests else "eval.py"
-    for needed in (f"env/{stated.script}", "scripts/research_problem.txt", f"scripts/{grader}"):
+    build = [f"scripts/{stated.verifier.build}/Dockerfile"] if stated.verifier.build else []
+    for needed in (f"env/{stated.script}", "scripts/research_problem.txt", f"scripts/{grader}", *build):
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: docs/tasks.md shows the format of a task folder")
     prepared = source if source.parent == task_cache.folder().resolve() else _prepare(source)
@@ -126,7 +127,9 @@ def _verifier(stated: TaskFile, prepared: Path) -> Verifier | None:
     keys = stated.verifier
     if not keys.tests:
         return None
-    return Verifier(prepared / "scripts" / keys.tests, keys.workdir, keys.seconds, tuple(sorted(keys.env.items())))
+    scripts = prepared / "scripts"
+    build, env = scripts / keys.build if keys.build else None, tuple(sorted(keys.env.items()))
+    return Verifier(scripts / keys.tests, keys.workdir, keys.seconds, env, build)
 
 
 def limited(task: Task, given: Any) -> Task:

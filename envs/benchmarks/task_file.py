@@ -37,6 +37,8 @@ class VerifierKeys:
     workdir: str = "/app"
     seconds: float = 600.0
     env: dict[str, str] = field(default_factory=dict)
+    build: str = ""
+    """The folder, in scripts/, with the Dockerfile of the image that script and tests run in; empty: as others."""
 
 
 @dataclass

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from envs.errors import TaskError
 from envs.records import Limits, Task
 from envs.sandbox.base import (
     UIDS_PER_PROCESS,
@@ -35,7 +36,9 @@ from envs.sandbox.folders import sweep
 from envs.sandbox.installed import install
 from envs.sandbox.packages import OwnPackages, Packages
 
-__all__ = ["Room", "RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "install", "require", "room_of"]
+__all__ = [
+    "Room", "RunResult", "Sandbox", "SandboxFailure", "SandboxPool", "install", "require", "require_serves", "room_of",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,9 @@ class SandboxPool:
 
         Raises:
             SandboxFailure: a new sandbox does not start, or the pool has been closed.
+            TaskError: no sandbox of this backend serves the task.
         """
+        require_serves(self.name, task)
         sandbox = self._take(task, kind_of(task.limits, gpus, room_of(task, verifies)))
         try:
             sandbox.serve(task)
@@ -236,8 +241,10 @@ class SandboxPool:
         self._data.close()
 
 
-def require(name: str) -> None:
+def require(name: str) -> str:
     """Refuse a backend that does not answer on this machine, in a moment: no image is looked for, no sandbox started.
+
+    Returns the name of the one that does, of `auto` the strongest.
 
     Raises:
         SandboxFailure: it does not work here, or none does (`auto`).
@@ -251,10 +258,23 @@ def require(name: str) -> None:
     for candidate in answers if name == "auto" else [name]:
         try:
             answers[candidate]()
-            return
+            return candidate
         except SandboxFailure as error:
             reasons.append(error)
     raise SandboxFailure("; ".join(map(str, reasons))) from reasons[-1]
+
+
+def require_serves(backend: str, task: Task) -> None:
+    """Refuse a task whose experiments have an image of their own where there are no images.
+
+    Raises:
+        TaskError: says what to set.
+    """
+    if task.verifier and task.verifier.build and backend != "docker":
+        raise TaskError(
+            f"task {task.id} runs in an image of its own, which the {backend} sandbox has not: set "
+            "sandbox.backend=docker, with a Docker Engine that answers"
+        )
 
 
 def _choose(name: str, image: str, packages: Packages, bundled_data: bool) -> Backend:

@@ -75,6 +75,8 @@ class Room:
     """Where the workspace is seen as well."""
     verifies: bool = False
     """Whether there are /tests, read-only, and /logs: not where the policy acts."""
+    build: Path | None = None
+    """The folder with the Dockerfile of the image that all this is in; None: that of all experiments."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Kind:
 
 def room_of(task: Task, verifies: bool = False) -> Room:
     """Where a task's script runs, or its verifier's tests do."""
-    return Room(task.verifier.workdir, verifies) if task.verifier else Room()
+    return Room(task.verifier.workdir, verifies, task.verifier.build) if task.verifier else Room()
 
 
 def kind_of(limits: Limits, gpus: Sequence[int] = (), room: Room = Room()) -> Kind:
@@ -180,7 +182,7 @@ class Backend(Protocol):
     """Inside, this process's own user is user 0, without privileges, as in a rootless engine: runner and experiment
     stay it."""
 
-    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> Channel:
+    def open(self, folders: Folders, kind: Kind, uid: int) -> Channel:
         """Start a sandbox that sees `folders.shown` (read-only) and `folders.workspace`, its runner waiting for the
         first line.
 
@@ -213,10 +215,11 @@ class Sandbox:
             if kind.room.verifies:
                 places += [(TESTS, self._tests, False), (LOGS, self.logs, True)]
             folders = Folders(self._folder.path.name, self.workspace, self._shown, tuple(places))
-            self._channel = backend.open(folders, kind.limits, uid, kind.gpus)
+            self._channel = backend.open(folders, kind, uid)
             setup = {
                 "uid": 0 if backend.maps_root else uid, "contained": self._channel.contained,
                 "guarded": backend.guarded, "counted": not self._channel.contained and not backend.guarded,
+                "gpus": bool(kind.gpus),
                 "task": MOUNTED_TASK,
                 "modules": {name: Path(module.__file__).read_text() for name, module in MODULES.items()},
             }  # fmt: skip
@@ -298,16 +301,6 @@ def _give(workspace: Path, uid: int) -> None:
         os.chown(workspace, uid, uid)
     except OSError as error:
         raise SandboxFailure(f"root may not use user id {uid} here ({error}): run as an ordinary user") from error
-
-
-def refuse_gpus(backend: str, gpus: tuple[int, ...]) -> None:
-    """For a backend that has none to give.
-
-    Raises:
-        SandboxFailure: the experiment asks for a GPU.
-    """
-    if gpus:
-        raise SandboxFailure(f"a task asks for a GPU, which the {backend} sandbox cannot give: use docker")
 
 
 def _threads(limits: Limits) -> int:

@@ -21,9 +21,9 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, Mount
 
-from envs.records import Limits
+from envs import task_image
 from envs.sandbox import host_view, image, runner
-from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, SandboxFailure, environment
+from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, Kind, SandboxFailure, environment
 from envs.sandbox.packages import Packages
 
 LABEL = "mlagent"
@@ -56,15 +56,17 @@ class DockerBackend:
         elif bundled_data:
             self.image = self._from = image.with_bundled_data(self._engine, self._from)
 
-    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> AttachedChannel:
-        user = 0 if self.maps_root else uid
+    def open(self, folders: Folders, kind: Kind, uid: int) -> AttachedChannel:
+        limits, user = kind.limits, 0 if self.maps_root else uid
         variables, run = environment(limits), ["-I", "-c", Path(runner.__file__).read_text()]
-        if self._shown:
+        shown = [] if kind.room.build else self._shown
+        if shown:
             variables, run = host_view.variables(limits), host_view.RUN
         variables.pop("PATH")  # the image's own says where its Python is
+        source = self._of_task(kind.room.build) if kind.room.build else self._from
         try:
             container = self._engine.containers.create(
-                self._from,
+                source,
                 run,
                 entrypoint=["python3"],  # the runner is the first process, whatever the image begins with
                 stdin_open=True,
@@ -79,11 +81,11 @@ class DockerBackend:
                 **shares(limits.memory_mb + self._runner_mb, limits.cpus),
                 tmpfs={
                     "/tmp": f"size={limits.disk_mb}m,mode=1777",
-                    **{one.target: "ro,size=4k" for one in self._shown if not one.source},
+                    **{one.target: "ro,size=4k" for one in shown if not one.source},
                 },
                 shm_size=f"{limits.disk_mb}m",
-                device_requests=[DeviceRequest(device_ids=[str(gpu) for gpu in gpus], capabilities=[["gpu"]])]
-                if gpus
+                device_requests=[DeviceRequest(device_ids=[str(gpu) for gpu in kind.gpus], capabilities=[["gpu"]])]
+                if kind.gpus
                 else None,
                 environment=variables,
                 working_dir="/workspace",
@@ -94,16 +96,23 @@ class DockerBackend:
                         Mount(target, str(folder), type="bind", read_only=not writable)
                         for target, folder, writable in folders.places
                     ),
-                    *(Mount(one.target, one.source, type="bind", read_only=True) for one in self._shown if one.source),
+                    *(Mount(one.target, one.source, type="bind", read_only=True) for one in shown if one.source),
                 ],
             )
             channel = AttachedChannel(container, self._runner_mb)
             container.start()
         except ImageNotFound as error:
-            raise SandboxFailure(f"the engine has no image {self._from!r} any more") from error
+            raise SandboxFailure(f"the engine has no image {source!r} any more") from error
         except (DockerException, OSError) as error:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel
+
+    def _of_task(self, build: Path) -> str:
+        """Id of the image that a task's Dockerfile makes, which another machine may have built before, and not this."""
+        try:
+            return task_image.built(self._engine, build)
+        except task_image.ImageError as error:
+            raise SandboxFailure(f"{build}/Dockerfile: {error}") from error
 
 
 def engine(seconds: float = ANSWER_SECONDS) -> tuple[docker.DockerClient, dict[str, Any]]:

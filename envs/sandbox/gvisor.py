@@ -10,16 +10,18 @@ Elsewhere the host looks at the memory of `runsc` (`weighed`).
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from envs.records import Limits
-from envs.sandbox import cgroup, host_view
-from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
+from envs.sandbox import cgroup, devices, host_view
+from envs.sandbox.base import Folders, Kind, SandboxFailure
 from envs.sandbox.packages import OwnPackages, Packages
 from envs.sandbox.pipe import PipeChannel
 from envs.sandbox.weighed import Weighed
@@ -59,11 +61,13 @@ class GvisorBackend:
         self._packages, self._data = packages or OwnPackages(), bundled_data
         self.image = self._packages.pins
 
-    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
-        refuse_gpus("gvisor", gpus)
+    def open(self, folders: Folders, kind: Kind, uid: int) -> PipeChannel:
+        limits, cards = kind.limits, devices.of(kind.gpus)
+        if cards:
+            _require_nvproxy()
         bundle = folders.workspace.parent / "bundle"
         (bundle / "root").mkdir(parents=True)
-        (bundle / "config.json").write_text(json.dumps(_config(folders, limits, self._packages, self._data)))
+        (bundle / "config.json").write_text(json.dumps(_config(folders, kind, self._packages, self._data, cards)))
         name, runsc = f"mlagent-{uid}-{folders.name}", _runsc(bundle)
         own_mb = self._packages.runner_mb + KERNEL_MB
         group: cgroup.Cgroup | Weighed | None = None
@@ -74,7 +78,8 @@ class GvisorBackend:
         def ended() -> None:
             subprocess.run([*runsc, "delete", "--force", name], capture_output=True, timeout=START_SECONDS)
 
-        command = [*runsc, "--network=none", "run", "--bundle", str(bundle), name]
+        options = ["--network=none", *(["--nvproxy"] if cards else [])]
+        command = [*runsc, *options, "run", "--bundle", str(bundle), name]
         return PipeChannel(
             f"the gvisor sandbox ({INSTALL})", command, group, own_mb, contained=False, ended=ended, env=_environment()
         )
@@ -85,11 +90,24 @@ def _runsc(folder: Path) -> list[str]:
     return ["runsc", *rootless, "--ignore-cgroups", "--root", str(folder / "state")]
 
 
+@functools.cache
+def _require_nvproxy() -> None:
+    """Raises SandboxFailure where gVisor has no way to cards, as before 2023."""
+    known = subprocess.run(["runsc", "flags"], capture_output=True, text=True, env=_environment(), check=False)
+    if "-nvproxy" not in known.stdout + known.stderr:
+        raise SandboxFailure(
+            "a task asks for a GPU, and this `runsc` has no nvproxy to give it one: install gVisor of 2024 or later "
+            "(https://gvisor.dev/docs/user_guide/gpu), or use sandbox.backend=docker or process"
+        )
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "TMPDIR": "/tmp"}  # of runsc, whose own user may not see ours
 
 
-def _config(folders: Folders, limits: Limits, packages: Packages, bundled_data: bool) -> dict:
+def _config(
+    folders: Folders, kind: Kind, packages: Packages, bundled_data: bool, cards: Mapping[str, Path]
+) -> dict[str, Any]:
     """The OCI runtime configuration."""
     return {
         "ociVersion": "1.0.0",
@@ -97,20 +115,31 @@ def _config(folders: Folders, limits: Limits, packages: Packages, bundled_data: 
             "terminal": False,
             "user": {"uid": 0, "gid": 0},  # of gVisor's kernel, not of the host's; the runner becomes another
             "args": host_view.command(),
-            "env": [f"{name}={value}" for name, value in host_view.variables(limits).items()],
+            "env": [f"{name}={value}" for name, value in host_view.variables(kind.limits).items()],
             "cwd": "/workspace",
             "noNewPrivileges": True,
-            "capabilities": {kind: RUNNER_CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+            "capabilities": {name: RUNNER_CAPABILITIES for name in ("bounding", "effective", "permitted")},
         },
         "root": {"path": "root", "readonly": True},
         "hostname": "sandbox",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "dev", "source": "dev"},
-            *map(_oci, host_view.mounts(folders, limits, packages, bundled_data)),
+            *map(_oci, host_view.mounts(folders, kind.limits, packages, bundled_data)),
         ],
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+        "linux": {
+            "namespaces": [{"type": name} for name in ("pid", "network", "ipc", "uts", "mount")],
+            "devices": [_device(target, device) for target, device in cards.items()],
+        },
     }
+
+
+def _device(target: str, device: Path) -> dict[str, Any]:
+    number = device.stat().st_rdev
+    return {
+        "path": target, "type": "c", "major": os.major(number), "minor": os.minor(number), "fileMode": 0o666,
+        "uid": 0, "gid": 0,
+    }  # fmt: skip
 
 
 def _oci(mount: host_view.Mount) -> dict:

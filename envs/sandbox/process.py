@@ -12,11 +12,11 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
-from envs.records import Limits
-from envs.sandbox import cgroup, host_view
-from envs.sandbox.base import Folders, SandboxFailure, refuse_gpus
+from envs.sandbox import cgroup, devices, host_view
+from envs.sandbox.base import Folders, Kind, SandboxFailure
 from envs.sandbox.packages import OwnPackages, Packages
 from envs.sandbox.pipe import PipeChannel
 
@@ -35,8 +35,8 @@ class ProcessBackend:
         self._packages, self._data = packages or OwnPackages(), bundled_data
         self.image = self._packages.pins
 
-    def open(self, folders: Folders, limits: Limits, uid: int, gpus: tuple[int, ...]) -> PipeChannel:
-        refuse_gpus("process", gpus)
+    def open(self, folders: Folders, kind: Kind, uid: int) -> PipeChannel:
+        limits, cards = kind.limits, devices.of(kind.gpus)
         group, mounts = None, host_view.mounts(folders, limits, self._packages, self._data)
         own_mb = self._packages.runner_mb
         if os.getuid() == 0:  # two processes are the runner and bubblewrap
@@ -44,7 +44,7 @@ class ProcessBackend:
         if group:  # the runner reads the kernel's count of out-of-memory kills there
             folder = "/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup"
             mounts.append(host_view.Mount(folder, str(group.memory)))
-        command = [*_bwrap(mounts, host_view.variables(limits), group is None), *host_view.command()]
+        command = [*_bwrap(mounts, host_view.variables(limits), group is None, cards), *host_view.command()]
         return PipeChannel(f"the process sandbox ({INSTALL})", command, group, own_mb, contained=group is not None)
 
 
@@ -55,7 +55,9 @@ def _no_more_users() -> list[str]:
     return ["--disable-userns"] if "--disable-userns" in known.stdout + known.stderr else []
 
 
-def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str], counted: bool) -> list[str]:
+def _bwrap(
+    mounts: list[host_view.Mount], variables: dict[str, str], counted: bool, cards: Mapping[str, Path]
+) -> list[str]:
     arguments = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     # As root the runner drops to the slot's own user, since root is exempt from the limit on processes.
     capabilities = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
@@ -64,6 +66,8 @@ def _bwrap(mounts: list[host_view.Mount], variables: dict[str, str], counted: bo
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     if counted:  # what is mapped of it is memory that `memory` does not see
         arguments += ["--dev-bind", "/dev/null", "/dev/zero"]
+    for target, device in cards.items():
+        arguments += ["--dev-bind", str(device), target]
     for mount in mounts:
         for parent in list(Path(mount.target).parents)[-2::-1]:
             arguments += ["--perms", "0755", "--dir", str(parent)]

@@ -339,7 +339,7 @@ def experiment(order: int, setup: dict, writer: int) -> None:
         os.close(null)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")  # a full container loses the experiment, not the runner
-        limit(request, setup["contained"])
+        limit(request, setup["contained"], setup["gpus"])
         become(setup["uid"])
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -389,8 +389,9 @@ def run_script(script: str) -> int:
     return code
 
 
-def limit(request: dict, contained: bool) -> None:
-    """Limit this process, and so each one that it starts. Shared mappings count in the address space only."""
+def limit(request: dict, contained: bool, gpus: bool) -> None:
+    """Limit this process, and so each one that it starts. Shared mappings count in the address space only, of which
+    CUDA reserves far more than it uses."""
     with open("/proc/self/statm") as statm:
         used = [int(field) * resource.getpagesize() for field in statm.read().split()]
     memory = request["memory_mb"] << 20
@@ -402,7 +403,9 @@ def limit(request: dict, contained: bool) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
     ]
     if not contained:
-        limits += [(resource.RLIMIT_AS, used[0] + 2 * memory), (resource.RLIMIT_NPROC, request["processes"])]
+        limits.append((resource.RLIMIT_NPROC, request["processes"]))
+        if not gpus:
+            limits.append((resource.RLIMIT_AS, used[0] + 2 * memory))
     for kind, wanted in limits:
         hard = resource.getrlimit(kind)[1]  # a sandbox may come with lower ones
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -128,7 +128,9 @@ class SandboxConfig:
         0.0, "Cores that the experiments of one actor (or host) share; 0: the node's, split over its actors."
     )
     memory_gb: float = key(0.0, "GiB that they share; 0: half of the node's, split over its actors.")
-    gpus: list[int] = key([], "Ids of the GPUs of each node that are for experiments (docker only), not for Ray.")
+    gpus: list[int] = key(
+        [], "Ids of each node's GPUs for experiments, not for Ray; one named twice serves two at once."
+    )
     warm: int = key(0, "Most idle sandboxes of one actor (150 MiB each); 0: as many as its experiments at once.")
     patience: float = key(120.0, "Seconds to wait for a container engine that has worked before and does not answer.")
     image: str = key("", "Docker image of the experiments (docs/sandboxes.md); empty builds the project's own.")

@@ -39,9 +39,9 @@ def require(cfg: Config, here: bool, policies: Iterable[str] | None = None, dry:
     own = Path(cfg.run.dir) / cfg.run.name / TRAJECTORIES
     if cfg.experts.path and not (cfg.run.resume and own.exists()):
         _require_trajectories(Path(cfg.experts.path))
-    if here:
-        _require_sandbox(cfg, dry)
+    backend = _require_sandbox(cfg, dry) if here else ""
     tasks = load_tasks(cfg)
+    _require_served(cfg, tasks.values(), backend)
     for path in [cfg.model.path] if policies is None else policies:
         _require_context(cfg, path, _folder(path), tasks)
     if serves_expert(cfg):
@@ -103,11 +103,12 @@ def _require_trajectories(folder: Path) -> None:
             )
 
 
-def _require_sandbox(cfg: Config, dry: bool) -> None:
+def _require_sandbox(cfg: Config, dry: bool) -> str:
+    """The backend that answers here; none where experiments are simulated."""
     if cfg.sandbox.backend == "simulated":
-        return
+        return ""
     try:
-        sandbox.require(cfg.sandbox.backend)
+        backend = sandbox.require(cfg.sandbox.backend)
     except SandboxFailure as error:
         chosen = cfg.sandbox.backend
         other = "" if chosen == "auto" else "; sandbox.backend=auto takes the strongest that works"
@@ -117,6 +118,22 @@ def _require_sandbox(cfg: Config, dry: bool) -> None:
             (installed.place if dry else sandbox.install)(cfg.sandbox.requirements)
     except SandboxFailure as error:
         raise ConfigError(f"sandbox.requirements={cfg.sandbox.requirements}: {error}") from error
+    return backend
+
+
+def _require_served(cfg: Config, tasks: Iterable[Task], backend: str) -> None:
+    """backend: empty where it is not known here."""
+    for task in tasks:
+        if cfg.sandbox.backend != "simulated" and task.limits.gpus > len(set(cfg.sandbox.gpus)):
+            raise ConfigError(
+                f"task {task.id} asks for {task.limits.gpus} GPUs and sandbox.gpus={cfg.sandbox.gpus}: name there the "
+                "ids of cards that Ray does not have, or set tasks.limits.gpus=0"
+            )
+        try:
+            if backend:
+                sandbox.require_serves(backend, task)
+        except TaskError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _folder(path: str) -> Path:

@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "envs.records": (),
     "envs.sockets": (),
     "envs.splits": (),
-    "envs.sandbox": ("envs.cache", "envs.records"),
-    "envs.benchmarks": ("envs.cache", "envs.parts", "envs.records", "envs.sockets", "envs.splits"),
+    "envs.task_image": (),
+    "envs.sandbox": ("envs.cache", "envs.records", "envs.task_image"),
+    "envs.benchmarks": ("envs.cache", "envs.parts", "envs.records", "envs.sockets", "envs.splits", "envs.task_image"),
     "reward": ("envs.records", "envs.sockets"),
     "envs": ("envs.benchmarks", "envs.machine", "envs.parts", "envs.records", "envs.sandbox"),
     "envs.__main__": (

@@ -216,6 +216,40 @@ def test_each_gpu_goes_to_one_experiment(crowd):
     assert len(here.started) == 3
 
 
+def test_an_experiment_that_waits_for_a_card_does_not_stop_those_that_need_none(crowd):
+    here = crowd(Capacity(cpus=2, memory_mb=1e6, gpus=(0,)))
+    here.come("on the card", gpus=1, cpus=1)
+    here.come("waits", gpus=1, cpus=2, seconds=1000)
+    here.come("waits too", gpus=1, cpus=1, seconds=1)
+    here.come("a", cpus=1)
+    assert here.started[1:] == ["a"]
+    here.go("a")
+    here.come("b", cpus=1)
+    here.come("c", cpus=1)
+    assert here.started[2:] == ["b"], "there are cores for one of them"
+    here.go("on the card")
+    assert here.started[3:] == [], "there is a card now, and nobody passes who waits for cores"
+    here.go("b")
+    assert here.started[3:] == [("waits", (0,))]
+
+
+def test_a_card_that_is_named_twice_serves_two_at_once_but_no_experiment_twice(crowd):
+    capacity = Capacity(cpus=8, memory_mb=1e6, gpus=(0, 0, 1))
+    here = crowd(capacity)
+    for name in "abc":
+        here.come(name, gpus=1)
+    assert sorted(gpus for _, gpus in here.started) == [(0,), (0,), (1,)]
+    here.come("both", gpus=2)
+    here.go("a")
+    here.go("b")
+    here.go("c")
+    assert [sorted(gpus) for _, gpus in here.started[3:]] == [[0, 1]]
+    assert capacity.sets_of_gpus(1) == [(0,), (1,)] and capacity.sets_of_gpus(2) == [(0, 1)]
+    assert [capacity.beside(Limits(gpus=1), one) for one in ((0,), (1,), (0, 1))] == [2, 1, 1]
+    with pytest.raises(AdmissionError, match=r"share 2: .*sandbox\.gpus"), here.admission.admit("task", Limits(gpus=3)):
+        pass
+
+
 def test_a_card_that_is_lost_and_comes_back_stays_with_who_has_it(crowd):
     here = crowd(Capacity(cpus=8, memory_mb=1e6, gpus=(0, 1)))
     here.come("a", gpus=1)

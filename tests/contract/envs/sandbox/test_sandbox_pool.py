@@ -18,6 +18,7 @@ from envs.experiments import SandboxRunner
 from envs.records import Limits, Task
 from envs.sandbox import SandboxFailure, SandboxPool, cgroup
 from envs.workspace import restore
+from tests.cards import card_devices
 from tests.sandbox_task import execute, make_task
 
 
@@ -42,6 +43,30 @@ def test_closing_refuses_newcomers_and_ends_those_at_work(backend: str, task: Ta
         with pytest.raises(SandboxFailure, match="closed"), own.acquire(task):
             pass
     assert not sandbox.workspace.exists()
+
+
+def test_an_experiment_sees_its_own_card_alone(task: Task, tmp_path: Path, monkeypatch) -> None:
+    """Of stand-ins, on the one backend that needs no driver for them."""
+    card_devices(tmp_path / "dev", monkeypatch)
+    try:
+        own = SandboxPool("process")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the process sandbox is not to be had: {reason}")
+    script = """
+        import os, resource
+        cards = sorted(name for name in os.listdir("/dev") if "nvidia" in name)
+        print(*cards, os.path.samefile("/dev/nvidia1", "/dev/null"), open("/dev/nvidia1", "wb").write(b"x"))
+        print(resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY)
+    """
+    try:
+        with own.acquire(replace(task, limits=replace(task.limits, gpus=1)), (1,)) as sandbox:
+            restore(task, {task.script: textwrap.dedent(script)}, sandbox.workspace)
+            run = sandbox.run([task.script], task.limits)
+        assert run.output == "nvidia-uvm nvidia1 nvidiactl True 1\nTrue\n", run.output
+        with pytest.raises(SandboxFailure, match=r"no .*nvidia7"), own.acquire(task, (7,)):
+            pass
+    finally:
+        own.close()
 
 
 def test_one_sandbox_serves_every_task_and_shows_each_its_own_only(backend: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.harbor_task import DOCKERFILE, TASK, make
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
 
 
 def test_a_published_folder_is_a_task_and_stays_as_it_is(tmp_path):
@@ -50,7 +51,11 @@ def test_a_published_folder_is_a_task_and_stays_as_it_is(tmp_path):
         ({"task.toml": TASK.replace("cpus = 1", "memory = 'much'").replace("memory_mb = 400\n", "")}, "like 2G"),
         ({"environment/docker-compose.yaml": "services: {}"}, "a container of its own"),
         ({"tests/Dockerfile": "FROM x"}, "a container of its own"),
-        ({"environment/Dockerfile": None}, "no environment/Dockerfile"),
+        ({"environment/Dockerfile": None}, "neither environment/Dockerfile nor a docker_image"),
+        (
+            {"environment/Dockerfile": None, "task.toml": TASK.replace("cpus = 1", "docker_image = 'shop:1'")},
+            "names the image shop:1, which only sandbox.backend=docker can give, in an image of its own: no Docker Eng",
+        ),
         ({"environment/Dockerfile": f"{DOCKERFILE}RUN apt-get update && apt-get install -y gcc\n"}, "`RUN apt-get up"),
         ({"environment/Dockerfile": DOCKERFILE.replace("pandas", "torch")}, "`RUN pip install"),
         ({"environment/Dockerfile": DOCKERFILE.replace("python:3.12-slim", "nvidia/cuda")}, "`FROM nvidia/cuda`"),

@@ -31,7 +31,7 @@ class StubBackend:
         self.alive: list[StubChannel] = []
         self.tried = self.most_at_once = self._starting = 0
 
-    def open(self, folders, limits, uid, gpus) -> StubChannel:
+    def open(self, folders, kind, uid) -> StubChannel:
         self.tried += 1
         self._starting += 1
         self.most_at_once = max(self.most_at_once, self._starting)
@@ -39,7 +39,7 @@ class StubBackend:
         self._starting -= 1
         if self.broken:
             raise SandboxFailure("the engine is away")
-        self.alive.append(StubChannel(self, limits, gpus))
+        self.alive.append(StubChannel(self, kind.limits, kind.gpus))
         return self.alive[-1]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from envs import sandbox
+from envs.benchmarks import loader
 from envs.benchmarks.loader import TaskError
+from envs.records import Verifier
 from envs.sandbox import SandboxFailure, process
 from learner import evaluate, experts, main
 from learner.config.load import RECORD, ConfigError, load
@@ -47,6 +51,16 @@ def refused(tmp_path: Path, model: Path, monkeypatch) -> Callable[..., str]:
         return ""
 
     return given
+
+
+def test_a_task_that_no_sandbox_here_could_run_is_refused_with_the_key(refused, monkeypatch):
+    assert "task wine asks for 1 GPUs and sandbox.gpus=[]: name there" in refused("tasks.limits.gpus=1")
+    assert "task wine asks for 2 GPUs" in refused("tasks.limits.gpus=2", "sandbox.gpus=[0,0]", here=False)
+    verified = Verifier(Path("tests"), "/app", build=Path("environment"))
+    wine = dataclasses.replace(loader.load("wine"), verifier=verified)
+    monkeypatch.setattr(beforehand, "load", lambda name: dataclasses.replace(wine, id=name))
+    monkeypatch.setattr(sandbox, "require", lambda name: "gvisor")
+    assert re.match(r"task wine runs in an image of its own.* set sandbox\.backend=docker", refused())
 
 
 def test_what_can_be_run_is_not_refused(refused, tmp_path):
