@@ -84,8 +84,10 @@ def load(name_or_folder: str | Path) -> Task:
     divided, undivided = _divide(prepared) if stated.parts else (None, "task.yaml states `parts: false`")
     if stated.verifier.tests:
         divided, undivided = None, "its tests grade the whole"
+    named = sources.split(asked)
+    name = PurePosixPath(named[1]).name if named else source.name
     if undivided:
-        log.warning("task %s: scores on validation and test are both of all answers: %s", source.name, undivided)
+        log.warning("task %s: its score is of all answers, and there is none on test: %s", name, undivided)
     if fidelity < 1:
         prepared = _reduce(prepared, source, stated.rows, fidelity)
     env = prepared / "env"
@@ -94,8 +96,6 @@ def load(name_or_folder: str | Path) -> Task:
     globs = _text(protected).split("\n") if protected.exists() else DATA
     read_only = frozenset(name for name in present if _matches(name, globs))
     _text(env / stated.script)  # prompts show it, so it must be text, and prepare.py must have left it there
-    named = sources.split(asked)
-    name = PurePosixPath(named[1]).name if named else source.name
     return Task(
         id=name if fidelity == 1 else f"{name}@{fidelity:g}",
         problem=_text(prepared / "scripts" / "research_problem.txt").strip(),
