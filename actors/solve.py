@@ -82,6 +82,11 @@ def main(arguments: Sequence[str]) -> int:
             raise SolveError(f"--steps {parsed.steps}: give at least 1")
         with tempfile.TemporaryDirectory(prefix="mlagent-solve-") as work:
             job = find(parsed.path, settings, handed, parsed.score_command, Path(work), console)
+            if job.task.limits.gpus > len(set(settings.gpus)):
+                raise SolveError(
+                    f"{parsed.path} asks for {job.task.limits.gpus} GPUs: name their ids, as gpus=[0], or set "
+                    "tasks.limits.gpus=0"
+                )
             asyncio.run(_solve(job, settings, parsed.steps, parsed.approve, console, parsed.verbose))
     except (ConfigError, SolveError, ModelError, TaskError, RequirementsError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -221,15 +226,16 @@ async def _solve(
 
 def _environment(job: Job, settings: Settings) -> Environment:
     """Raises SandboxFailure."""
+    capacity = dataclasses.replace(node_capacity(), gpus=tuple(settings.gpus))
     if not job.script:
         snapshots = SnapshotStore("memory://solve")
         pool = SandboxPool(settings.sandbox, requirements=settings.requirements)
-        runner = SandboxRunner(pool, node_capacity(), settings.seed, snapshots)
+        runner = SandboxRunner(pool, capacity, settings.seed, snapshots)
         return Environment({job.task.id: job.task}, runner, snapshots, observation=settings.prompt.observation)
     sandboxes = SandboxPool(
         settings.sandbox, packages=settings.packages, requirements=settings.requirements, bundled_data=True
     )
-    runner = ScriptRunner(sandboxes, node_capacity(), settings.seed).of(job.script)
+    runner = ScriptRunner(sandboxes, capacity, settings.seed).of(job.script)
     return ScriptEnvironment(job.script, runner, settings.prompt.observation)
 
 

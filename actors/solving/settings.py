@@ -77,7 +77,7 @@ class LimitSettings:
     seconds: float = key(0.0, "wall-clock limit of a run; 0: as the task states, 600 of a plain script")
     cpus: float = key(0.0, "cores of a run; 0: as the task states, 1 of a plain script")
     memory_mb: int = key(0, "memory limit of a run; 0: as the task states, 4096 of a plain script")
-    gpus: int = key(-1, "GPUs of a run; -1: as the task states. There are none here: 0 tries such a task without")
+    gpus: int = key(-1, "GPUs of a run, of those that gpus names; -1: as the task states, none of a plain script")
     disk_mb: int = key(0, "limit of the files that a run writes; 0: as the task states, 1024 of a plain script")
     processes: int = key(0, "processes and threads of a run; 0: as the task states, 64 of a plain script")
 
@@ -100,6 +100,7 @@ class Settings:
     files: list[str] = key(list, "plain script: other files that the agent may change, as files=[model.py,lib/*.py]")
     packages: str = key("base", "plain script: what it can import: base, torch, or more, as packages=[base,xgboost]")
     requirements: str = key("", "a requirements or lock file of all that a script can import, or paper, a ready set")
+    gpus: list[int] = key(list, "ids of the GPUs that a run may have (tasks.limits.gpus), as gpus=[0]")
     sandbox: str = key("auto", f"one of {', '.join(SANDBOXES)}")
     out: str = key("", "folder of the results; empty: solved/NAME-TIME")
     seed: int = key(0, "of sampling, and of the random numbers that a script starts with")
@@ -143,6 +144,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.requirements and settings.packages != "base":
         raise SolveError("requirements are all that a script can import: leave packages out, or them")
+    if min(settings.gpus, default=0) < 0:
+        raise SolveError(f"gpus={list(settings.gpus)}: ids of GPUs are 0 or more")
     if settings.model.endpoint and not settings.model.path:
         raise SolveError("model.endpoint needs model.path: the name of the model there")
     if not 0 < settings.model.response < settings.model.context:

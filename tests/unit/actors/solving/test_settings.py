@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from actors.policy.arguments import memory_share
+from actors.solve import main
 from actors.solving.agents import engine_settings
 from actors.solving.settings import SolveError, listed, read_settings, show
 from learner.config.schema import LimitsConfig, PromptConfig
@@ -28,6 +29,7 @@ from learner.config.schema import LimitsConfig, PromptConfig
         (["prompt.actions=all"], "choose auto, thought, whole"),
         (["packages=[xgboost]"], "begin with base or torch"),
         (["packages=torch", "requirements=paper"], "leave packages out"),
+        (["gpus=[0,-1]"], "gpus=.0, -1.: ids of GPUs"),
         (["model.response=9000"], "leave room"),
         (["model.thinking=[a]"], "two marks"),
         (["model.endpoint=http://x"], "needs model.path"),
@@ -37,6 +39,11 @@ def test_a_wrong_setting_is_one_line(given, reason):
     with pytest.raises(SolveError, match=reason) as refused:
         read_settings(given)
     assert "\n" not in str(refused.value)
+
+
+def test_cards_that_are_asked_for_must_be_named(capsys):
+    assert main(["wine", "tasks.limits.gpus=2", "gpus=[0,0]"]) == 2
+    assert "wine asks for 2 GPUs: name their ids, as gpus=[0], or set tasks.limits.gpus=0" in capsys.readouterr().err
 
 
 def test_a_text_is_taken_as_it_is():
