@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import docker
 import pytest
+from docker.types import Mount
 
 from envs import harbor_export
 from envs.__main__ import main
@@ -56,6 +60,47 @@ def test_every_submission_is_worth_there_what_it_is_here(exported, there, runner
     assert runner.run(there, {there.script: f"python3 {here.script}"}).score == 0.0, "as good as it was"
     for crooked in ("true", "ln -s /tests/task/scripts/answers.csv submission.csv"):
         assert runner.run(there, {there.script: crooked}).score == -1.0
+
+
+@pytest.fixture(scope="module")
+def image(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What environment/Dockerfile makes, but for where its packages come from: no registry is asked."""
+    try:
+        has_packages = SandboxPool("docker").image
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the docker sandbox is not to be had: {reason}")
+    context = tmp_path_factory.mktemp("built") / "environment"
+    shutil.copytree(exported / "environment", context)
+    base, packages, *rest = (context / "Dockerfile").read_text().splitlines()
+    assert base.startswith("FROM python:") and packages.startswith("RUN pip install --no-cache-dir numpy==")
+    (context / "Dockerfile").write_text("\n".join([f"FROM {has_packages}", "USER 0", *rest, ""]))
+    engine = docker.from_env(timeout=600)
+    built, _ = engine.images.build(path=str(context), rm=True)
+    yield built.id
+    engine.images.remove(built.id, force=True)
+
+
+def test_its_tests_write_the_reward_in_the_image_that_it_describes(exported, there, runner, image, tmp_path):
+    """As Harbor does it: an agent as root in /app, then the tests, at /tests, in the same container."""
+    engine = docker.from_env()
+    scores = {}
+    for name, agent in {"solved": "bash /solution/solve.sh", "as it was": "python3 train.py", "idle": "true"}.items():
+        logs = tmp_path / name.replace(" ", "-")
+        logs.mkdir()
+        engine.containers.run(
+            image, ["-c", f"{agent} && bash /tests/test.sh"], entrypoint=["bash"], network_mode="none", remove=True,
+            mounts=[
+                Mount("/tests", str(exported / "tests"), type="bind", read_only=True),
+                Mount("/solution", str(exported / "solution"), type="bind", read_only=True),
+                Mount("/logs/verifier", str(logs), type="bind"),
+            ],
+        )  # fmt: skip
+        scores[name] = json.loads((logs / "reward.json").read_text())
+    solved = runner.run(there, {there.script: (there.private_dir / "best.sh").read_text()})
+    assert math.isclose(scores["solved"]["reward"], solved.score, rel_tol=1e-6) and solved.score > 0
+    assert scores["as it was"]["reward"] == 0.0 and scores["idle"] == {"reward": -1.0}
+    first = scores["as it was"]
+    assert scores["solved"]["score"] < first["score"] != first["test_score"], "a loss"
 
 
 def test_nothing_that_an_agent_leaves_is_imported_beside_the_answers(there, runner):
