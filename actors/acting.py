@@ -2,8 +2,9 @@
 disk only once they are trained.
 
 Invariants: a thread of its own tells it, so that no action waits for a disk, and one that is slow or full costs nothing
-but the view; a file is complete, holds a few short records whatever is in flight, is written again at least every
-`HEARTBEAT` seconds, and is gone with its actor.
+but the view; a file is complete, holds a few short records whatever is in flight, and is deleted when its actor closes;
+as long as that lives it is written again at least every `HEARTBEAT` seconds, so that an older one is of one that was
+killed.
 """
 
 from __future__ import annotations
