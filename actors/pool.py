@@ -389,6 +389,7 @@ class ActorPool:
             )
         back = self._remove(name)
         successor = "the next that starts" if self._resting else self._add()
+        self._active = time.monotonic()  # the successor has the whole deadline to start and to act
         self._say(f"{reason}; replaced by {successor}, {back} groups go to others")
 
     def _remove(self, name: str) -> int:
@@ -399,7 +400,7 @@ class ActorPool:
 
     @property
     def idle_seconds(self) -> float:
-        """Since an actor was last seen to run an experiment or to have sampled a token."""
+        """Since an actor was last seen to run an experiment or to have sampled a token, or was replaced."""
         return time.monotonic() - self._active
 
     def activity(self) -> dict[str, int]:

@@ -53,6 +53,8 @@ class Pretended:
         return version
 
     async def receive(self, version: int, buckets: list) -> float:
+        if self.breaks:
+            raise PolicyDead("it cannot receive")
         self.version = version
         return 0.0
 
@@ -239,6 +241,17 @@ def test_a_rest_is_not_idleness(started, monkeypatch):
     assert pool.idle_seconds > 3599
     pool.wake()
     assert pool.idle_seconds < 600 and set(made) == {"actor-0"}
+
+
+def test_a_successor_has_the_whole_deadline(started, monkeypatch):
+    """An engine that hangs is found out at its deadline, when nothing was done for as long: that ended the run."""
+    pool, clock = started(1), time.monotonic
+    until_there_are(1, pool)
+    made["actor-0"].breaks = True
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
+    assert pool.idle_seconds > 3599
+    pool.publish(1, [])
+    assert pool.idle_seconds < 600 and "actor-1" in made
 
 
 def test_those_that_are_wanted_in_a_rest_start_after_it(started):
