@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from envs.grading import SUBMISSION, GradeError, grade
+from envs.grading import MAX_BYTES, SUBMISSION, GradeError, grade, open_untrusted
 from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import restore
@@ -86,11 +86,11 @@ def _of_the_metric(task: Task, run: StepResult) -> Iterator[str]:
 
 def _of_the_folder(task: Task) -> Iterator[str]:
     """Answers that the agent could read, and a script too long to be shown."""
-    seen = {hashlib.sha256(file.read_bytes()).digest(): file for file in _files(task.env_dir)}
+    seen = {_digest(file): file for file in _files(task.env_dir)}
     for private in _files(task.private_dir):
         if private.suffix in (".py", ".txt"):
             continue
-        if same := seen.get(hashlib.sha256(private.read_bytes()).digest()):
+        if same := seen.get(_digest(private)):
             yield f"env/{same.relative_to(task.env_dir)} is a copy of scripts/{private.name}: the agent could read it"
         if private.suffix == ".csv":
             yield from _columns_shown(task, private)
@@ -102,12 +102,12 @@ def _of_the_folder(task: Task) -> Iterator[str]:
 
 def _columns_shown(task: Task, private: Path) -> Iterator[str]:
     """Answer columns that stand beside the same ids in a file that the agent sees."""
-    answers = pd.read_csv(private)
+    answers = pd.read_csv(private, keep_default_na=False)
     key = answers.columns[0]
     for file in _files(task.env_dir):
         if file.suffix != ".csv":
             continue
-        shown = pd.read_csv(file)
+        shown = pd.read_csv(file, keep_default_na=False)
         if key in shown and not shown[key].duplicated().any() and set(answers[key]) & set(shown[key]):
             beside, which = answers[[key]].merge(shown, on=key), "for the same ids"
             told = answers[answers[key].isin(shown[key])].reset_index(drop=True)
@@ -156,7 +156,13 @@ def _of_the_grader(task: Task, sandboxes: SandboxPool) -> Iterator[str]:
     with sandboxes.acquire(task) as sandbox:
         restore(task, {task.script: (task.env_dir / task.script).read_text()}, sandbox.workspace)
         sandbox.run([task.script], task.limits, seed=0)
-        text = (sandbox.workspace / SUBMISSION).read_bytes()
+        try:
+            submission = open_untrusted(sandbox.workspace / SUBMISSION)
+        except GradeError as reason:
+            yield f"a third run of {task.script} left nothing to grade: {reason}"
+            return
+        with open(submission, "rb") as content:
+            text = content.read(MAX_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / SUBMISSION
         file.write_bytes(text)
@@ -229,3 +235,8 @@ def _score(task: Task, name: str, answers: pd.DataFrame, submission: pd.DataFram
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()

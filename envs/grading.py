@@ -4,7 +4,7 @@ Invariants: what counts is the score on the validation part of the answers, and 
 (`envs.parts`); the submission is opened without following links and only if it is a regular file of bounded size; the
 grader sees a private copy, in a process of its own (`envs.grader`), so that no submission and no grader holds up, ends
 or moves ours; a submission that cannot be scored is a `GradeError`, whose reason reveals no answer; ids and labels are
-what is written, also where a class is called NA.
+what is written, also where a class is called NA, and of a part what they are in all answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,8 @@ MISSING = frozenset({
     "NULL", "NaN", "None", "n/a", "nan", "null",
 })  # fmt: skip
 """What pandas reads as no value. Here it is one only where no answer is called so."""
+WORDS = "words"
+"""Of answers, in `attrs`: their `Words`, those of the other part included."""
 
 process = GraderProcess()
 
@@ -91,7 +93,39 @@ def read_answers(grader: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
 @functools.lru_cache(maxsize=4)
 def _answers(file: Path, text: tuple[str, ...], *version: int) -> pd.DataFrame:
     """A process grades many submissions by the same answers; version: of the file."""
+    other = {VALIDATION: TEST, TEST: VALIDATION}.get(file.parent.name, file.parent.name)
+    apart = file.parent.with_name(other) / file.name
+    files = [one for one in dict.fromkeys((file, apart)) if one.exists()]
+    tables = [_as_written(one, text) for one in files]
+    words = {name for table in tables for name in table if not pd.api.types.is_numeric_dtype(table[name])}
+    if not pd.concat([table["id"] for table in tables if "id" in table] or [pd.Series()]).is_unique:
+        words.add("id")  # 7 and 07 are two
+    answers, *others = (_as_written(one, {*text, *words}) for one in files)
+    answers.attrs[WORDS] = Words.of([answers, *others])
+    return answers
+
+
+def _as_written(file: Path, text: Iterable[str]) -> pd.DataFrame:
+    """text: columns that are no numbers."""
     return pd.read_csv(file, dtype=dict.fromkeys(text, str), keep_default_na=False, low_memory=False)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What answers call things."""
+
+    as_missing: frozenset[str]
+    """Their ids and labels that pandas would read as no value."""
+    numbers: bool
+    """There are numbers among their labels."""
+
+    @classmethod
+    def of(cls, tables: Iterable[pd.DataFrame]) -> Words:
+        columns = [(name, table[name]) for table in tables for name in table]
+        texts = [(name, column) for name, column in columns if not pd.api.types.is_numeric_dtype(column)]
+        words = [(name, word) for name, column in texts for word in column.unique() if isinstance(word, str)]
+        missing = frozenset(word for _, word in words if word in MISSING)
+        return cls(missing, any(_is_number(word) for name, word in words if name != "id"))
 
 
 def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -102,9 +136,10 @@ def read_submission(folder: str | Path, answers: pd.DataFrame, columns: Sequence
     Raises:
         GradeError: a missing column, missing, repeated or unknown ids, or a value that is missing or infinite.
     """
-    labels = _labels(answers)
-    as_text = any(_is_number(label) for label in _labels(answers, without="id"))
-    table = _table(Path(folder), tuple(columns) if as_text else (), frozenset(MISSING - labels))
+    words = answers.attrs.get(WORDS) or Words.of([answers])
+    text = () if pd.api.types.is_numeric_dtype(answers["id"]) else ("id",)
+    text += tuple(columns) if words.numbers else ()
+    table = _table(Path(folder), text, MISSING - words.as_missing)
     if absent := [name for name in ["id", *columns] if name not in table]:
         raise GradeError(f"column {absent[0]!r} is missing; needed are id, {', '.join(columns)}")
     ids = pd.Index(table["id"])
@@ -167,13 +202,6 @@ def _is_whole(values: pd.api.extensions.ExtensionArray) -> bool:
     if pd.api.types.is_numeric_dtype(values.dtype):
         return bool(np.isfinite(values.to_numpy(dtype=float)).all())
     return not values.isna().any()
-
-
-def _labels(answers: pd.DataFrame, without: str = "") -> set[str]:
-    """Every text among the answers; without: a column."""
-    columns = [answers[name] for name in answers if name != without]
-    texts = [column for column in columns if not pd.api.types.is_numeric_dtype(column)]
-    return {value for column in texts for value in column.unique() if isinstance(value, str)}
 
 
 def _is_number(text: str) -> bool:

@@ -70,6 +70,13 @@ def test_a_grader_that_fails_on_the_unchanged_scripts_submission_is_the_tasks_fa
     assert "the task's fault" not in experiments._graded(task, {}, tmp_path / "workspace", "")[3]
 
 
+def test_answers_of_one_class_and_one_called_na_that_the_agent_could_read_are_found(tmp_path: Path) -> None:
+    task = make(tmp_path, AS_WRITTEN, "id,kind\n1,cat\n2,NA\n3,cat\n")
+    (task.env_dir / "seen.csv").write_text("id,kind\n1,cat\n2,NA\n3,cat\n9,dog\n")
+    (problem,) = check._of_the_folder(task)
+    assert problem.startswith("env/seen.csv has the column 'kind' of scripts/answers.csv")
+
+
 @pytest.mark.parametrize(
     ("shown", "told"),
     [

@@ -136,6 +136,25 @@ def test_a_class_called_as_no_value_may_be_in_one_part_alone(tmp_path: Path) -> 
     apart = [{answers.splitlines()[int(name) + 1].split(",")[1] for name in of} for of in ids(task).values()]
     assert all(one & set(rare) for one in apart) and not apart[0] & apart[1] & set(rare)
     assert scored(task, answers) == (1.0, Withheld(1.0))
+    predicted = answers.replace("cat", "NULL").replace("dog", "None")  # each of them an answer of one part
+    assert scored(task, predicted) == (pytest.approx(3 / 28), Withheld(pytest.approx(3 / 28)))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "id,y\n" + "".join(f"{i},{label}\n" for i, label in enumerate(["a", *["0", "1"] * 25])),
+        "id,y\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(["x1", *map("{:03}".format, range(50))])),
+        "id,y\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(["NA", "null", "None", *range(50)])),
+        "id,y\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(["7", "07", "7.0", *range(100, 150)])),
+    ],
+    ids=["one label is no number", "one id is no number", "ids called as no value", "ids that are one number"],
+)
+def test_ids_and_labels_of_a_part_are_what_they_are_in_all_answers(tmp_path: Path, answers: str) -> None:
+    task = make(tmp_path, answers)
+    assert task.parts and scored(task, answers) == (1.0, Withheld(1.0))
+    none = answers.replace(",0\n", ",2\n").replace(",1\n", ",0\n").replace(",2\n", ",1\n").replace(",a\n", ",0\n")
+    assert scored(task, none) == (0.0, Withheld(0.0))
 
 
 def test_the_grader_of_either_part_has_the_whole_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
