@@ -80,14 +80,49 @@ def test_an_experiment_whose_host_dies_is_run_on_the_other_and_the_host_comes_ba
     with ThreadPoolExecutor(2) as threads:
         results = list(threads.map(lambda n: runner.run(task, {task.script: f"{slow}\n# {n}"}), range(2)))
     assert [result.outcome for result in results] == [Outcome.EDITED] * 2
+    came_back(hosts._hosts[0])
+
+
+def came_back(host: Any) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            assert ray.get(hosts._hosts[0].about.remote(), timeout=60)[0] == "process"
-            break
+            assert ray.get(host.about.remote(), timeout=60)[0] == "process"
+            return
         except ray.exceptions.RayActorError:
             assert time.monotonic() < deadline, "the host did not come back"
             time.sleep(0.5)
+
+
+class Fragile:
+    """In the place of a host's runner: some scripts end the host, as one does that takes all of a pod's memory."""
+
+    def __init__(self, runner: Any):
+        self._runner = runner
+
+    def run(self, task: Any, files: Any) -> Any:
+        if "take all" in files[task.script]:
+            time.sleep(1.0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._runner.run(task, files)
+
+
+def break_hosts(host: Any) -> None:
+    host._runner = Fragile(host._runner)
+
+
+def test_a_script_that_ends_its_host_ends_one_more_at_most_and_no_other_is_blamed(hosted):
+    hosts, runner = hosted
+    task = load("wine")
+    for host in hosts._hosts:
+        came_back(host)
+        ray.get(host.__ray_call__.remote(break_hosts))
+    script = (task.env_dir / task.script).read_text()
+    scripts = [*(f"import time; time.sleep(3)\n{script}\n# blameless {n}" for n in range(3)), "take all"]
+    with ThreadPoolExecutor(4) as threads:
+        *others, blamed = threads.map(lambda text: runner.run(task, {task.script: text}), scripts)
+    assert (blamed.outcome, blamed.score) == (Outcome.OUT_OF_MEMORY, None) and "ended the machine" in blamed.log
+    assert [other.outcome for other in others] == [Outcome.EDITED] * 3
 
 
 def test_what_a_host_raises_keeps_its_type(hosted):
