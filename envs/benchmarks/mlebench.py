@@ -18,11 +18,13 @@ import pandas as pd
 from envs.benchmarks.competition import ANSWERS, digest, write
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
+from envs.parts import TEST, VALIDATION
 from envs.records import Direction, Limits
 
 DATA_VARIABLE = "MLEBENCH_DATA"
 INSTALL = "pip install git+https://github.com/openai/mle-bench"
 LIMITS = Limits(seconds=3600.0, cpus=2.0, memory_mb=8192, disk_mb=16384)
+OFFICIAL_DECIMALS = 5
 MEDALS = ("gold", "silver", "bronze")
 LFS_POINTER = b"version https://git-lfs"
 REFUSED = {"tgs-salt-identification-challenge": "its grader calls DataFrame.applymap, which pandas 3 has no longer"}
@@ -69,7 +71,8 @@ def task_folder(name: str) -> Path:
 
 
 def score(competition_id: str, data: str, submission_folder: str, grader: str) -> float:
-    """The competition's own score of `submission.csv` in a folder; what its grader refuses, it raises.
+    """The competition's own score of `submission.csv` in a folder; what its grader refuses, it raises. On all answers
+    it is the official one, rounded, as the package compares it with what medals take.
 
     grader: the file of eval.py, beside which are its answers, unless they are no table.
     """
@@ -78,7 +81,8 @@ def score(competition_id: str, data: str, submission_folder: str, grader: str) -
     competition, beside = _competition(competition_id, data), Path(grader).with_name(ANSWERS)
     submission = read_csv(Path(submission_folder) / "submission.csv")
     answers = load_answers(beside if beside.exists() else competition.answers)
-    return competition.grader.grade_fn(submission, answers)
+    found = competition.grader.grade_fn(submission, answers)
+    return found if Path(grader).parent.name in (VALIDATION, TEST) else round(found, OFFICIAL_DECIMALS)
 
 
 def _competition(competition_id: str, data: str | None) -> Any:
