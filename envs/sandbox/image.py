@@ -14,6 +14,7 @@ import inspect
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,13 @@ log = logging.getLogger(__name__)
 
 DOCKERFILE = Path(__file__).parent.parent / "images" / "Dockerfile"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+BASES = {
+    "3.11": "python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d",
+    "3.12": "python:3.12.12-slim-bookworm@sha256:593bd06efe90efa80dc4eee3948be7c0fde4134606dd40d8dd8dbcade98e669c",
+    "3.13": "python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f351452724f78b20212c984d6e124a34",
+}
+"""By the digests of their indexes for all architectures, as public repositories that build from them have them."""
+TORCH_INDEX = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = 3, 9
 """Of an image of a user's own: the runner's."""
 
@@ -66,7 +74,9 @@ def ensure(engine: docker.DockerClient, packages: Packages) -> str:
         SandboxFailure: it can be built in neither way; the message has both reasons.
     """
     pinned = packages.pins if packages.in_image else ""
-    recipe = DOCKERFILE.read_text() + PYTHON + pinned + inspect.getsource(_from_debian) + str(BUNDLED_DATA)
+    recipe = (
+        DOCKERFILE.read_text() + BASES[PYTHON] + listed(pinned) + inspect.getsource(_from_debian) + str(BUNDLED_DATA)
+    )
     tag = f"mlagent-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     lock = Path(tempfile.gettempdir()) / f"mlagent-image-{os.getuid()}.lock"  # one build per machine
     with FileLock(lock), tempfile.TemporaryDirectory() as folder:
@@ -120,8 +130,18 @@ def with_bundled_data(engine: docker.DockerClient, tag: str) -> str:
 
 def _from_registry(engine: docker.DockerClient, tag: str, pinned: str, context: Path) -> None:
     shutil.copy(DOCKERFILE, context)
-    (context / "requirements.txt").write_text(pinned)
-    engine.images.build(path=str(context), tag=tag, rm=True, buildargs={"PYTHON": PYTHON})
+    (context / "requirements.txt").write_text(listed(pinned))
+    engine.images.build(path=str(context), tag=tag, rm=True, buildargs={"BASE": BASES[PYTHON]})
+
+
+def listed(pinned: str) -> str:
+    """The pins for pip, which gets the build of PyTorch that they name and no other: those for a CPU, and for each
+    version of CUDA, lie in indexes of their own; PyPI's, for CUDA, would give way to one of these, as 2.13.0+cpu is a
+    2.13.0 too."""
+    build = re.search(r"^torch==[^+\s]+\+(\w+)$", pinned, re.MULTILINE)
+    if build:
+        return f"--extra-index-url {TORCH_INDEX}{build[1]}\n{pinned}"
+    return re.sub(r"^torch==", "torch===", pinned, flags=re.MULTILINE)
 
 
 def _from_debian(engine: docker.DockerClient, tag: str, pinned: str, folder: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from envs.sandbox import image
+
 ROOT = Path(__file__).parents[4]
 DOCKERFILE = ROOT / "cluster" / "images" / "Dockerfile"
 LOCKS = {"cpu": ROOT / "requirements-cpu.txt", "gpu": ROOT / "requirements-gpu.txt"}
@@ -73,11 +75,34 @@ def test_the_targets_end_as_an_ordinary_user():
     assert users == {"base": [], "cpu": ["1000:1000"], "cuda": ["1000:1000"]}
 
 
+def test_every_base_is_pinned_by_its_digest_and_the_same_everywhere():
+    pinned = {version: re.fullmatch(r"python:(\d+\.\d+)\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", base)
+              for version, base in image.BASES.items()}  # fmt: skip
+    assert all(found and found[1] == version for version, found in pinned.items())
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert set(pinned) == {one.rpartition(" ")[2] for one in classifiers if "Python :: 3." in one}
+    for recipe in (DOCKERFILE, image.DOCKERFILE):
+        stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", recipe.read_text(), re.MULTILINE)
+        assert {below for below, _ in stages} <= {"${BASE}", *(name for _, name in stages)}, recipe
+        assert re.findall(r"^ARG BASE=(.*)$", recipe.read_text(), re.MULTILINE) == [image.BASES["3.11"]]
+
+
+@pytest.mark.parametrize(
+    ("installed", "pip_gets"),
+    [
+        ("2.13.0+cpu", f"--extra-index-url {image.TORCH_INDEX}cpu\nnumpy==2.3.5\ntorch==2.13.0+cpu\n"),
+        ("2.13.0+cu130", f"--extra-index-url {image.TORCH_INDEX}cu130\nnumpy==2.3.5\ntorch==2.13.0+cu130\n"),
+        ("2.13.0", "numpy==2.3.5\ntorch===2.13.0\n"),  # PyPI's, which is CUDA's
+    ],
+)
+def test_experiments_have_the_build_of_pytorch_that_the_host_has(installed, pip_gets):
+    assert image.listed(f"numpy==2.3.5\ntorch=={installed}\n") == pip_gets
+    assert image.listed("numpy==2.3.5\n") == "numpy==2.3.5\n"
+
+
 def test_an_image_with_bundled_data_has_them_where_the_package_looks():
     """By a stand-in of the engine, which reads the recipe."""
     from docker.errors import ImageNotFound
-
-    from envs.sandbox import image
 
     class Engine:
         def __init__(self) -> None:
