@@ -30,7 +30,7 @@ from learner.run import preflight
 from learner.run.preflight import Finding, Verdict
 
 CONNECT_SECONDS = 10.0
-REHEARSED = ("engine", "experiment", "weights", "log-probs")
+REHEARSED = ("engine", "experiment", "weights", "log-probs", "costs")
 """The findings of a rehearsal, in order."""
 
 

@@ -51,6 +51,7 @@ def test_a_set_up_that_works_passes_every_check_and_keeps_nothing(tiny_model, tm
     assert [one["check"] for one in checks] == [
         "tasks", "ray", "packages", "resources", "object store", "lock", "model", "storage", "shared memory", "disk",
         "clocks", "sandbox process", "imports", "engine", "experiment", "weights", "log-probs",
+        "costs",
     ]  # fmt: skip
     assert "token authentication on" in next(one["found"] for one in checks if one["check"] == "ray")
     assert list((tmp_path / "runs").iterdir()) == []
@@ -60,7 +61,7 @@ def test_a_set_up_that_works_passes_every_check_and_keeps_nothing(tiny_model, tm
 def test_a_sandbox_that_lets_memory_by_is_found_out(monkeypatch, tmp_path):
     """The process sandbox without a control group, and without what bounds the sum of its processes there."""
     monkeypatch.setattr(cgroup, "make", lambda *_, **__: None)
-    look = "shown = {process: read("
+    look = "shown = {process: anonymous("
     changes = {"memory": (look, f"self.due += 1; return False; {look}"), "seccomp": ("load(countable(", "str((")}
     for name, (bound, free) in changes.items():
         source = Path(base.MODULES[name].__file__).read_text()
@@ -68,7 +69,7 @@ def test_a_sandbox_that_lets_memory_by_is_found_out(monkeypatch, tmp_path):
         (tmp_path / f"{name}.py").write_text(source.replace(bound, free))
         weakened = types.SimpleNamespace(__file__=str(tmp_path / f"{name}.py"))
         monkeypatch.setitem(base.MODULES, name, weakened)
-    trial = sandboxes.examine("process", "", "base", ["numpy"], [])
+    trial = sandboxes.examine("process", sandboxes.Found(), ["numpy"], [])
     assert [promise.partition(" took")[0] for promise in trial.broken] == [
         "memory: several processes", "memory: files in memory", "memory: shared memory"
     ]  # fmt: skip

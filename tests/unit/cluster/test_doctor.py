@@ -190,3 +190,13 @@ def test_a_gap_between_engine_and_learner_fails_where_a_run_would_stop():
     cfg = configure([])
     assert rehearsal.log_probs(cfg, 0.4, [], 1.0, 1.0).verdict is Verdict.OK
     assert rehearsal.log_probs(cfg, 0.6, [], 1.0, 1.0).verdict is Verdict.FAILED
+
+
+def test_what_a_run_costs_lies_between_samples_beside_each_other_and_one_after_the_other():
+    asked = ["rl.steps=60", "rl.states=4", "rl.actions=16", "actors.count=4", "actors.gpus=1", "learner.gpus=1"]
+    prices = ["report.gpu_hour=2", "report.cpu_hour=0", "report.currency=EUR"]
+    found = rehearsal.costs(configure([*asked, *prices]), sampled=10.0, trained=2.0, published=5.0).found
+    # 16 times 4 samples, on 4 engines: 10 to 40 s, and 2 to 32 s of training beside it; 5 GPUs
+    assert found.startswith("60 learner steps take 15.0 min (2.50 EUR) to 45.0 min (7.50 EUR), of 5 GPUs")
+    in_turn = rehearsal.costs(configure([*asked, *prices, "rl.max_staleness=0"]), 10.0, 2.0, 5.0).found
+    assert "take 17.0 min (2.83 EUR) to 77.0 min (12.83 EUR)" in in_turn
