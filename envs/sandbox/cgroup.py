@@ -1,12 +1,16 @@
 """A control group around a sandbox: memory, processes and CPU of all its processes together.
 
-Works as root with cgroup v1 (memory, pids and cpu mounted) or v2. Invariant: `close` ends every process in the group,
-and removes it; where no group can be made, there is none, and the reason is told once.
+Works with cgroup v1 (memory, pids and cpu mounted) or v2: as root, and as an ordinary user where the groups that this
+process is in have been given to the user (`systemd-run --user --scope -p Delegate=yes COMMAND`, which marks them; a
+container whose groups can be written). Of v2, only a group without processes may limit those below it: so all that are
+in ours are moved into one below. Invariant: `close` ends every process in the group, and removes it; where no group can
+be made, there is none.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import math
@@ -20,6 +24,12 @@ log = logging.getLogger(__name__)
 
 ROOT = Path("/sys/fs/cgroup")
 V1 = ("memory", "pids", "cpu")
+CONTROLLERS = "+memory +pids +cpu"
+OURS = "mlagent"
+"""Of v2: the group below the user's own into which whatever was in that is moved."""
+DELEGATED = "user.delegate"
+MOVES = 100
+"""Most looks for processes to move: new ones come meanwhile."""
 PERIOD_US = 100_000
 END_SECONDS = 5.0
 
@@ -33,13 +43,13 @@ class Cgroup:
         Raises:
             OSError: groups cannot be made here.
         """
-        self.version = 2 if (ROOT / "cgroup.controllers").exists() else 1
+        self.version = _version()
         self._limit = math.inf
         most = "max" if processes is None else processes
-        self.folders = [ROOT / name] if self.version == 2 else [ROOT / kind / name for kind in V1]
+        self.folders = [parent / name for parent in _parents()]
         try:
             if self.version == 2:
-                (ROOT / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+                _enable(self.folders[0].parent)
             for folder in self.folders:
                 if not (folder.parent / "cgroup.procs").exists():
                     raise OSError(f"{folder.parent} is no cgroup controller")
@@ -112,18 +122,62 @@ class Cgroup:
 
 def forget(name: str) -> None:
     """Remove the group of that name, which a killed process left behind empty."""
-    for folder in (ROOT / name, *(ROOT / kind / name for kind in V1)):
+    for parent in _parents():
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            (parent / name).rmdir()
 
 
 def make(name: str, memory_mb: int, cpus: float, processes: int | None) -> Cgroup | None:
-    """A new group; None where the host does not allow any."""
+    """A new group; None where the host does not allow any: as root the reason is told once, and an ordinary user
+    expects none."""
+    if os.getuid() and not all(map(_given, _parents())):
+        return None
     try:
         return Cgroup(name, memory_mb, cpus, processes)
     except OSError as reason:
         _tell(f"{type(reason).__name__}: {reason}")
         return None
+
+
+def _version() -> int:
+    return 2 if (ROOT / "cgroup.controllers").exists() else 1
+
+
+def _parents() -> list[Path]:
+    """Below which groups are made, one of each controller: all, or those that this process is in."""
+    kinds = [""] if _version() == 2 else V1
+    if os.getuid() == 0:
+        return [ROOT / kind for kind in kinds]
+    lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    own = {kind: path.lstrip("/") for _, of, path in lines for kind in of.split(",")}
+    found = [ROOT / kind / own.get(kind, "") for kind in kinds]
+    return [folder.parent if folder.name == OURS else folder for folder in found]
+
+
+def _given(group: Path) -> bool:
+    """Whether an ordinary user may make groups there, and systemd, which otherwise keeps its own in order, lets be."""
+    if not os.access(group, os.W_OK):
+        return False
+    try:
+        return _version() == 1 or group == ROOT or os.getxattr(group, DELEGATED) == b"1"
+    except OSError:  # it has no such mark
+        return False
+
+
+def _enable(group: Path) -> None:
+    """Have the controllers limit what is below the group. Raises OSError."""
+    for _ in range(MOVES):
+        try:
+            (group / "cgroup.subtree_control").write_text(CONTROLLERS)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        (group / OURS).mkdir(exist_ok=True)
+        for process in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (group / OURS / "cgroup.procs").write_text(process)
+    raise OSError(f"the processes in {group} do not move")
 
 
 @functools.cache

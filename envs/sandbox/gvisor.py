@@ -4,7 +4,7 @@ It needs no Docker Engine and no privileges: as an ordinary user `runsc` runs ro
 pods. `runsc` gets an OCI bundle with the view of `host_view`. (`ray.experimental.sandbox` drives `runsc` as well, but
 mounts its root as EROFS, which Debian's `runsc` lacks, and experiments must start without Ray.) It knows neither a
 limit on processes nor one for the experiment's memory as a whole: the runner counts processes, each process has its own
-memory limit, and a control group limits `runsc` itself where the host allows (root). CPU is limited there as well.
+memory limit, and a control group limits `runsc` itself where the host allows. CPU is limited there as well.
 Elsewhere the host looks at the memory of `runsc` (`weighed`).
 """
 
@@ -70,10 +70,9 @@ class GvisorBackend:
         (bundle / "config.json").write_text(json.dumps(_config(folders, kind, self._packages, self._data, cards)))
         name, runsc = f"mlagent-{uid}-{folders.name}", _runsc(bundle)
         own_mb = self._packages.runner_mb + KERNEL_MB
-        group: cgroup.Cgroup | Weighed | None = None
-        if os.getuid() == 0:  # threads of gVisor's own kernel count as processes, so that those have no limit here
-            group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, processes=None)
-        group = group or Weighed(limits.memory_mb + own_mb)
+        # Threads of gVisor's own kernel count as processes, so that those have no limit here.
+        made = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, processes=None)
+        group = made or Weighed(limits.memory_mb + own_mb)
 
         def ended() -> None:
             subprocess.run([*runsc, "delete", "--force", name], capture_output=True, timeout=START_SECONDS)

@@ -1,7 +1,7 @@
 """The embedded backend: Linux namespaces through bubblewrap, for machines without a container engine.
 
 An experiment has no network, no other process in sight, and the view of `host_view`. Where the host allows a control
-group (root), memory, processes and CPU are limited for the experiment as a whole; elsewhere memory is limited for each
+group, memory, processes and CPU are limited for the experiment as a whole; elsewhere memory is limited for each
 process (RLIMIT_DATA and RLIMIT_AS) and counted for all together (`memory`), and CPU time is not limited. It shares the
 host's kernel, as a container does.
 """
@@ -37,10 +37,10 @@ class ProcessBackend:
 
     def open(self, folders: Folders, kind: Kind, uid: int) -> PipeChannel:
         limits, cards = kind.limits, devices.of(kind.gpus)
-        group, mounts = None, host_view.mounts(folders, limits, self._packages, self._data)
+        mounts = host_view.mounts(folders, limits, self._packages, self._data)
         own_mb = self._packages.runner_mb
-        if os.getuid() == 0:  # two processes are the runner and bubblewrap
-            group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, limits.processes + 2)
+        # Two processes are the runner and bubblewrap.
+        group = cgroup.make(folders.name, limits.memory_mb + own_mb, limits.cpus, limits.processes + 2)
         if group:  # the runner reads the kernel's count of out-of-memory kills there
             folder = "/sys/fs/cgroup/memory" if group.version == 1 else "/sys/fs/cgroup"
             mounts.append(host_view.Mount(folder, str(group.memory)))
