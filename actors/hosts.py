@@ -38,7 +38,7 @@ BLAMED = "stopped: it ended the machine that ran it, which ran nothing else (too
 
 
 class HostLost(SandboxFailure):
-    """The host's process, or its node, has ended."""
+    """The host's process, or its node, has ended, and nobody had asked for it."""
 
 
 class Gate:
@@ -228,7 +228,8 @@ class HostedRunner:
             ray.cancel(asked)
             raise _late(name, seconds) from error
         except DEATHS as error:
-            raise HostLost(f"sandbox host {name} was lost: {str(error).splitlines()[0]}") from error
+            kind = SandboxFailure if getattr(error, "preempted", False) else HostLost
+            raise kind(f"sandbox host {name} was lost: {str(error).splitlines()[0]}") from error
         except RayTaskError as error:
             raise error.cause from error
 
