@@ -17,7 +17,7 @@ from typing import Protocol
 
 from envs.errors import SandboxFailure
 from envs.records import Limits, Task
-from envs.sandbox import disk, memory, milestones, output, preload, seccomp
+from envs.sandbox import disk, memory, milestones, output, preload, seccomp, unforked
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import HeldFolder
 
@@ -33,7 +33,8 @@ UIDS_PER_PROCESS = 256
 else: limits on processes are counted per user."""
 
 MODULES = {
-    "disk": disk, "memory": memory, "milestones": milestones, "output": output, "preload": preload, "seccomp": seccomp,
+    "unforked": unforked, "disk": disk, "memory": memory, "milestones": milestones, "output": output,
+    "preload": preload, "seccomp": seccomp,
 }  # fmt: skip
 """What the runner gets of this package."""
 
@@ -264,12 +265,13 @@ class Sandbox:
         Raises:
             SandboxFailure: the sandbox died or did not answer.
         """
-        request = {
-            "argv": list(argv), "env": dict(env or {}), "seconds": limits.seconds, "memory_mb": limits.memory_mb,
-            "disk_mb": limits.disk_mb, "processes": limits.processes, "seed": seed,
+        bounds = {
+            "seconds": limits.seconds, "memory_mb": limits.memory_mb, "disk_mb": limits.disk_mb,
+            "processes": limits.processes,
         }  # fmt: skip
+        order = {**bounds, "argv": list(argv), "env": dict(env or {}), "seed": seed}
         started = time.monotonic()
-        self._channel.send(json.dumps(request))
+        self._channel.send(f"{json.dumps(bounds)}\n{json.dumps(order)}")
         try:
             answer = json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS))
             head, tail, dropped = answer["output"]

@@ -2,19 +2,26 @@
 
 Where the kernel sets no quota, the runner looks. Invariants: a file counts as long as it takes up room, also when it
 has no name any more but is open or mapped, or lies where its owner has closed the way; no link is followed. (Of a file
-that is mapped only, what is mapped counts.) Standard library only; the host imports it as well.
+that is mapped only, what is mapped counts.) While an experiment runs, no name is read but into pages that no fork gets
+(`unforked`); what deletes does read them. Standard library only; the host imports it as well.
 """
 
 import contextlib
 import errno
-import itertools
 import os
+import re
 import stat
 import time
 import typing
 
-MAX_FILES, LONG_PATH = 20_000, 3_000
-TOO_LONG, IN_FLIGHT = "a name that is too long", "scm_fds:"
+from envs.sandbox import unforked
+
+MAX_FILES = 20_000
+SOCKET, UNLINKED, TOO_LONG = "socket:", "unlinked", "too long"
+"""What a descriptor is of."""
+DELETED, IN_FLIGHT = " (deleted)", "scm_fds:"
+OF_A_PROCESS = re.compile(rb".*\) (\S)(.*)", re.DOTALL)
+"""Its state and the fields after it, behind the name that it has given itself."""
 MOST_SOCKETS = 100
 """Of a process that are asked for what waits in them, a tenth of a millisecond each; with more it is not seen whole."""
 NUM_THREADS = 16
@@ -31,47 +38,55 @@ def over(folder: str, room: int, between: "typing.Callable[[], None]" = lambda: 
 
     between: is called again and again meanwhile; many files or descriptors take seconds on a busy machine.
     """
-    files, folders = MAX_FILES, [folder]
-    with contextlib.ExitStack() as held:
-        while folders:
+    files = MAX_FILES
+    inner: list[int] = []
+    """Folders, each in the one before: what is open of them tells where their listing goes on."""
+    try:
+        inner.append(unforked.enter(unforked.HERE, os.fsencode(folder)))
+        while inner:
             between()
-            at = folders.pop()
-            try:
-                found = entries_of(at, files + 1, held)
-            except (FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
-                continue
-            except OSError:  # it is closed again as soon as it is opened, or lies deeper than descriptors reach
-                return True
-            for path, status in found:
-                room -= status.st_blocks * 512
+            for mode, blocks, enter in listed(inner[-1]):
+                room -= blocks * 512
                 files -= 1
-                if stat.S_ISDIR(status.st_mode):
-                    folders.append(path)
-            if room < 0 or files < 0:
-                return True
+                if room < 0 or files < 0:
+                    return True
+                if stat.S_ISDIR(mode) and (entered := enter()) is not None:
+                    inner.append(entered)
+                    break
+            else:
+                os.close(inner.pop())
+    except OSError:  # it is closed again as soon as it is opened, or lies deeper than descriptors reach
+        return True
+    finally:
+        for descriptor in inner:
+            os.close(descriptor)
     return nameless(folder, between) > room
 
 
-def entries_of(folder: str, most: int, held: contextlib.ExitStack) -> "list[tuple[str, os.stat_result]]":
-    """Path and status of at most so many entries of a folder; long paths begin at a descriptor that is `held`."""
-    if len(os.fsencode(folder)) > LONG_PATH:
-        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-        held.callback(os.close, descriptor)
-        folder = f"/proc/self/fd/{descriptor}"
-    try:
-        return statuses(folder, most)
-    except PermissionError:  # the script has closed it to its own user, who is the runner's as well
-        os.chmod(folder, 0o700)
-        return statuses(folder, most)
+def listed(folder: int) -> "typing.Iterator[tuple[int, int, typing.Callable[[], int | None]]]":
+    """(mode, blocks, what opens it as a folder) of each entry that is left of an open folder's listing; who opens one
+    goes on after it with another listing."""
+    for name, after in unforked.entries(folder):
+        try:
+            try:
+                mode, blocks = unforked.status(folder, name)
+            except PermissionError:  # the script has closed it to its own user, who is the runner's as well
+                os.fchmod(folder, 0o700)
+                mode, blocks = unforked.status(folder, name)
+        except FileNotFoundError:
+            continue
 
+        def enter(name: int = name, after: int = after) -> "int | None":
+            try:
+                entered = unforked.enter(folder, name)
+            except OSError as error:
+                if error.errno in unforked.GONE:
+                    return None
+                raise
+            os.lseek(folder, after, os.SEEK_SET)
+            return entered
 
-def statuses(folder: str, most: int) -> "list[tuple[str, os.stat_result]]":
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in itertools.islice(entries, most):
-            with contextlib.suppress(FileNotFoundError):
-                found.append((entry.path, entry.stat(follow_symlinks=False)))
-    return found
+        yield mode, blocks, enter
 
 
 def hiding() -> bool:
@@ -131,9 +146,10 @@ def held(process: str, folder: str, sizes: "dict[int, int]") -> bool:
 
 
 def survived_by_threads(process: str) -> bool:
-    with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as status:
-        state, *fields = status.read().rpartition(")")[2].split()
-        return state == "Z" and int(fields[NUM_THREADS]) > 1
+    with contextlib.suppress(OSError):
+        for text in unforked.read(f"/proc/{process}/stat"):
+            state, fields = OF_A_PROCESS.match(text).groups()
+            return state == b"Z" and int(fields.split()[NUM_THREADS]) > 1
     return False
 
 
@@ -148,23 +164,27 @@ def opened(thread: str, folder: str, sizes: "dict[int, int]") -> bool:
     sockets = []
     for number in os.listdir(f"{thread}/fd"):
         with contextlib.suppress(FileNotFoundError):  # closed by now
-            name = name_of(f"{thread}/fd/{number}")
-            if name.startswith("socket:"):
+            kind = kind_of(f"{thread}/fd/{number}", folder)
+            if kind == SOCKET:
                 sockets.append(number)
-            elif name == TOO_LONG or (name.startswith(f"{folder}/") and name.endswith(" (deleted)")):
+            elif kind in (UNLINKED, TOO_LONG):
                 status = os.stat(f"{thread}/fd/{number}")
-                if name != TOO_LONG or not status.st_nlink:
+                if kind == UNLINKED or not status.st_nlink:
                     sizes[status.st_ino] = max(status.st_blocks * 512, sizes.get(status.st_ino, 0))
     return len(sockets) <= MOST_SOCKETS and not any(carries(f"{thread}/fdinfo/{number}") for number in sockets)
 
 
-def name_of(descriptor: str) -> str:
+def kind_of(descriptor: str, folder: str) -> str:
+    """`SOCKET`, `UNLINKED` from the folder, `TOO_LONG` a name to tell, or nothing of these."""
     try:
-        return os.readlink(descriptor)
+        name = unforked.link(descriptor)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return TOO_LONG
+    if unforked.starts(name, SOCKET):
+        return SOCKET
+    return UNLINKED if unforked.starts(name, f"{folder}/") and unforked.ends(name, DELETED) else ""
 
 
 def carries(about: str) -> bool:
@@ -177,12 +197,11 @@ def carries(about: str) -> bool:
 def mapped(maps: str, folder: str) -> "dict[int, int]":
     """Inode → bytes of address space, of unlinked files."""
     sizes: dict[int, int] = {}
-    with open(maps) as lines:
-        for line in lines:
-            if f" {folder}/" in line and line.endswith("(deleted)\n"):
-                addresses, _, _, _, inode, *_ = line.split()
-                start, end = (int(address, 16) for address in addresses.split("-"))
-                sizes[int(inode)] = sizes.get(int(inode), 0) + end - start
+    named = re.escape(os.fsencode(folder))
+    of_deleted = re.compile(rb"^(\w+)-(\w+) \S+ \S+ \S+ (\d+) +" + named + rb"/.*\(deleted\)$", re.MULTILINE)
+    for lines in unforked.read(maps):
+        for start, end, inode in of_deleted.findall(lines):
+            sizes[int(inode)] = sizes.get(int(inode), 0) + int(end, 16) - int(start, 16)
     return sizes
 
 

@@ -4,7 +4,8 @@ group counts it.
 Counted are anonymous memory (pages that several processes share once, as forks do), folders in memory, and what sockets
 may hold. There is nothing else to have: `seccomp` refuses there what would be seen nowhere. Looks are cheap as long as
 the sum of what each process has is within the limit, and come before what is left could be filled; beyond that the
-processes halt, for milliseconds, while their shared pages are told apart. Standard library only.
+processes halt, for milliseconds, while their shared pages are told apart. Nothing that a process calls itself is read
+but into pages that no fork gets (`unforked`). Standard library only.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ import re
 import signal
 import time
 
+from envs.sandbox import unforked
+
 FILL_BYTES = 4 << 30
 """A core fills less in a second."""
 LOOK_SECONDS, LOOK_SHARE = (0.01, 0.2), 0.2
@@ -22,13 +25,16 @@ FAR_OVER = 1.25
 """Of the limit: what may be exceeded by so much is measured at once, though that was done a moment ago."""
 INODE_BYTES, SOCKET_BYTES, FEW_SOCKETS, HUGE = 1 << 10, 256 << 10, 64, 2 << 20
 KCMP = {"x86_64": 312, "aarch64": 272}
-VM, MIN_FAULTS = 1, 7
-"""Of `kcmp`; the place in /proc/PID/stat, after the state."""
+VM = 1
+"""Of `kcmp`."""
 ANONYMOUS = re.compile(rb"^(?:RssAnon|VmSwap):\s+(\d+)", re.MULTILINE)
 PROPORTIONAL = re.compile(rb"^(?:Pss_Anon|SwapPss):\s+(\d+)", re.MULTILINE)
 PARENT = re.compile(rb"^PPid:\s+(\d+)", re.MULTILINE)
 SOCKETS = re.compile(rb"^sockets: used (\d+)", re.MULTILINE)
 TCP_SOCKETS = re.compile(rb"^TCP6?: inuse (\d+)", re.MULTILINE)
+MIN_FAULTS = re.compile(rb".*\) \S(?: \S+){6} (\d+)", re.DOTALL)
+"""In /proc/PID/stat, behind the name."""
+QUEUES = re.compile(rb"^ *\d+: \S+ \S+ \S+ (\w+):(\w+)", re.MULTILINE)
 NEW_HUGE = re.compile(rb"^thp_(?:fault|collapse)_alloc (\d+)", re.MULTILINE)
 LIBC = ctypes.CDLL(None)
 
@@ -56,9 +62,9 @@ class Watch:
     def over(self) -> bool:
         """Whether it has more than the limit."""
         began = time.monotonic()
-        shown = {process: read(process, "status") for process in processes()}
+        shown = {process: anonymous(read(process, "status")) for process in processes()}
         elsewhere = sum(map(in_folder, self._folders)) + self._in_sockets()
-        used = elsewhere + sum(map(anonymous, shown.values()))
+        used = elsewhere + sum(shown.values())
         took, exact = time.monotonic() - began, False
         if used > self._limit:
             used = elsewhere + self._measured + self._grown(shown)
@@ -80,7 +86,7 @@ class Watch:
         least, most = LOOK_SECONDS
         self.due = time.monotonic() + max(least, took / LOOK_SHARE, min(most, (self._limit - used) / self._fill))
 
-    def _grown(self, shown: "dict[str, bytes]") -> int:
+    def _grown(self, shown: "dict[str, int]") -> int:
         """Most bytes that can have come since the last measurement: a fault adds a page, or a huge page."""
         if not self._faults:
             return 2 * self._limit
@@ -96,13 +102,10 @@ class Watch:
         with halt:
             os.kill(-1, signal.SIGSTOP)
         try:
-            now = {process: read(process, "status") for process in processes()}
+            now = processes()
             # Of the pages that it forked with, the runner has its share; what it lacks in it, others have.
-            runner = read("self", "status")
-            self._measured = proportional("self", runner) - anonymous(runner)
-            for process, status in now.items():
-                if not borrows(process, status):
-                    self._measured += proportional(process, status)
+            self._measured = proportional("self") - anonymous(read("self", "status"))
+            self._measured += sum(proportional(process) for process in now if not borrows(process))
             self._faults, self._huge = {process: faults_of(process) for process in now}, new_huge_pages()
         finally:
             with halt:
@@ -114,33 +117,34 @@ def processes() -> "list[str]":
     return [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
-def read(process: str, file: str) -> bytes:
-    """Nothing of one that has ended, or does not show it."""
-    with contextlib.suppress(OSError), open(f"/proc/{process}/{file}", "rb") as shown:
-        return shown.read()
+def read(process: str, file: str) -> "memoryview | bytes":
+    """The first of a file's pieces, which holds until the next is read; nothing of a process that has ended, or does
+    not show it."""
+    with contextlib.suppress(OSError):
+        return next(unforked.read(f"/proc/{process}/{file}"), b"")
     return b""
 
 
-def anonymous(status: bytes) -> int:
+def anonymous(status: "memoryview | bytes") -> int:
     """Bytes of a process, in memory or swapped out, whether or not others have them too."""
     return sum(map(int, ANONYMOUS.findall(status))) << 10
 
 
-def proportional(process: str, status: bytes) -> int:
+def proportional(process: str) -> int:
     """Bytes, of those that n processes have one n-th; all, of one that hides which they are."""
     found = PROPORTIONAL.findall(read(process, "smaps_rollup"))
-    return sum(map(int, found)) << 10 if found else anonymous(status)
+    return sum(map(int, found)) << 10 if found else anonymous(read(process, "status"))
 
 
-def borrows(process: str, status: bytes) -> bool:
+def borrows(process: str) -> bool:
     """Whether its memory is its parent's, as of one that is about to start another program."""
-    parent, number = PARENT.search(status), KCMP.get(os.uname().machine)
-    return bool(parent and number) and LIBC.syscall(number, int(process), int(parent[1]), VM, 0, 0) == 0
+    parent, number = PARENT.findall(read(process, "status")), KCMP.get(os.uname().machine)
+    return bool(parent and number) and LIBC.syscall(number, int(process), int(parent[0]), VM, 0, 0) == 0
 
 
 def faults_of(process: str) -> int:
-    fields = read(process, "stat").rpartition(b")")[2].split()
-    return int(fields[MIN_FAULTS]) if fields else 0
+    found = MIN_FAULTS.match(read(process, "stat"))
+    return int(found[1]) if found else 0
 
 
 def new_huge_pages() -> int:
@@ -157,11 +161,19 @@ def in_folder(folder: str) -> int:
 
 def sockets_in_use() -> "tuple[int, int]":
     """All, and those of TCP."""
-    counts = read("self", "net/sockstat") + read("self", "net/sockstat6")
-    return sum(map(int, SOCKETS.findall(counts))), sum(map(int, TCP_SOCKETS.findall(counts)))
+    used = of_tcp = 0
+    for file in ("net/sockstat", "net/sockstat6"):
+        counts = bytes(read("self", file))
+        used += sum(map(int, SOCKETS.findall(counts)))
+        of_tcp += sum(map(int, TCP_SOCKETS.findall(counts)))
+    return used, of_tcp
 
 
 def in_tcp() -> int:
     """Bytes that wait in queues. The kernel looks through a table of all the machine's sockets: milliseconds."""
-    lines = read("self", "net/tcp").splitlines()[1:] + read("self", "net/tcp6").splitlines()[1:]
-    return sum(int(queue, 16) for line in lines for queue in line.split()[4].split(b":"))
+    waiting = 0
+    for file in ("net/tcp", "net/tcp6"):
+        with contextlib.suppress(OSError):
+            for lines in unforked.read(f"/proc/self/{file}"):
+                waiting += sum(int(queue, 16) for of_socket in QUEUES.findall(lines) for queue in of_socket)
+    return waiting

@@ -1,13 +1,14 @@
 """Runs inside a sandbox as PID 1: a preloaded Python that forks itself for each experiment. Standard library only.
 
-The host sends one JSON line per experiment and gets one JSON line back. Since the heavy imports are already done,
-an experiment costs a fork, which is made before it is asked for. Invariants:
+The host sends two JSON lines per experiment, its limits and all of it, and gets one JSON line back. Since the heavy
+imports are already done, an experiment costs a fork, which is made before it is asked for. Invariants:
 * an experiment cannot reach the runner: PID 1 of a PID namespace cannot be signalled from inside, and it is not
   dumpable, so its memory and descriptors are closed to processes of the same user; where the kernel guards PID 1 less
   (gVisor), the runner is another user;
 * when a reply is sent, no process of the experiment is left, no System V object, and /tmp and /dev/shm are empty;
 * what an experiment writes and starts is bounded, also where the kernel under it does not count;
-* output never enters the runner's heap, of which the next experiment gets a copy (`output`);
+* nothing that an experiment is told, prints, names or ends with enters the runner's heap, of which the next one gets a
+  copy: the runner reads it into pages of its own (`output`, `unforked`), and a fork cleans up and tells the host;
 * when the host goes away, the runner ends.
 """
 
@@ -43,10 +44,10 @@ LOOK_SHARE = 0.04
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
 CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
-disk, memory, milestones, output, preload, seccomp = modules = tuple(
-    map(types.ModuleType, ("disk", "memory", "milestones", "output", "preload", "seccomp"))
+unforked, disk, memory, milestones, output, preload, seccomp = modules = tuple(
+    map(types.ModuleType, ("unforked", "disk", "memory", "milestones", "output", "preload", "seccomp"))
 )
-"""The modules of these names; their sources come with the first line from the host."""
+"""The modules of these names, each after what it imports; their sources come with the first line from the host."""
 devices: "set[str]" = set()
 """What /dev has at the start. A rootless Docker Engine lets its user 0 write there."""
 
@@ -55,8 +56,7 @@ def main() -> None:
     if os.getpid() != 1:
         sys.exit("the sandbox runner must be PID 1 of a PID namespace: it ends whatever else runs beside it")
     setup = json.loads(sys.stdin.readline())
-    for module in modules:
-        exec(compile(setup["modules"][module.__name__], module.__name__, "exec"), module.__dict__)
+    load(setup["modules"])
     preload.preload()
     if setup["guarded"]:
         stand_guard()
@@ -72,13 +72,23 @@ def main() -> None:
     devices.update(os.listdir("/dev"))
     spare = Spare(setup)
     reply({"ready": True})
-    for line in sys.stdin:
-        printed = output.Output()
-        reply(run(json.loads(line), setup, spare, ended[0], printed))
-        printed.send(sys.stdout.fileno())
-        printed.close()
+    while message := unforked.message(sys.stdin.fileno()):
+        limits, order = message
+        run(json.loads(bytes(limits)), order, setup, spare, ended[0])
         spare = Spare(setup)
     os._exit(0)
+
+
+def load(sources: "dict[str, str]") -> None:
+    """Run the modules; one finds another where the host's package has it, which experiments do not see."""
+    package = types.ModuleType("sandbox")
+    there = {"envs": types.ModuleType("envs"), "envs.sandbox": package}
+    sys.modules.update(there)
+    for module in modules:
+        exec(compile(sources[module.__name__], module.__name__, "exec"), module.__dict__)
+        setattr(package, module.__name__, module)
+    for name in there:
+        del sys.modules[name]
 
 
 def stand_guard() -> None:
@@ -135,38 +145,61 @@ class Spare:
         os.close(order)
         os.close(writer)
 
-    def start(self, request: dict) -> None:
-        with open(self._order, "w") as order:
-            json.dump(request, order)
+    def start(self, order: memoryview) -> None:
+        while order:
+            order = order[os.write(self._order, order) :]
+        os.close(self._order)
 
 
-def run(request: dict, setup: dict, spare: Spare, ended: int, printed: "output.Output") -> dict:
-    """Run one experiment in the spare process; `ended` can be read when a child has ended, `printed` gets its output.
+def run(request: dict, order: memoryview, setup: dict, spare: Spare, ended: int) -> None:
+    """Run one experiment in the spare process, and tell the host; `ended` can be read when a child has ended.
 
-    Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, seconds, peak memory (MiB
-    of its largest process, beyond what it starts with), milestones, and how many bytes of output its head and tail
-    have, which are sent next, and how many there were between them.
+    request: its limits; order: all that it is told, which holds until it has started.
     """
-    child, reader = spare.pid, spare.output
+    child, reader, printed = spare.pid, spare.output, output.Output()
     kills = out_of_memory_kills()
     resident = resident_kb(child)
     started = time.monotonic()
-    spare.start(request)
+    spare.start(order)
     weighed = memory.Watch(request["memory_mb"] << 20, request["processes"], SCRATCH) if setup["counted"] else None
     stopped = watch(child, reader, ended, started + request["seconds"], request, printed, weighed)
     exit_status, peak_kb = end_all(child)
     printed.drain(reader)
     os.close(reader)
-    seconds = time.monotonic() - started
+    seconds, peak_mb = time.monotonic() - started, max(0, peak_kb - resident) / 1024
     if not stopped and over_disk(request):
         stopped = "disk_full"
+    teller = os.fork()
+    if teller == 0:
+        code = 1
+        try:
+            reply(clean_up(request, stopped, exit_status, peak_mb, kills) | {
+                "seconds": seconds, "output": [printed.head, printed.tail, printed.dropped],
+            })  # fmt: skip
+            printed.send(sys.stdout.fileno())
+            code = 0
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    printed.close()
+    if os.waitpid(teller, 0)[1]:
+        os._exit(1)
+
+
+def clean_up(request: dict, stopped: str, exit_status: int, peak_mb: float, kills: "int | None") -> dict:
+    """Delete what the experiment has left but for the workspace, in a fork, since names are read.
+
+    Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, peak memory (MiB of its
+    largest process, beyond what it starts with) and milestones. (The host gets as well how many bytes of output its
+    head and tail have, which are sent next, and how many there were between them.)
+    """
     for folder in SCRATCH:
         disk.wipe(folder)
     disk.clear("/dev", devices)
     for folder in written():
         disk.remove_special(folder)
     remove_ipc()
-    peak_mb = max(0, peak_kb - resident) / 1024
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
     # What a script says of itself counts for nothing, nor what it reserves: memory was out if the kernel says so, or
     # much of it was in use.
@@ -175,8 +208,7 @@ def run(request: dict, setup: dict, spare: Spare, ended: int, printed: "output.O
     ran_out = killed or (code == 1 and near and milestones.refused_memory())
     by_itself = "ok" if code == 0 else "out_of_memory" if ran_out else "error"
     return {
-        "status": stopped or by_itself, "exit_code": code, "seconds": seconds, "peak_mb": peak_mb,
-        "milestones": milestones.reached(), "output": [printed.head, printed.tail, printed.dropped],
+        "status": stopped or by_itself, "exit_code": code, "peak_mb": peak_mb, "milestones": milestones.reached(),
     }  # fmt: skip
 
 

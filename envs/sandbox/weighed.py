@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -60,8 +61,7 @@ class Weighed:
             held = os.stat(self._file).st_blocks * 512 if self._file else 0
         except OSError:  # the sandbox has ended
             held = 0
-        shown = (memory.read(str(process.pid), "status") for process in self._below)
-        return self._limit - held - sum(map(memory.anonymous, shown))
+        return self._limit - held - sum(memory.anonymous(_status(process.pid)) for process in self._below)
 
     def _find(self) -> None:
         """gVisor's kernel, and the file, once it has started."""
@@ -82,3 +82,10 @@ class Weighed:
 
     def close(self) -> None:
         """Nothing is left of it but its processes, which whoever started them ends."""
+
+
+def _status(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:  # it has ended
+        return b""

@@ -178,9 +178,18 @@ def test_an_experiment_leaves_nothing_to_the_next_one(pool: SandboxPool, task: T
 
 
 LEAVE_SECRETS = """
-    import ctypes, os
+    import ctypes, mmap, os, time
     secret = "secret-%d-terces" % 1234567890  # what it says nowhere
     libc = ctypes.CDLL(None)
+    libc.prctl(15, b"cret-%d" % 1234567890, 0, 0, 0)  # the name of the process
+    os.makedirs(f"/workspace/{secret}/{secret}-below/{secret}")
+    for number in range(300):
+        for folder in ("/workspace", f"/workspace/{secret}/{secret}-below", "/tmp"):
+            open(f"{folder}/{secret}-{number}", "w").close()
+    os.chmod(f"/workspace/{secret}", 0)
+    held = open(f"/workspace/{secret}-0", "w+b"); held.write(bytes(4096)); held.flush()
+    shown = mmap.mmap(held.fileno(), 4096); os.unlink(held.name)
+    os.mkfifo(f"/workspace/{secret}-pipe")
     for line in range(5000): print(line, secret, flush=True)
     try: os.setxattr("/workspace", "user.left", secret.encode())
     except OSError: pass  # some file systems have none
@@ -192,6 +201,7 @@ LEAVE_SECRETS = """
         libc.syscall(248 if os.uname().machine == "x86_64" else 217, b"user", b"left", secret.encode(), 24, keyring)
     for name, (start, end) in pages():  # what it shares with the runner
         if name.startswith("/dev/zero"): ctypes.memmove(start + 100, secret.encode(), 24)
+    time.sleep(1.0)  # the runner looks several times
 """
 FIND_SECRETS = """
     import ctypes, os, re
@@ -228,9 +238,11 @@ def pages():
 
 
 def test_an_experiment_finds_nothing_that_an_earlier_one_printed_or_left(pool: SandboxPool, task: Task) -> None:
-    """What it printed, what lay beside the milestones, what the kernel keeps: all of the memory is searched."""
+    """What it was told and printed, names that it gave, what lay beside the milestones, what the kernel keeps: all of
+    the memory is searched."""
     limits = Limits(seconds=60, memory_mb=600, disk_mb=32, processes=24)
     with pool.acquire(replace(task, limits=limits)) as sandbox:
+        assert sandbox.run(["bash", "-c", ": secret-1234567890-terces"], limits).status == "ok"
         for script in (LEAVE_SECRETS, FIND_SECRETS):
             restore(task, {"train.py": PAGES + textwrap.dedent(script)}, sandbox.workspace)
             result = sandbox.run(["train.py"], limits)
