@@ -23,6 +23,7 @@ ASK = (
     """
 import sys
 from pathlib import Path
+from envs.records import Limits
 from envs.sandbox import SandboxPool
 from tests.sandbox_task import execute, make_task
 
@@ -33,7 +34,7 @@ import os, time
 for _ in range(9):
     if os.fork() == 0:
         held = b"x" * (100 << 20)
-        time.sleep(5)
+        time.sleep(2)
         os._exit(0)
 while True: os.wait()
 """
@@ -41,7 +42,7 @@ while True: os.wait()
     + """
 pool, task = SandboxPool("process"), make_task(Path(sys.argv[1]))
 print(execute(pool, task, "import os; print(os.write(os.memfd_create('a'), bytes(9)))").output.strip())
-print(execute(pool, task, HOARD).status)
+print(execute(pool, task, HOARD, Limits(seconds=60, memory_mb=300)).status)
 print(execute(pool, task, "print('fine')").output.strip())
 pool.close()
 """
