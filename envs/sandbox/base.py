@@ -273,8 +273,8 @@ class Sandbox:
         started = time.monotonic()
         self._channel.send(f"{json.dumps(bounds)}\n{json.dumps(order)}")
         try:
-            answer = json.loads(self._channel.receive(limits.seconds + GRACE_SECONDS))
-            head, tail, dropped = answer["output"]
+            told = self._channel.receive_bytes(output.REPLY.size, limits.seconds + GRACE_SECONDS)
+            status, code, seconds, peak_mb, reached, head, tail, dropped = output.REPLY.unpack(told)
             printed = self._channel.receive_bytes(head + tail, GRACE_SECONDS)
         except SandboxFailure:
             self.usable = False
@@ -283,8 +283,11 @@ class Sandbox:
             seconds = time.monotonic() - started
             return RunResult("out_of_memory", None, seconds, "Killed: out of memory", float(limits.memory_mb))
         self.usable = self._channel.has_room(limits.memory_mb)
-        said = _text(printed[:head], printed[head:], dropped)
-        return RunResult(**{**answer, "output": said, "milestones": tuple(answer["milestones"])})
+        return RunResult(
+            output.STATUSES[status], None if code == output.NO_CODE else code, seconds,
+            _text(printed[:head], printed[head:], dropped), peak_mb,
+            tuple(name for number, name in enumerate(milestones.NAMES) if reached >> number & 1),
+        )  # fmt: skip
 
     def close(self) -> None:
         """End the runner and whatever it runs, and delete the workspace."""

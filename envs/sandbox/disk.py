@@ -39,28 +39,42 @@ def over(folder: str, room: int, between: "typing.Callable[[], None]" = lambda: 
     between: is called again and again meanwhile; many files or descriptors take seconds on a busy machine.
     """
     files = MAX_FILES
-    inner: list[int] = []
-    """Folders, each in the one before: what is open of them tells where their listing goes on."""
     try:
-        inner.append(unforked.enter(unforked.HERE, os.fsencode(folder)))
+        for _, blocks in walked(folder, between):
+            room -= blocks * 512
+            files -= 1
+            if room < 0 or files < 0:
+                return True
+    except OSError:  # it is closed again as soon as it is opened, or lies deeper than descriptors reach
+        return True
+    return nameless(folder, between) > room
+
+
+def has_special(folder: str) -> bool:
+    """Whether there are pipes, sockets or the like, or folders too deep to tell."""
+    try:
+        return any(not (stat.S_ISDIR(mode) or stat.S_ISREG(mode) or stat.S_ISLNK(mode)) for mode, _ in walked(folder))
+    except OSError:
+        return True
+
+
+def walked(folder: str, between: "typing.Callable[[], None]" = lambda: None) -> "typing.Iterator[tuple[int, int]]":
+    """(mode, blocks) of all that is in a folder and below. Raises OSError."""
+    inner = [unforked.enter(unforked.HERE, os.fsencode(folder))]
+    """Each in the one before: what is open of them tells where their listing goes on."""
+    try:
         while inner:
             between()
             for mode, blocks, enter in listed(inner[-1]):
-                room -= blocks * 512
-                files -= 1
-                if room < 0 or files < 0:
-                    return True
+                yield mode, blocks
                 if stat.S_ISDIR(mode) and (entered := enter()) is not None:
                     inner.append(entered)
                     break
             else:
                 os.close(inner.pop())
-    except OSError:  # it is closed again as soon as it is opened, or lies deeper than descriptors reach
-        return True
     finally:
         for descriptor in inner:
             os.close(descriptor)
-    return nameless(folder, between) > room
 
 
 def listed(folder: int) -> "typing.Iterator[tuple[int, int, typing.Callable[[], int | None]]]":

@@ -7,7 +7,13 @@ go when it is closed, and the host gets it from there. Standard library only.
 import mmap
 import os
 import select
+import struct
 
+STATUSES = ("ok", "error", "timeout", "out_of_memory", "disk_full")
+REPLY = struct.Struct("=BiddBIIQ")
+"""What the runner tells of an experiment: status, exit code or `NO_CODE`, seconds, peak memory in MiB, milestones as
+bits; bytes of output, of its head and of its tail, which come next, and how many there were between them."""
+NO_CODE = -(1 << 31)
 HEAD_BYTES, TAIL_BYTES, PIECE_BYTES = 4_000, 12_000, 65_536
 
 

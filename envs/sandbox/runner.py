@@ -1,14 +1,14 @@
 """Runs inside a sandbox as PID 1: a preloaded Python that forks itself for each experiment. Standard library only.
 
-The host sends two JSON lines per experiment, its limits and all of it, and gets one JSON line back. Since the heavy
-imports are already done, an experiment costs a fork, which is made before it is asked for. Invariants:
+The host sends two JSON lines per experiment, its limits and all of it, and gets a reply (`output`) back. Since the
+heavy imports are already done, an experiment costs a fork, which is made before it is asked for. Invariants:
 * an experiment cannot reach the runner: PID 1 of a PID namespace cannot be signalled from inside, and it is not
   dumpable, so its memory and descriptors are closed to processes of the same user; where the kernel guards PID 1 less
   (gVisor), the runner is another user;
 * when a reply is sent, no process of the experiment is left, no System V object, and /tmp and /dev/shm are empty;
 * what an experiment writes and starts is bounded, also where the kernel under it does not count;
 * nothing that an experiment is told, prints, names or ends with enters the runner's heap, of which the next one gets a
-  copy: the runner reads it into pages of its own (`output`, `unforked`), and a fork cleans up and tells the host;
+  copy: the runner has it in pages of its own (`output`, `unforked`), and where something is left, a fork cleans up;
 * when the host goes away, the runner ends.
 """
 
@@ -48,6 +48,8 @@ unforked, disk, memory, milestones, output, preload, seccomp = modules = tuple(
     map(types.ModuleType, ("unforked", "disk", "memory", "milestones", "output", "preload", "seccomp"))
 )
 """The modules of these names, each after what it imports; their sources come with the first line from the host."""
+IPC = {"shm": LIBC.shmctl, "msg": LIBC.msgctl, "sem": lambda id, *_: LIBC.semctl(id, 0, 0)}
+"""What removes System V objects of each kind."""
 devices: "set[str]" = set()
 """What /dev has at the start. A rootless Docker Engine lets its user 0 write there."""
 
@@ -169,37 +171,8 @@ def run(request: dict, order: memoryview, setup: dict, spare: Spare, ended: int)
     seconds, peak_mb = time.monotonic() - started, max(0, peak_kb - resident) / 1024
     if not stopped and over_disk(request):
         stopped = "disk_full"
-    teller = os.fork()
-    if teller == 0:
-        code = 1
-        try:
-            reply(clean_up(request, stopped, exit_status, peak_mb, kills) | {
-                "seconds": seconds, "output": [printed.head, printed.tail, printed.dropped],
-            })  # fmt: skip
-            printed.send(sys.stdout.fileno())
-            code = 0
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-    printed.close()
-    if os.waitpid(teller, 0)[1]:
-        os._exit(1)
-
-
-def clean_up(request: dict, stopped: str, exit_status: int, peak_mb: float, kills: "int | None") -> dict:
-    """Delete what the experiment has left but for the workspace, in a fork, since names are read.
-
-    Returns its status (`ok`, `error`, `timeout`, `out_of_memory` or `disk_full`), exit code, peak memory (MiB of its
-    largest process, beyond what it starts with) and milestones. (The host gets as well how many bytes of output its
-    head and tail have, which are sent next, and how many there were between them.)
-    """
-    for folder in SCRATCH:
-        disk.wipe(folder)
-    disk.clear("/dev", devices)
-    for folder in written():
-        disk.remove_special(folder)
-    remove_ipc()
+    if has_left_something():
+        aside(clean_up)
     code = None if stopped else os.waitstatus_to_exitcode(exit_status)
     # What a script says of itself counts for nothing, nor what it reserves: memory was out if the kernel says so, or
     # much of it was in use.
@@ -207,9 +180,48 @@ def clean_up(request: dict, stopped: str, exit_status: int, peak_mb: float, kill
     killed = code == -signal.SIGKILL and near if kills is None else out_of_memory_kills() > kills
     ran_out = killed or (code == 1 and near and milestones.refused_memory())
     by_itself = "ok" if code == 0 else "out_of_memory" if ran_out else "error"
-    return {
-        "status": stopped or by_itself, "exit_code": code, "peak_mb": peak_mb, "milestones": milestones.reached(),
-    }  # fmt: skip
+    output.REPLY.pack_into(
+        unforked.view, 0, output.STATUSES.index(stopped or by_itself), output.NO_CODE if code is None else code,
+        seconds, peak_mb, milestones.reached(), printed.head, printed.tail, printed.dropped,
+    )  # fmt: skip
+    os.write(sys.stdout.fileno(), unforked.view[: output.REPLY.size])
+    printed.send(sys.stdout.fileno())
+    printed.close()
+
+
+def has_left_something() -> bool:
+    """Whether an experiment has left what it must not, but for files in the workspace."""
+    if any(unforked.holds(folder) for folder in SCRATCH) or unforked.holds("/dev", len(devices)):
+        return True
+    if any(unforked.has_more_than_a_line(f"/proc/sysvipc/{kind}") for kind in IPC):
+        return True
+    return any(disk.has_special(folder) for folder in written())
+
+
+def aside(work: "typing.Callable[[], None]") -> None:
+    """Do it in a fork, whose memory no experiment gets."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        os._exit(1)
+
+
+def clean_up() -> None:
+    """Delete what an experiment has left but for files in the workspace; names are read."""
+    for folder in SCRATCH:
+        disk.wipe(folder)
+    disk.clear("/dev", devices)
+    for folder in written():
+        disk.remove_special(folder)
+    remove_ipc()
 
 
 def resident_kb(process: int) -> int:
@@ -337,8 +349,7 @@ def remove_ipc() -> None:
 
     gVisor lists none, and there none are allowed.
     """
-    removers = {"shm": LIBC.shmctl, "msg": LIBC.msgctl, "sem": lambda id, *_: LIBC.semctl(id, 0, 0)}
-    for kind, remove in removers.items():
+    for kind, remove in IPC.items():
         with contextlib.suppress(FileNotFoundError), open(f"/proc/sysvipc/{kind}") as lines:
             for line in list(lines)[1:]:
                 remove(int(line.split()[1]), 0, None)

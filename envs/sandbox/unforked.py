@@ -60,6 +60,23 @@ def link(path: str) -> memoryview:
     return view[: _done(LIBC.readlink(path.encode(), ctypes.c_void_p(ADDRESS), ctypes.c_size_t(SIZE)))]
 
 
+def holds(folder: str, expected: int = 0) -> bool:
+    """Whether there is more in a folder than so many entries."""
+    descriptor = enter(HERE, folder.encode())
+    try:
+        return any(number >= expected for number, _ in enumerate(entries(descriptor)))
+    finally:
+        os.close(descriptor)
+
+
+def has_more_than_a_line(file: str) -> bool:
+    """Also where there is no such file: no."""
+    try:
+        return any(pages.find(b"\n", 0, len(piece)) + 1 < len(piece) for piece in read(file))
+    except FileNotFoundError:
+        return False
+
+
 def starts(name: memoryview, text: str) -> bool:
     return name[: len(text)] == text.encode()
 
