@@ -6,7 +6,8 @@
     FOLDER/solution/solve.sh              the task's best solution, where it has one
 
 The agent leaves submission.csv, by whatever means; the tests read that and run nothing of the agent's, since they run
-where the answers are. Invariant: nothing of scripts/ lies outside tests/ and solution/.
+where the answers are. Invariants: nothing of scripts/ lies outside tests/ and solution/, and no link in a task's
+folders brings along what lies elsewhere.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ AGENT_SECONDS = 1800.0
 """The time of a trajectory in the ML-Agent paper."""
 TESTS_SECONDS = 300.0
 PACKAGES = ("numpy", "pandas", "scikit-learn")
+LEFT_OUT = ("__pycache__", "best.py", "prepare.py")
+"""Of scripts/, what tests do not need."""
+IMAGE_MB = 2048
+"""The image with its packages, some 600 MiB, and what agents install of their own."""
 GRADERS_OWN = frozenset({"envs.grading", "envs.metrics"})
 """Of this project, what a task's eval.py may import there."""
 CODE = "mlagent"
@@ -98,12 +103,14 @@ def write(folder: Path, task: Task, reward: Mapping[str, Any]) -> None:
         raise TaskError(f"task {task.id} is one of Harbor's already")
     if ":" in reward["version"]:
         raise TaskError(f"reward.version={reward['version']} is not of this project: tests have the published ones")
-    for grader in sorted(task.private_dir.glob("*.py")):
-        if grader.name == EVAL and (needed := sorted(set(_lacking(grader)))):
-            raise TaskError(f"{grader} imports {needed[0]}, which tests of an exported task do not have")
+    for file, name in _lacking(task.private_dir):
+        raise TaskError(f"{file} imports {name}, which tests of an exported task do not have")
+    for copied in _copied(task):
+        _require_own_files(copied)
     try:
         _write_environment(folder, task)
         _write_tests(folder / "tests", task, reward)
+        _write_toml(folder, task)
         best = task.private_dir / "best.py"
         if best.is_file():
             (folder / "solution").mkdir()
@@ -122,18 +129,31 @@ def _write_environment(folder: Path, task: Task) -> None:
         problem=task.problem, metric=task.metric, better=better, workdir=WORKDIR, script=task.script, start=task.m_init,
         submission=SUBMISSION,
     ))  # fmt: skip
+
+
+def _write_toml(folder: Path, task: Task) -> None:
+    """Once the rest is there: Harbor's storage_mb is of the whole container, which holds the image, these files, and
+    what an experiment may write: disk_mb in the working folder and again in /tmp."""
+    exported = sum(path.stat().st_size for path in folder.rglob("*")) >> 20
+    storage = IMAGE_MB + exported + 2 * task.limits.disk_mb
     given = {
         "schema": SCHEMA, "name": f"mlagent/{task.id.replace('@', '-at-')}",
         "description": f"{task.metric} of {task.id}", "metric": task.metric, "direction": str(task.direction),
         "start": task.m_init, "origin": f"mlagent task {task.id}",
         "agent": AGENT_SECONDS, "verifier": TESTS_SECONDS, "workdir": WORKDIR, "cpus": task.limits.cpus,
-        "memory": task.limits.memory_mb, "storage": task.limits.disk_mb, "gpus": task.limits.gpus,
+        "memory": task.limits.memory_mb, "storage": storage, "gpus": task.limits.gpus,
     }  # fmt: skip
-    (folder / "task.toml").write_text(TOML.format(**{name: json.dumps(value) for name, value in given.items()}))
+    toml = TOML.format(**{name: _toml(value) for name, value in given.items()})
+    (folder / "task.toml").write_text(toml, encoding="utf-8")
+
+
+def _toml(value: str | float) -> str:
+    """As JSON writes it, but for two characters: TOML has no surrogate escapes, and takes no DEL as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _write_tests(tests: Path, task: Task, reward: Mapping[str, Any]) -> None:
-    own, left_out = tests / "task", shutil.ignore_patterns("__pycache__", "best.py", "prepare.py")
+    own, left_out = tests / "task", shutil.ignore_patterns(*LEFT_OUT)
     shutil.copytree(task.private_dir, own / "scripts", ignore=left_out)
     shutil.copytree(task.env_dir, own / "env")
     if task.parts:
@@ -157,11 +177,38 @@ def _script(file: Path, text: str) -> None:
     file.chmod(0o755)
 
 
-def _lacking(grader: Path) -> Iterator[str]:
-    """Modules that a grader imports and that exported tests do not have."""
+def _copied(task: Task) -> list[Path]:
+    return [task.env_dir, task.private_dir, *(task.parts / part for part in (VALIDATION, TEST) if task.parts)]
+
+
+def _require_own_files(folder: Path) -> None:
+    """Copies have what a link leads to: in env/ that could be the answers, and anywhere a file of this machine.
+
+    Raises:
+        TaskError: a link leads out of the folder.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise TaskError(f"{path} is a link that leads out of {folder}: put the file itself there to export it")
+
+
+def _lacking(scripts: Path) -> Iterator[tuple[Path, str]]:
+    """What the grader, or a module beside it that it imports, imports and exported tests do not have, with the file."""
     has = {*sys.stdlib_module_names, "numpy", "pandas", "sklearn", "scipy"}
-    for node in ast.walk(ast.parse(grader.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    beside = {path.stem: path for path in scripts.glob("*.py") if path.name not in LEFT_OUT}
+    reached = [scripts / EVAL]
+    for file in reached:  # which grows meanwhile
+        for name in sorted(set(_imported(file))):
+            own = beside.get(name.partition(".")[0])
+            if own and own not in reached:
+                reached.append(own)
+            if not own and name not in GRADERS_OWN and name.partition(".")[0] not in has:
+                yield file, name
+
+
+def _imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
-            names = [node.module or "."]
-        yield from (name for name in names if name not in GRADERS_OWN and name.partition(".")[0] not in has)
+            yield "." * node.level + (node.module or "")
