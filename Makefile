@@ -13,7 +13,7 @@ train: ## train on this machine, or on the cluster of RAY_ADDRESS; ARGS="key=val
 
 test: ## everything CI runs; with a Docker Engine where one can be had; ARGS=--require-all fails what is skipped
 	@cluster/setup.sh tests
-	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long" -n 3 $(ARGS)
+	@cluster/with_docker.sh .venv/bin/python -m pytest -m "not long" -n 2 $(ARGS)
 
 test-long: ## the rest: several hosts, a cluster that grows, an ordinary user, reproducible runs, the pool, dashboards, every task
 	@cluster/setup.sh tests

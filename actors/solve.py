@@ -49,6 +49,8 @@ from learner.config.load import load as configure
 from reward import Terms, reward
 
 SCRIPTS = (".py", NOTEBOOK)
+OF_SCRIPTS = ("metric", "direction", "about", "folder", "files", "packages")
+"""Settings of plain scripts alone."""
 HIGHER, LOWER = ("higher", "h", "maximize"), ("lower", "l", "minimize")
 
 
@@ -138,7 +140,11 @@ def find(path: str, settings: Settings, handed: Sequence[str], score_command: st
         raise SolveError(f"there is no file {path}" + (f": did you mean {script.with_name(near[0])}?" if near else ""))
     if handed or score_command:
         raise SolveError(f"{path} is no script: a task has its own grader, and takes no arguments or score command")
-    return Job(path, limited(load(path), settings.tasks.limits), None)
+    job = Job(path, limited(load(path), settings.tasks.limits), None)
+    for name in OF_SCRIPTS:
+        if (value := settings[name]) != read_settings([])[name]:
+            raise SolveError(f"{name}={value} is for a plain script: {path} is a task, which states its own")
+    return job
 
 
 def _direction(settings: Settings, console: Console) -> Direction:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from learner.config.load import ConfigError
+from learner.config.schema import Config
 from learner.run import cards
 from learner.run.cards import Card
 
@@ -24,8 +25,9 @@ BFLOAT16 = {"x86_64": {"avx512bw", "avx512_bf16", "amx_bf16", "avx_ne_convert"},
 a linear layer of SmolLM2-135M takes seven times as long."""
 
 
-def settings(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """(arguments to add, what to tell the user), by DEVICE (`auto`, `cpu` or `gpu`) and what the machine has.
+def settings(arguments: Sequence[str], cfg: Config) -> tuple[list[str], str]:
+    """(arguments to add, what to tell the user), by DEVICE (`auto`, `cpu` or `gpu`) and what the machine has; nothing
+    where cards were chosen, by the arguments or by what they load.
 
     Raises:
         ConfigError: DEVICE names nothing that can be had here.
@@ -33,8 +35,8 @@ def settings(arguments: Sequence[str]) -> tuple[list[str], str]:
     device = os.environ.get("DEVICE", "auto")
     if device not in DEVICES:
         raise ConfigError(f"DEVICE={device}: choose one of {', '.join(DEVICES)}")
-    chosen = any(argument.startswith(("learner.gpus=", "actors.gpus=")) for argument in arguments)
-    if chosen:
+    asked = any(argument.startswith(("learner.gpus=", "actors.gpus=")) for argument in arguments)
+    if asked or cfg.size or cfg.gpus or cfg.learner.gpus or cfg.actors.gpus:
         return [], ""
     added, told = choose(arguments, device, cards.read(), serves_on_gpu()) if device != "cpu" else ([], "")
     if added or any(argument.startswith("model.dtype=") for argument in arguments):
@@ -63,10 +65,8 @@ def choose(arguments: Sequence[str], device: str, there: Sequence[Card], built_f
             raise ConfigError(f"{name} is here, but .venv has the packages for CPUs: make setup DEVICE=gpu")
         return [], f"{name} is not used: .venv has the packages for CPUs ({hint})"
     ahead = [] if any(argument.startswith("rl.max_staleness=") for argument in arguments) else [AHEAD]
-    return [
-        *SHARED,
-        *ahead,
-    ], f"learner and actors share the GPU {name} (DEVICE=cpu, learner.gpus or actors.gpus change it)"
+    told = f"learner and actors share the GPU {name} (DEVICE=cpu, learner.gpus or actors.gpus change it)"
+    return [*SHARED, *ahead], f"{told}: {' '.join([*SHARED, *ahead])}"
 
 
 def serves_on_gpu() -> bool:

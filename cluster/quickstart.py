@@ -41,7 +41,7 @@ USAGE = f"""usage: make train [DEVICE=cpu|gpu] [ARGS="key=value ..."]
 Says what it will do, starts Ray here (or uses that of RAY_ADDRESS), submits learner/main.py as a job, shows it to its
 end and stops what it started. Without config=NAME|PATH it takes the quickstart's settings.
 
-  make train                                               SmolLM2-135M on six small tasks
+  make train                                               SmolLM2-135M on four small tasks, tried on two more
   make train ARGS="rl.steps=20 reward.version=v2"
   make train ARGS="run.resume=true"                        goes on with the run named quickstart
   make train ARGS="run.resume=true run.name=NAME"
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         arguments = with_settings(arguments)
         cfg = load(arguments if here else [*arguments, "run.resume=false"])  # the cluster's folders are not seen here
         if here and not cfg.run.resume:  # it has what this added
-            added, notice = devices.settings(arguments)
+            added, notice = devices.settings(arguments, cfg)
             arguments = [*arguments, *added]
             print(notice, end="\n" if notice else "", flush=True)
             cfg = load(arguments)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from envs.records import Direction, Limits, Task
-from envs.sandbox import RunResult, SandboxPool
+from envs.sandbox import RunResult, SandboxFailure, SandboxPool
 from envs.workspace import restore
 
 LIMITS = Limits(seconds=8, memory_mb=300, disk_mb=32, processes=24)
@@ -26,6 +31,20 @@ def make_task(folder: Path, limits: Limits = LIMITS) -> Task:
         "toy", "problem", folder / "env", folder / "scripts", "train.py", frozenset(), "accuracy", Direction.MAXIMIZE,
         "held_in", limits, 1.0,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def opened(backend: str) -> Iterator[SandboxPool]:
+    """A pool of that backend; the test is skipped where it is not to be had."""
+    os.environ["LEAKED_KEY"] = "secret"
+    try:
+        pool = SandboxPool(backend, warm=2)
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the {backend} sandbox is not to be had: {reason}")
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
 def execute(pool: SandboxPool, task: Task, script: str, limits: Limits | None = None) -> RunResult:

@@ -252,7 +252,7 @@ def require(name: str) -> str:
     from envs.sandbox import docker, gvisor, process
 
     answers: dict[str, Callable[[], object]] = {
-        "process": process.ProcessBackend, "docker": docker.engine, "gvisor": gvisor.GvisorBackend,
+        "docker": docker.engine, "gvisor": gvisor.GvisorBackend, "process": process.ProcessBackend,
     }  # fmt: skip
     reasons = []
     for candidate in answers if name == "auto" else [name]:
@@ -272,8 +272,8 @@ def require_serves(backend: str, task: Task) -> None:
     """
     if task.verifier and task.verifier.build and backend != "docker":
         raise TaskError(
-            f"task {task.id} runs in an image of its own, which the {backend} sandbox has not: set "
-            "sandbox.backend=docker, with a Docker Engine that answers"
+            f"task {task.id} runs in an image of its own, which the {backend} sandbox has not: choose the docker "
+            "sandbox (sandbox.backend=docker), with a Docker Engine that answers"
         )
 
 

@@ -32,7 +32,7 @@ FIXED = {
     "what was drawn so far followed from it": ("run.seed",),
     COMPARED: (
         "tasks", "reward", "rl.temperature", "evaluation.attempts", "evaluation.seed", "editor.model",
-        "sandbox.packages", "sandbox.requirements",
+        "sandbox.image", "sandbox.packages", "sandbox.requirements",
     ),
 }  # fmt: skip
 """Keys and sections that a resumed run has as it began with them, by the reason."""

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from envs.records import Task
-from envs.sandbox import SandboxFailure, SandboxPool
-from tests.sandbox_task import make_task
+from envs.sandbox import SandboxPool
+from tests.sandbox_task import make_task, opened
 
 
 @pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
 def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
-    os.environ["LEAKED_KEY"] = "secret"
-    try:
-        opened = SandboxPool(request.param, warm=2)
-    except SandboxFailure as reason:
-        pytest.skip(f"NOT TESTED, the {request.param} sandbox is not to be had: {reason}")
-    yield opened
-    opened.close()
+    with opened(request.param) as of_backend:
+        yield of_backend
 
 
 @pytest.fixture(scope="module")

@@ -36,12 +36,20 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("device", "arguments"), [("cpu", []), ("gpu", ["learner.gpus=0"]), ("auto", ["actors.gpus=1"])]
+    ("device", "arguments"),
+    [
+        ("cpu", []),
+        ("gpu", ["learner.gpus=0"]),
+        ("auto", ["actors.gpus=1", "learner.gpus=1"]),
+        ("auto", ["size=1.5b", "gpus=2"]),
+        ("auto", ["config=ml-agent-7b"]),
+    ],
 )
 def test_what_the_user_says_comes_first(monkeypatch, device, arguments):
     monkeypatch.setenv("DEVICE", device)
     monkeypatch.setattr(devices.cards, "read", lambda: H200)
-    assert devices.settings([*arguments, "model.dtype=bfloat16"]) == ([], "")
+    arguments = [*arguments, "model.dtype=bfloat16"]
+    assert devices.settings(arguments, load(arguments)) == ([], "")
 
 
 @pytest.mark.parametrize(
@@ -62,11 +70,11 @@ def test_a_cpu_without_bfloat16_computes_in_float32_and_it_says_so(machine, flag
 def test_the_precision_of_this_machine_is_asked_for_where_no_card_is_used(monkeypatch):
     monkeypatch.setenv("DEVICE", "cpu")
     monkeypatch.setattr(devices, "precision", lambda machine, cpuinfo: (["model.dtype=float32"], machine + cpuinfo))
-    added, told = devices.settings([])
+    added, told = devices.settings([], load([]))
     assert load(added).model.dtype == "float32" and "processor" in told
 
 
 def test_another_device_is_refused(monkeypatch):
     monkeypatch.setenv("DEVICE", "tpu")
     with pytest.raises(ConfigError, match="DEVICE=tpu: choose one of auto, cpu, gpu"):
-        devices.settings([])
+        devices.settings([], load([]))

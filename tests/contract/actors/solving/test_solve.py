@@ -221,6 +221,7 @@ def test_an_interruption_at_the_question_and_in_an_experiment_leaves_what_was_fo
     ("arguments", "says"),
     [
         (["nowhere"], "there is no task 'nowhere'"),
+        (["wine", "metric=AUC"], "metric=AUC is for a plain script: wine is a task, which states its own"),
         (["SCRIPT"], "say which of the numbers that it prints is its score"),
         (["SCRIPT", "metric=F1"], "printed no line like `F1: 0.9`"),
         (["SCRIPT", "metric=MAE", "direction=up"], "direction=up: choose maximize, minimize"),

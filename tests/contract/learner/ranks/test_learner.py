@@ -313,6 +313,7 @@ def test_errors_name_what_failed(start, tmp_path):
         learner.train(batch(), VERSION)
 
 
+@pytest.mark.long  # tests/chaos/test_surviving.py has both, in a whole run
 def test_a_learner_that_loses_a_rank_or_cannot_save_goes_on_as_if_nothing_had_been(start, tmp_path):
     """Between batches, one of which is not in the checkpoint: one of two ranks is killed, and later cannot write its
     part of another checkpoint while the other has entered the collective that comes after."""

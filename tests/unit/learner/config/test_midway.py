@@ -74,6 +74,7 @@ def test_a_config_file_names_the_run_and_what_else_it_says_is_not_taken_silently
         ("prompt.history=1", "the states of the pool"),
         ("tasks.limits.seconds=5", "could not be compared"),
         ("sandbox.backend=simulated", "could not be compared"),
+        ("sandbox.image=another", "could not be compared"),
     ],
 )
 def test_what_makes_no_sense_midway_is_refused_by_name(resumed, argument, why):

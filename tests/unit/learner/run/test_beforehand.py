@@ -16,7 +16,7 @@ from envs import sandbox
 from envs.benchmarks import loader
 from envs.benchmarks.loader import TaskError
 from envs.records import Verifier
-from envs.sandbox import SandboxFailure, process
+from envs.sandbox import SandboxFailure, docker, process
 from learner import evaluate, experts, main
 from learner.config.load import RECORD, ConfigError, load
 from learner.recipe import trajectories
@@ -60,7 +60,7 @@ def test_a_task_that_no_sandbox_here_could_run_is_refused_with_the_key(refused, 
     wine = dataclasses.replace(loader.load("wine"), verifier=verified)
     monkeypatch.setattr(beforehand, "load", lambda name: dataclasses.replace(wine, id=name))
     monkeypatch.setattr(sandbox, "require", lambda name: "gvisor")
-    assert re.match(r"task wine runs in an image of its own.* set sandbox\.backend=docker", refused())
+    assert re.match(r"task wine runs in an image of its own.* \(sandbox\.backend=docker\)", refused())
 
 
 def test_what_can_be_run_is_not_refused(refused, tmp_path):
@@ -119,15 +119,17 @@ def test_a_sandbox_that_does_not_answer_is_refused_where_experiments_run_here(re
     assert refused("sandbox.backend=simulated", "sandbox.recorded=there") == ""
 
 
-def test_an_engine_that_is_not_there_is_told_at_once_and_auto_takes_any_that_works(monkeypatch, tmp_path):
+def test_an_engine_that_is_not_there_is_told_at_once_and_auto_takes_the_strongest(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
     with pytest.raises(SandboxFailure, match="no Docker Engine answers"):
         sandbox.require("docker")
     monkeypatch.setattr(process.shutil, "which", lambda name: None)
-    with pytest.raises(SandboxFailure, match="bubblewrap.*no Docker Engine answers.*runsc"):
+    with pytest.raises(SandboxFailure, match="no Docker Engine answers.*runsc.*bubblewrap"):
         sandbox.require("auto")
     monkeypatch.setattr(process, "ProcessBackend", lambda: None)
-    sandbox.require("auto")
+    assert sandbox.require("auto") == "process"
+    monkeypatch.setattr(docker, "engine", lambda: None)
+    assert sandbox.require("auto") == "docker", "in it each task can be tried"
 
 
 @pytest.mark.parametrize("command", [main.main, experts.main, evaluate.main])
