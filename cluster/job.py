@@ -19,6 +19,8 @@ from envs.errors import UserError
 STOP_SECONDS = 30
 """What a stopped job has to end its actors, engines and containers before Ray kills it."""
 POLL_SECONDS = 0.2
+NO_AGENT, AGENT_SECONDS = "No available agent", 60.0
+"""What a head says whose node is not yet ready to run a job, on a busy machine; and how long it may be so."""
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that it does not upload
 
@@ -38,10 +40,15 @@ class Job:
         """
         self._client = client
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-        try:
-            self.id = client.submit_job(entrypoint=entrypoint, runtime_env={**runtime_env, "env_vars": environment})
-        except RuntimeError as error:
-            raise JobError(f"the cluster refuses the job: {error}") from error
+        deadline = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self.id = client.submit_job(entrypoint=entrypoint, runtime_env={**runtime_env, "env_vars": environment})
+                break
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise JobError(f"the cluster refuses the job: {error}") from error
+            time.sleep(1.0)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="job-log", daemon=True)
         self._reader.start()

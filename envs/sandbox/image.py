@@ -122,7 +122,7 @@ def with_bundled_data(engine: docker.DockerClient, tag: str) -> str:
                 shutil.copytree(within / data, Path(folder) / data)
         (Path(folder) / "Dockerfile").write_text(recipe)
         try:
-            engine.images.build(path=folder, tag=extended, rm=True)
+            engine.images.build(path=folder, tag=extended, rm=True, network_mode="none")
         except (BuildError, DockerException, OSError) as error:
             raise SandboxFailure(f"the sandbox image {extended} cannot be built from {tag}: {error}") from error
     return extended
