@@ -221,7 +221,7 @@ class Sandbox:
                 "uid": 0 if backend.maps_root else uid, "contained": self._channel.contained,
                 "guarded": backend.guarded, "counted": not self._channel.contained and not backend.guarded,
                 "gpus": bool(kind.gpus),
-                "task": MOUNTED_TASK,
+                "task": MOUNTED_TASK, "workdir": kind.room.workdir,
                 "modules": {name: Path(module.__file__).read_text() for name, module in MODULES.items()},
             }  # fmt: skip
             self._channel.send(json.dumps(setup))

@@ -23,6 +23,7 @@ import random
 import resource
 import runpy
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -34,6 +35,10 @@ import typing
 SCRATCH, WORKSPACE, LOGS = ("/tmp", "/dev/shm"), "/workspace", "/logs"
 SHELL = "bash"
 """In the place of a script: the program that is run, with its arguments."""
+READ_FIRST = ("BASH_ENV", "ENV", "LD_PRELOAD", "LD_AUDIT")
+"""Variables that name a file which is run in each program, or in each shell."""
+LOOKED_UP = {"PATH": os.defpath, "LD_LIBRARY_PATH": ""}
+"""Variables that name folders, and what they are where no folder is left."""
 GUARD = 1
 """The runner's user id where it is another than the experiments'."""
 NEAR_LIMIT = 0.8
@@ -72,6 +77,8 @@ def main() -> None:
     gc.freeze()
     preload.collapse()
     devices.update(os.listdir("/dev"))
+    # Where experiments can write, nothing is yet.
+    setup["shell"] = os.path.abspath(shutil.which(SHELL) or f"/bin/{SHELL}")
     spare = Spare(setup)
     reply({"ready": True})
     while message := unforked.message(sys.stdin.fileno()):
@@ -303,8 +310,13 @@ def watch_until(
 
 
 def written() -> "list[str]":
-    """The folders whose content the host gets; only a verifier has logs."""
-    return [WORKSPACE, LOGS] if os.path.ismount(LOGS) else [WORKSPACE]
+    """The folders whose content the host gets."""
+    return [WORKSPACE, LOGS] if verifies() else [WORKSPACE]
+
+
+def verifies() -> bool:
+    """Whether a task's tests run here: only these have logs."""
+    return os.path.ismount(LOGS)
 
 
 def over_disk(request: dict, between: "typing.Callable[[], None]" = lambda: None) -> bool:
@@ -388,6 +400,8 @@ def experiment(order: int, setup: dict, writer: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.update(request["env"])
         os.chdir(WORKSPACE)
+        if verifies():
+            distrust(WORKSPACE, setup["workdir"])
         seed_random_numbers(request["seed"])
         sys.argv = list(request["argv"])
         sys.path[:0] = dict.fromkeys([os.path.dirname(os.path.join(WORKSPACE, request["argv"][0])), WORKSPACE])
@@ -395,7 +409,7 @@ def experiment(order: int, setup: dict, writer: int) -> None:
             os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
         if request["argv"][0] == SHELL:
-            os.execvp(SHELL, request["argv"])
+            os.execv(setup["shell"], request["argv"])
         milestones.watch_files(setup["task"], request["argv"][0])
         code = run_script(request["argv"][0])
     except BaseException:
@@ -405,6 +419,18 @@ def experiment(order: int, setup: dict, writer: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def distrust(*folders: str) -> None:
+    """Have programs, and what these load first, be looked up nowhere in these folders, in which the policy wrote."""
+    for name in READ_FIRST:
+        os.environ.pop(name, None)
+    theirs = tuple(f"{seen}/" for folder in folders for seen in (folder, os.path.realpath(folder)))
+    for name in LOOKED_UP.keys() & os.environ.keys():
+        places = [place for place in os.environ[name].split(":") if place.startswith("/")]
+        kept = [place for place in places if not f"{place}/".startswith(theirs)]
+        kept = [place for place in kept if not f"{os.path.realpath(place)}/".startswith(theirs)]
+        os.environ[name] = ":".join(kept) or LOOKED_UP[name]
 
 
 def run_script(script: str) -> int:

@@ -15,7 +15,7 @@ from envs.experiments import SandboxRunner
 from envs.records import Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
-from tests.harbor_task import make
+from tests.harbor_task import DOCKERFILE, make
 from tests.sandbox_task import opened
 
 SUM = "sum=$(python3 -c \"print(sum(int(line) for line in list(open('bill.csv'))[1:]))\")\n"
@@ -74,6 +74,21 @@ def test_tests_and_their_reward_are_out_of_reach_of_the_policy(environment, comm
     for text in (f"Action: Write\n```\n{command} 2>&1; true\n```", f"Action: Shell\n```\n{command}; touch x\n```"):
         result = act(environment, text)
         assert result.score_after == 0.25 and "SECRET" not in result.observation, result.observation
+
+
+def test_no_program_of_the_policy_stands_in_for_one_that_grades(pool, tmp_path, monkeypatch):
+    """Where the task looks programs up in its working folder, and has a shell begin with a file there."""
+    monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
+    recipe = f"{DOCKERFILE}ENV PATH=/app/mine:/usr/local/bin:/usr/bin:/bin BASH_ENV=/app/begin LD_PRELOAD=/app/any.so\n"
+    task = load(f"harbor:{make(tmp_path / 'looks-up', **{'environment/Dockerfile': recipe})}")
+    earn = "echo 1 > /logs/verifier/reward.txt"
+    tried = f"""
+        mkdir mine; echo '[ -w /logs ] && /bin/mkdir /logs/verifier && {earn} && exit' > begin
+        for name in bash mkdir cat; do echo '#!/bin/sh' > mine/$name; cat begin >> mine/$name; done
+        chmod +x mine/*
+    """
+    run = SandboxRunner(pool, node_capacity()).run(task, {"solve.sh": tried})
+    assert (run.outcome, run.score) == (Outcome.EDITED, 0.25), run.log
 
 
 @pytest.mark.parametrize(
