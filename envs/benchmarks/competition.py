@@ -49,12 +49,15 @@ def write(
 
 
 def digest(maker: str, texts: Iterable[str | bytes], files: Iterable[Path], relative_to: Path) -> str:
-    """Of all that a task is made from: the module that makes it, texts, and of files the names, sizes and times."""
+    """Of all that a task is made from: the module that makes it, texts, and of files the names, sizes and times; of a
+    link also where it leads, which may be a place that is not here."""
     found = hashlib.sha256(Path(maker).read_bytes() + Path(__file__).read_bytes())
     for text in texts:
         found.update(text.encode() if isinstance(text, str) else text)
     for path in files:
-        about = path.stat()
+        about = path.stat() if path.exists() else path.lstat()
+        if path.is_symlink():
+            found.update(os.fsencode(os.readlink(path)))
         found.update(f"{os.path.relpath(path, relative_to)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
     return found.hexdigest()[:16]
 

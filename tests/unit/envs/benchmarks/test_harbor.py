@@ -38,6 +38,16 @@ def test_a_published_folder_is_a_task_and_stays_as_it_is(tmp_path):
     assert load(f"harbor:{folder}").digest != task.digest
 
 
+def test_a_link_that_leads_somewhere_in_an_image_only_is_a_link(tmp_path):
+    folder, digests = make(tmp_path / "adds-up"), set()
+    for version in ("v1", "v2"):
+        link = folder / "environment/current"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/opt/tool/{version}")
+        digests.add(load(f"harbor:{folder}").digest)
+    assert len(digests) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
