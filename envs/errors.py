@@ -18,5 +18,9 @@ class SandboxFailure(UserError):
     """The sandbox, not the experiment, failed; the message names the backend and what to do."""
 
 
+class LastingFailure(SandboxFailure):
+    """Asking again for that sandbox would come to the same."""
+
+
 FAILURES = (UserError, OSError)
 """What a command ends with one line for; anything else is a defect and shows its traceback."""

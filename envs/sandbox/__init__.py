@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from envs.errors import TaskError
+from envs.errors import LastingFailure, TaskError
 from envs.records import Limits, Task
 from envs.sandbox.base import (
     UIDS_PER_PROCESS,
@@ -211,6 +211,8 @@ class SandboxPool:
             while True:
                 try:
                     sandbox = Sandbox(self._backend, self._data, kind, slot)
+                except LastingFailure:
+                    raise
                 except SandboxFailure as reason:
                     if not self._worked or self._closed or time.monotonic() > end:
                         raise

@@ -22,6 +22,7 @@ from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, Mount
 
 from envs import task_image
+from envs.errors import LastingFailure
 from envs.sandbox import host_view, image, runner
 from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, Kind, SandboxFailure, environment
 from envs.sandbox.packages import Packages
@@ -88,6 +89,7 @@ class DockerBackend:
                 if kind.gpus
                 else None,
                 environment=variables,
+                healthcheck=task_image.NO_HEALTHCHECK,
                 working_dir="/workspace",
                 mounts=[
                     Mount(MOUNTED_TASK, str(folders.shown), type="bind", read_only=True),
@@ -111,6 +113,8 @@ class DockerBackend:
         """Id of the image that a task's Dockerfile makes, which another machine may have built before, and not this."""
         try:
             return task_image.built(self._engine, build)
+        except task_image.Unusable as error:
+            raise LastingFailure(f"{build}/Dockerfile: {error}") from error
         except task_image.ImageError as error:
             raise SandboxFailure(f"{build}/Dockerfile: {error}") from error
 

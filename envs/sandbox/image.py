@@ -51,6 +51,10 @@ def own(engine: docker.DockerClient, name: str) -> str:
     """
     try:
         found = engine.images.get(name)
+        if volumes := found.attrs["Config"].get("Volumes"):
+            raise SandboxFailure(
+                f"sandbox.image={name} has a VOLUME ({', '.join(volumes)}), which experiments would share: leave it out"
+            )
         said = engine.containers.run(
             found.id, ["-I", "-c", "import sys; print(*sys.version_info[:2])"], entrypoint=["python3"],
             network_mode="none", remove=True,

@@ -51,6 +51,7 @@ def task(pool: SandboxPool, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         COPY bill.csv notes/ /shop/
         ENV PATH=/opt/shop/bin:/usr/local/bin:/usr/bin:/bin PLACE=there
         WORKDIR /shop
+        HEALTHCHECK --interval=50ms CMD touch /shop/seen
         ENTRYPOINT ["/bin/false"]
     """
     folder = tmp_path_factory.mktemp("harbor") / "in-its-image"
@@ -99,10 +100,11 @@ def test_the_plain_files_of_its_working_folder_are_the_tasks(task):
 
 
 def test_actions_and_tests_run_in_the_image_as_restricted_as_others(environment):
-    tried = "id -u; touch /opt/shop/mine; ls /tests /sys/class/net; echo $PLACE $UNIT; sum bill.csv"
+    tried = "id -u; touch /opt/shop/mine; ls /tests /sys/class/net; echo $PLACE $UNIT; sum bill.csv; sleep 1; ls seen"
     look = shell(environment, f"({tried}) 2>&1; true").observation.split("\n")
     assert int(look[0]) > 0 and "Read-only file system" in look[1] and "/tests" in look[2], look
-    assert look[-2:] == ["there euro", "42"] and "lo" in look and "eth0" not in look, look
+    assert look[-3:-1] == ["there euro", "42"] and "lo" in look and "eth0" not in look, look
+    assert "seen" in look[-1] and "No such file" in look[-1], "what the image has done at intervals runs beside it"
     solved = shell(environment, 'echo "$(sum bill.csv) $UNIT" > total.txt')
     assert (solved.outcome, solved.score_after) == (Outcome.EDITED, 1.0), solved.observation
     assert shell(environment, "echo 41 > total.txt").score_after == 0.25
@@ -131,6 +133,13 @@ def test_sandboxes_without_images_refuse_it_with_what_to_set(task):
         ("FROM {image}\nUSER 0\nCOPY bill.csv /shop/\n", "", "works in /"),
         ("FROM {image}\nUSER 0\nCOPY bill.csv /shop/\n", "/elsewhere", "/elsewhere cannot be read"),
         ("FROM {image}\nWORKDIR /shop\nENV PATH=/nowhere\n", "", "does not run python3"),
+        ("FROM {image}\nUSER 0\nWORKDIR /shop\nRUN chmod 700 $(readlink -f /bin/bash)\n", "", "does not run bash"),
+        (
+            "FROM {image}\nUSER 0\nRUN mkdir /shop && mv /bin/bash /shop\nWORKDIR /shop\nENV PATH=/bin:/usr/bin:"
+            "/usr/local/bin:/shop\n",
+            "",
+            "does not run bash",
+        ),
         ("FROM {image}\nWORKDIR /shop\nCOPY nothing .\n", "", "its image cannot be built"),
         (None, "/opt", ""),
     ],

@@ -15,6 +15,7 @@ import pytest
 
 import envs.sandbox
 from envs.admission import Capacity
+from envs.errors import LastingFailure
 from envs.experiments import SandboxRunner
 from envs.records import Limits
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -22,12 +23,12 @@ from tests.sandbox_task import LIMITS, make_task
 
 
 class StubBackend:
-    """Its sandboxes answer everything at once; while `broken`, none starts."""
+    """Its sandboxes answer everything at once; while `broken` or `lasting`, none starts."""
 
     name, image, guarded, maps_root = "stub", "none", False, False
 
     def __init__(self) -> None:
-        self.broken, self.seconds = False, 0.0
+        self.broken, self.seconds, self.lasting = False, 0.0, False
         self.alive: list[StubChannel] = []
         self.tried = self.most_at_once = self._starting = 0
 
@@ -37,6 +38,8 @@ class StubBackend:
         self.most_at_once = max(self.most_at_once, self._starting)
         time.sleep(self.seconds)
         self._starting -= 1
+        if self.lasting:
+            raise LastingFailure("its image cannot be built")
         if self.broken:
             raise SandboxFailure("the engine is away")
         self.alive.append(StubChannel(self, kind.limits, kind.gpus))
@@ -139,6 +142,17 @@ def test_what_failed_is_replaced_and_starts_that_fail_are_tried_again(backend: S
     with pool.acquire(task):
         pass
     assert pool.starts == 6
+    pool.close()
+
+
+def test_a_start_that_cannot_but_fail_is_not_tried_again(backend: StubBackend, tmp_path: Path) -> None:
+    task, pool = make_task(tmp_path / "a"), SandboxPool(warm=0, patience=30)
+    with pool.acquire(task) as sandbox:
+        sandbox.usable = False
+    backend.lasting = True
+    with pytest.raises(SandboxFailure, match="cannot be built"), pool.acquire(task):
+        pass
+    assert backend.tried == 2
     pool.close()
 
 
