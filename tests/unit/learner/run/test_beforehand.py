@@ -16,7 +16,7 @@ from envs import sandbox
 from envs.benchmarks import loader
 from envs.benchmarks.loader import TaskError
 from envs.records import Verifier
-from envs.sandbox import SandboxFailure, docker, process
+from envs.sandbox import SandboxFailure, docker, gvisor, process
 from learner import evaluate, experts, main
 from learner.config.load import RECORD, ConfigError, load
 from learner.recipe import trajectories
@@ -61,6 +61,25 @@ def test_a_task_that_no_sandbox_here_could_run_is_refused_with_the_key(refused, 
     monkeypatch.setattr(beforehand, "load", lambda name: dataclasses.replace(wine, id=name))
     monkeypatch.setattr(sandbox, "require", lambda name: "gvisor")
     assert re.match(r"task wine runs in an image of its own.* \(sandbox\.backend=docker\)", refused())
+
+
+def test_auto_serves_a_task_with_an_image_of_its_own_where_docker_answers(tmp_path, model, monkeypatch):
+    def away(*_: object) -> None:
+        raise SandboxFailure("not here")
+
+    own = dataclasses.replace(loader.load("wine"), verifier=Verifier(Path("tests"), "/app", build=Path("environment")))
+    monkeypatch.setattr(beforehand, "load", lambda name: own)
+    for module, name in ((docker, "engine"), (gvisor, "GvisorBackend"), (process, "ProcessBackend")):
+        monkeypatch.setattr(module, name, lambda: None)
+    cfg = load([f"run.dir={tmp_path}", f"model.path={model}", "tasks.held_in=[wine]", "tasks.held_out=[]"])
+    assert (cfg.sandbox.backend, sandbox.require("auto")) == ("auto", "docker")
+    beforehand.require(cfg, here=True)
+    monkeypatch.setattr(docker, "engine", away)
+    assert sandbox.require("auto") == "gvisor"
+    with pytest.raises(ConfigError, match=r"\(sandbox\.backend=docker\)"):
+        beforehand.require(cfg, here=True)
+    monkeypatch.setattr(gvisor, "GvisorBackend", away)
+    assert sandbox.require("auto") == "process"
 
 
 def test_what_can_be_run_is_not_refused(refused, tmp_path):
