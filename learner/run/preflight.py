@@ -116,8 +116,7 @@ def packages(gpu: bool, versions: Mapping[str, str]) -> Finding:
 def install(gpu: bool) -> str:
     if not (ROOT / "pyproject.toml").is_file():
         return f"pip install 'mlagent[{'gpu' if gpu else 'cpu'}]' again, or take an image that has them"
-    what = "-e '.[gpu]'" if gpu else "--no-deps -r requirements-cpu.txt"
-    return f"pip install {what}, or take an image that has them"
+    return f"pip install --no-deps -r requirements-{'gpu' if gpu else 'cpu'}.txt, or take an image that has them"
 
 
 def differs(requirement: Requirement, versions: Mapping[str, str]) -> str:
