@@ -1,10 +1,11 @@
 """Sandbox hosts: Ray actors that run the experiments of all actors on nodes of their own, so that nodes with GPUs need
 no cores for experiments.
 
-Invariants: an experiment whose host is lost is run once more, on another host where there is one, while nothing else
-runs there; if that host is lost too, the experiment was what ended it, and is run no more: so one script takes two
-hosts along at most, and no experiment is blamed for another. Ray starts a lost host again; every wait for a host has a
-deadline; after `Hosts.close` no sandbox is left.
+Invariants: an experiment that ran when its host was lost is run once more, on another host where there is one, while
+nothing else runs there; if that host is lost too, the experiment was what ended it, and is run no more. So a script
+that ends hosts ends two, and none is blamed that did not have a host alone. What only stood in the line of a lost host
+is under no suspicion; what nobody waits for any more does not begin. Ray starts a lost host again; every wait for one
+has a deadline; after `Hosts.close` no sandbox is left.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 from actors.runtime.metrics import MeteredRunner, Metrics
 from actors.runtime.placement import on_node
 from actors.runtime.remote import DEATHS
-from envs.admission import Capacity
+from envs.admission import Capacity, Late
 from envs.experiments import SandboxRunner
 from envs.records import Commands, Durations, Experiment, Outcome, Task
 from envs.sandbox import SandboxFailure, SandboxPool
@@ -30,48 +32,16 @@ from envs.workspace import Files, SnapshotStore
 
 AT_ONCE = 256
 """Experiments that one host knows of, running or in its line; further ones wait in Ray."""
-TRIES, SUSPECTED_TRIES = 2, 3
-"""One more for what may have ended a host: it can lose the next one while it waits to be alone there."""
+TRIES, TRIES_AFTER_A_LOSS = 2, 3
+"""One more for what has lost a host: it can lose the next one while it waits there."""
+ANSWER_SECONDS = 30.0
+"""By which the clocks of two nodes may differ, and what a host says may be late."""
 CLOSE_SECONDS = 30.0
-BEGUN = "begun"
 BLAMED = "stopped: it ended the machine that ran it, which ran nothing else (too much memory, as a rule)"
 
 
 class HostLost(SandboxFailure):
     """The host's process, or its node, has ended, and nobody had asked for it."""
-
-
-class Gate:
-    """Lets calls through beside each other, or one alone."""
-
-    def __init__(self) -> None:
-        self._inside, self._closed = 0, False
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._closed = True
-            self._changed.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._closed = False
-                self._changed.notify_all()
 
 
 def snapshot_store(cfg: Any, run_dir: str | Path) -> SnapshotStore:
@@ -100,7 +70,6 @@ class Host:
         self._name, sandbox = name, cfg.sandbox
         capacity = Capacity(sandbox.cpus, sandbox.memory_gb * 1024, tuple(sandbox.gpus))
         self._runner = local_runner(cfg, name, capacity, snapshot_store(cfg, Path(cfg.run.dir, cfg.run.name)))
-        self._gate = Gate()
 
     def __repr__(self) -> str:  # Ray's dashboard shows it
         return f"{self._name}: experiments of all actors"
@@ -110,19 +79,15 @@ class Host:
         """The sandbox's name and image; of a host that is lost, once Ray has started it again."""
         return self._runner.name, self._runner.image
 
-    def run(self, *what: Any) -> Experiment | Commands:
-        """What: task and files, or task, files and commands."""
-        with self._gate.beside():
-            return self._run(*what)
-
-    def run_alone(self, *what: Any) -> Iterator[str | Experiment | Commands]:
-        """As `run`; says first that it has begun."""
-        with self._gate.alone():
-            yield BEGUN
-            yield self._run(*what)
-
-    def _run(self, task: Task, files: Files, *command: str) -> Experiment | Commands:
-        return self._runner.shell(task, files, *command) if command else self._runner.run(task, files)
+    def run(self, until: float, alone: bool, task: Task, files: Files, *command: str) -> Iterator[Any]:
+        """As `SandboxRunner.begin`; until: when the asker gives up (Unix time) where it has not begun."""
+        patience = until - time.time()
+        try:
+            if patience <= 0:
+                raise Late
+            yield from self._runner.begin(task, files, *command, alone=alone, patience=patience)
+        except Late:
+            raise _late(self._name) from None
 
     def expect(self, tasks: Iterable[Task]) -> None:
         """Get ready for experiments of these tasks."""
@@ -172,7 +137,7 @@ class HostedRunner:
         return self._running.total()
 
     def run(self, task: Task, files: Files) -> Experiment:
-        """As every `Runner`; an experiment waits in line for at most `actors.deadline`."""
+        """As every `Runner`; it waits in line for at most `actors.deadline` and what two of its like may take."""
         return self._asked(task, dict(files)) or Experiment(Outcome.OUT_OF_MEMORY, None, BLAMED, Durations())
 
     def shell(self, task: Task, files: Files, command: str) -> Commands:
@@ -181,24 +146,26 @@ class HostedRunner:
     def _asked(self, task: Task, *what: Any) -> Any:
         """What a host answers; None where it ended the host that it had alone."""
         tried: list[str] = []
-        suspected = False
+        lost = suspected = False
         seconds = self._deadline + task.limits.seconds
+        line = seconds + task.limits.seconds  # behind one that is tried alone, which waits for what runs
         while True:
             with self._taken(tried) as name:
                 begun = False
                 try:
-                    if not suspected:
-                        return self._answer(name, self._hosts[name].run.remote(task, *what), seconds)
-                    self._answer(name, self._hosts[name].about.remote(), self._deadline)
-                    answers = self._hosts[name].run_alone.remote(task, *what)
-                    begun = self._answer(name, self._next(name, answers, seconds), seconds) == BEGUN
-                    return self._answer(name, self._next(name, answers, seconds), seconds)
+                    if tried:  # it may be on its way back
+                        self._answer(name, self._hosts[name].about.remote(), self._deadline)
+                    steps = self._hosts[name].run.remote(time.time() + line, suspected, task, *what)
+                    self._answer(name, self._next(name, steps, line + ANSWER_SECONDS), seconds)
+                    begun = True
+                    return self._answer(name, self._next(name, steps, seconds), seconds)
                 except SandboxFailure as failure:
-                    if begun and isinstance(failure, HostLost):
-                        return None
-                    suspected |= isinstance(failure, HostLost)
+                    if isinstance(failure, HostLost):
+                        if suspected and begun:
+                            return None
+                        lost, suspected = True, suspected or begun
                     tried.append(name)
-                    if len(tried) == (SUSPECTED_TRIES if suspected else TRIES):
+                    if len(tried) == (TRIES_AFTER_A_LOSS if lost else TRIES):
                         raise
 
     @contextlib.contextmanager
@@ -214,19 +181,17 @@ class HostedRunner:
                 self._running[name] -= 1
 
     @staticmethod
-    def _next(name: str, answers: ray.ObjectRefGenerator, seconds: float) -> ray.ObjectRef:
-        if not ray.wait([answers], timeout=seconds)[0]:
-            ray.cancel(answers)
-            raise _late(name, seconds)
-        return next(answers)
+    def _next(name: str, steps: ray.ObjectRefGenerator, seconds: float) -> ray.ObjectRef:
+        if not ray.wait([steps], timeout=seconds)[0]:
+            raise _late(name)
+        return next(steps)
 
     @staticmethod
     def _answer(name: str, asked: ray.ObjectRef, seconds: float) -> Any:
         try:
             return ray.get(asked, timeout=seconds)
         except GetTimeoutError as error:
-            ray.cancel(asked)
-            raise _late(name, seconds) from error
+            raise _late(name) from error
         except DEATHS as error:
             kind = SandboxFailure if getattr(error, "preempted", False) else HostLost
             raise kind(f"sandbox host {name} was lost: {str(error).splitlines()[0]}") from error
@@ -244,8 +209,8 @@ class HostedRunner:
         """The hosts are others' too: the driver ends them."""
 
 
-def _late(name: str, seconds: float) -> SandboxFailure:
-    return SandboxFailure(f"sandbox host {name} did not answer in {seconds:g} s: raise sandbox.hosts")
+def _late(name: str) -> SandboxFailure:
+    return SandboxFailure(f"sandbox host {name} does not come to it: raise sandbox.hosts, or actors.deadline")
 
 
 def _names(cfg: Any) -> list[str]:

@@ -4,13 +4,15 @@ An experiment asks for its task's CPUs, memory and GPUs. Those that wait are ord
 take plus how long they have waited: long ones first, so that none is left to run alone at the end, and short ones are
 passed over for a bounded time only. Invariants: what is in use never exceeds the capacity; nobody passes the first in
 line, so a large experiment is not starved by small ones, but that while it waits for cards those that need none go on;
-an experiment that could never fit is refused at once.
+what is to run alone passes the line, and nothing runs beside it; an experiment that could never fit is refused at once,
+and one that was not admitted in time never is.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,10 @@ RECENT = 0.3
 
 class AdmissionError(UserError):
     """An experiment that asks for more than there is; the message names what and the setting."""
+
+
+class Late(Exception):
+    """An experiment that has waited for as long as it may."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,12 @@ class _Waiting:
     need: Limits
     estimate: float
     since: float
+    alone: bool
 
     @property
     def urgency(self) -> float:
         """Seconds that it will take and has waited, but for the time now, which is the same for all."""
-        return self.estimate - self.since
+        return math.inf if self.alone else self.estimate - self.since
 
 
 class Admission:
@@ -87,30 +94,40 @@ class Admission:
         self._changed = threading.Condition()
         self._estimates: dict[str, float] = {}
         self._most: int | None = None
+        self._alone = False
+        """The experiment that runs is to have nothing beside it."""
         self.running = 0
         """Experiments admitted now."""
 
     @contextlib.contextmanager
-    def admit(self, key: str, need: Limits) -> Iterator[tuple[int, ...]]:
+    def admit(
+        self, key: str, need: Limits, alone: bool = False, patience: float | None = None
+    ) -> Iterator[tuple[int, ...]]:
         """Wait until the experiment may start, and hold its share for as long as the context lasts.
 
-        key: names experiments of like duration; until one has ended, they are expected to take their time limit.
-        Yields the ids of its GPUs.
+        key: names experiments of like duration; until one has ended, they are expected to take their time limit; alone:
+        it is next, as soon as nothing runs any more, and nothing starts before it has ended; patience: most seconds to
+        wait. Yields the ids of its GPUs.
 
         Raises:
             AdmissionError: it asks for more than the whole capacity.
+            Late: the patience is over.
         """
-        me = _Waiting(need, self._estimates.get(key, need.seconds), self._clock())
+        me = _Waiting(need, self._estimates.get(key, need.seconds), self._clock(), alone)
         with self._changed:
             self._line.append(me)
             try:
-                self._changed.wait_for(lambda: self._possible(need) and self._next() is me and self._fits(need))
+                if not self._changed.wait_for(
+                    lambda: self._possible(need) and self._next() is me and self._fits(me), patience
+                ):
+                    raise Late
             finally:
                 self._line.remove(me)
                 self._changed.notify_all()
             gpus = tuple(self._free_gpus()[: need.gpus])
             self._gpus.update(gpus)
             self._use(need, +1)
+            self._alone = alone
         started = self._clock()
         try:
             yield gpus
@@ -121,6 +138,7 @@ class Admission:
                 self._estimates[key] = (1 - RECENT) * known + RECENT * seconds
                 self._gpus.subtract(gpus)
                 self._use(need, -1)
+                self._alone = False
                 self._changed.notify_all()
 
     def resize(self, capacity: Capacity) -> None:
@@ -150,21 +168,24 @@ class Admission:
 
     def _next(self) -> _Waiting:
         line = sorted(self._line, key=lambda waiting: waiting.urgency, reverse=True)
-        if line[0].need.gpus <= len(self._free_gpus()):
+        if line[0].alone or line[0].need.gpus <= len(self._free_gpus()):
             return line[0]
         return next((waiting for waiting in line if not waiting.need.gpus), line[0])
 
-    def _fits(self, need: Limits) -> bool:
+    def _fits(self, waiting: _Waiting) -> bool:
+        need = waiting.need
         return (
-            (self._most is None or self.running < self._most)
+            not (self._alone or (waiting.alone and self.running))
+            and (self._most is None or self.running < self._most)
             and self._cpus + need.cpus <= self.capacity.cpus
             and self._memory_mb + need.memory_mb <= self.capacity.memory_mb
             and need.gpus <= len(self._free_gpus())
         )
 
     def _free_gpus(self) -> list[int]:
+        """Those that have the fewest experiments first, so that none is shared while another has nothing to do."""
         named = collections.Counter(self.capacity.gpus)
-        return [gpu for gpu in named if self._gpus[gpu] < named[gpu]]
+        return sorted((gpu for gpu in named if self._gpus[gpu] < named[gpu]), key=self._gpus.__getitem__)
 
     def _use(self, need: Limits, sign: int) -> None:
         self._cpus += sign * need.cpus

@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 from envs import grading, leftovers, verification
 from envs.admission import Admission, Capacity
@@ -24,7 +24,7 @@ from envs.sandbox import Sandbox, SandboxFailure, SandboxPool, room_of
 from envs.sandbox.runner import SHELL
 from envs.workspace import Files, SnapshotStore, restore
 
-T = TypeVar("T")
+BEGUN = "begun"
 FIDELITY_VARIABLE = "MLAGENT_FIDELITY"
 FULL = "this machine cannot hold an experiment (is its disk full?)"
 OUTCOMES = {
@@ -91,21 +91,28 @@ class SandboxRunner:
         return self._admission.running
 
     def run(self, task: Task, files: Files) -> Experiment:
-        arrived = time.monotonic()
-        name = f"{task.digest or task.id}@{task.fidelity:g}"
-        return self._tried(name, task, lambda gpus: self._run(task, files, gpus, arrived))
+        *_, experiment = self.begin(task, files)
+        return experiment
 
     def shell(self, task: Task, files: Files, command: str) -> Commands:
-        arrived = time.monotonic()
-        return self._tried(f"{task.id}: shell", task, lambda gpus: self._shell(task, files, command, gpus, arrived))
+        *_, commands = self.begin(task, files, command)
+        return commands
 
-    def _tried(self, name: str, task: Task, attempt: Callable[[tuple[int, ...]], T]) -> T:
-        """What the attempt, or a second one, comes to as soon as it fits; name: of what takes equally long."""
-        with self._admission.admit(name, task.limits) as gpus:
+    def begin(self, task: Task, files: Files, *command: str, **turn: Any) -> Iterator[Any]:
+        """`BEGUN` as soon as it fits, and then what `run`, or with a command `shell`, gives.
+
+        turn: as `Admission.admit` has it, and raises.
+        """
+        arrived = time.monotonic()
+        attempt = self._shell if command else self._run
+        name = f"{task.id}: shell" if command else f"{task.digest or task.id}@{task.fidelity:g}"
+        with self._admission.admit(name, task.limits, **turn) as gpus:
+            yield BEGUN
             try:
-                return attempt(gpus)
+                result = attempt(task, files, *command, gpus, arrived)
             except SandboxFailure:
-                return attempt(gpus)
+                result = attempt(task, files, *command, gpus, arrived)
+        yield result
 
     def _shell(self, task: Task, files: Files, command: str, gpus: tuple[int, ...], asked: float) -> Commands:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,13 +149,23 @@ class MeteredRunner:
         return self._runner.running
 
     def run(self, task: Task, files: Files) -> Experiment:
+        *_, experiment = self.begin(task, files)
+        return experiment
+
+    def begin(self, task: Task, files: Files, *command: str, **turn: Any) -> Iterator[Any]:
+        """As `SandboxRunner.begin`; commands are not told."""
+        steps = self._runner.begin(task, files, *command, **turn)
+        yield from steps if command else self._told(task, steps)
+
+    def _told(self, task: Task, steps: Iterator[Any]) -> Iterator[Any]:
         outcome = "infra_failure"
         started = time.monotonic()
         try:
-            experiment = self._runner.run(task, files)
+            yield next(steps)
+            experiment = next(steps)
             outcome = str(experiment.outcome)
             self._metrics.observe("mlagent_experiment_seconds", experiment.durations.execute, task=task.id)
-            return experiment
+            yield experiment
         except SandboxFailure:
             self._metrics.observe("mlagent_experiment_seconds", time.monotonic() - started, task=task.id)
             raise

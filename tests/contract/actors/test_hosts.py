@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,35 +98,50 @@ def came_back(host: Any) -> None:
 class Fragile:
     """In the place of a host's runner: some scripts end the host, as one does that takes all of a pod's memory."""
 
-    def __init__(self, runner: Any):
-        self._runner = runner
+    def __init__(self, runner: Any, record: Path):
+        self._runner, self._record = runner, record
 
-    def run(self, task: Any, files: Any) -> Any:
-        if "take all" in files.get(task.script, ""):
+    def begin(self, task: Any, files: Any, **turn: Any) -> Any:
+        steps = self._runner.begin(task, files, **turn)
+        yield next(steps)
+        name = files[task.script].rpartition("# ")[2]
+        with self._record.open("a") as record:
+            record.write(f"{name}{' alone' * turn['alone']}\n")
+        if name == "takes all":
             time.sleep(1.0)
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._runner.run(task, files)
+        yield next(steps)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 
 
-def make_fragile(host: Any) -> None:
-    host._runner = Fragile(host._runner)
-
-
-def test_a_script_that_ends_its_host_ends_one_more_at_most_and_no_other_is_blamed(hosted):
+def test_a_script_that_ends_its_host_ends_one_more_and_those_in_its_line_are_under_no_suspicion(hosted, tmp_path):
     hosts, runner = hosted
-    task = load("wine")
+    task, record = load("wine"), tmp_path / "begun"
+
+    def make_fragile(host: Any) -> None:
+        host._runner = Fragile(host._runner, record)
+
     for host in hosts._hosts:
         came_back(host)
         ray.get(host.__ray_call__.remote(make_fragile))
     script = (task.env_dir / task.script).read_text()
-    scripts = [*(f"import time; time.sleep(3)\n{script}\n# blameless {n}" for n in range(3)), "take all"]
-    with ThreadPoolExecutor(4) as threads:
-        *others, blamed = threads.map(lambda text: runner.run(task, {task.script: text}), scripts)
+    scripts = ["# takes all", *(f"import time; time.sleep(1)\n{script}\n# blameless" for _ in range(7))]
+    with ThreadPoolExecutor(len(scripts)) as threads:
+        blamed, *others = threads.map(lambda text: runner.run(task, {task.script: text}), scripts)
     assert (blamed.outcome, blamed.score) == (Outcome.OUT_OF_MEMORY, None) and "ended the machine" in blamed.log
-    assert [other.outcome for other in others] == [Outcome.EDITED] * 3
+    assert [other.outcome for other in others] == [Outcome.EDITED] * 7
+    begun = record.read_text().splitlines()
+    assert [one for one in begun if one != "blameless"] == ["takes all", "takes all alone"]
+
+
+def test_what_nobody_waits_for_any_more_does_not_begin(hosted):
+    hosts, _ = hosted
+    task = load("wine")
+    steps = hosts._hosts[0].run.remote(time.time() - 1, False, task, {})
+    with pytest.raises(SandboxFailure, match="sandbox-0 does not come to it"):
+        ray.get(next(steps))
 
 
 def test_what_a_host_raises_keeps_its_type(hosted):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import machine
-from envs.admission import Admission, AdmissionError, Capacity, node_capacity
+from envs.admission import Admission, AdmissionError, Capacity, Late, node_capacity
 from envs.records import Limits
 
 
@@ -30,11 +30,11 @@ class Crowd:
         self._holds: dict[str, threading.Event] = {}
         self._threads: dict[str, threading.Thread] = {}
 
-    def come(self, name: str, key: str = "task", **need) -> None:
+    def come(self, name: str, key: str = "task", alone: bool = False, **need) -> None:
         hold = self._holds[name] = threading.Event()
 
         def run() -> None:
-            with self.admission.admit(key, Limits(**need)) as gpus:
+            with self.admission.admit(key, Limits(**need), alone) as gpus:
                 self.started.append((name, gpus) if need.get("gpus") else name)
                 hold.wait(10)
 
@@ -55,7 +55,7 @@ class Crowd:
             names = {one[0] if isinstance(one, tuple) else one for one in self.started}
             with admission._changed:
                 line = admission._line
-                stuck = not line or not admission._fits(admission._next().need)
+                stuck = not line or not admission._fits(admission._next())
                 if stuck and admission.running == len(alive & names) == len(alive) - len(line):
                     return
             time.sleep(0.001)
@@ -206,6 +206,30 @@ def test_the_first_in_line_is_not_passed_by_smaller_ones(crowd):
     assert here.started == ["a", "both cores"]
 
 
+def test_what_is_to_run_alone_waits_for_what_runs_passes_the_line_and_has_nothing_beside_it(crowd):
+    here = crowd(Capacity(cpus=4, memory_mb=1e6, gpus=(0,)))
+    here.come("a", cpus=1)
+    here.come("whole", cpus=4, seconds=1000)
+    here.come("alone", alone=True, gpus=1, cpus=1, seconds=1)
+    here.come("small", cpus=1)
+    assert here.started == ["a"]
+    here.go("a")
+    assert here.started[1:] == [("alone", (0,))]
+    here.come("alone too", alone=True, cpus=1)
+    here.go("alone")
+    here.go("alone too")
+    assert here.started[2:] == ["alone too", "whole"]
+
+
+def test_what_was_not_admitted_in_time_never_is_and_holds_up_nobody(crowd):
+    here = crowd(Capacity(cpus=2, memory_mb=1e6))
+    here.come("a", cpus=1)
+    with pytest.raises(Late), here.admission.admit("task", Limits(cpus=1), alone=True, patience=0.01):
+        here.started.append("late")
+    here.come("b", cpus=1)
+    assert here.started == ["a", "b"]
+
+
 def test_each_gpu_goes_to_one_experiment(crowd):
     here = crowd(Capacity(cpus=8, memory_mb=1e6, gpus=(3, 5)))
     here.come("a", gpus=1)
@@ -238,7 +262,7 @@ def test_a_card_that_is_named_twice_serves_two_at_once_but_no_experiment_twice(c
     here = crowd(capacity)
     for name in "abc":
         here.come(name, gpus=1)
-    assert sorted(gpus for _, gpus in here.started) == [(0,), (0,), (1,)]
+    assert [gpus for _, gpus in here.started] == [(0,), (1,), (0,)], "none is shared while another is free"
     here.come("both", gpus=2)
     here.go("a")
     here.go("b")
