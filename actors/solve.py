@@ -254,7 +254,7 @@ async def _start(job: Job, environment: Environment) -> dict[str, float | None]:
             raise Unfit(f"{job.path} runs, but has no clear score: {unclear}")
         raise Unfit(f"{job.path} itself ended as {baseline.outcome}, mend it first:\n{baseline.log_tail}{advice}")
     return {
-        "m_init": baseline.score_after, "m_init_test": baseline.withheld and baseline.withheld.test,
+        "m_init": baseline.score_after, "m_init_test": baseline.withheld and baseline.withheld.on_test,
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from envs.errors import UserError
 from envs.experiments import SandboxRunner
 from envs.parts import sizes
 from envs.prompt import Extent
-from envs.records import Direction, Outcome, StepResult, Task, Withheld
+from envs.records import Direction, Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 from reward import Terms, reward
@@ -112,7 +112,7 @@ def check(arguments: argparse.Namespace) -> None:
             "metric": task.metric,
             "direction": task.direction,
             "score": first.score_after,
-            "test_score": _on_test(first.withheld),
+            "test_score": first.withheld and first.withheld.on_test,
             "answers": dict(sizes(task.parts)) if task.parts else task.undivided,
             "outcome": first.outcome,
             "seconds": round(first.durations.execute, 4),
@@ -138,7 +138,7 @@ def best(arguments: argparse.Namespace) -> None:
         "metric": task.metric,
         "stated": task.m_best,
         "score": run.score,
-        "test_score": _on_test(run.withheld),
+        "test_score": run.withheld and run.withheld.on_test,
         "outcome": run.outcome,
         "seconds": round(run.durations.execute, 4),
         "agrees": agrees,
@@ -317,11 +317,6 @@ def _measured(environment: Environment, task: Task) -> Task:
     _require_score(task, baseline)
     environment.tasks[task.id] = task = replace(task, m_init=baseline.score_after)
     return task
-
-
-def _on_test(withheld: Withheld | None) -> float | None:
-    """None where no answers are test's alone."""
-    return withheld.test if withheld and withheld.apart else None
 
 
 def _require_sandbox(result: StepResult) -> None:

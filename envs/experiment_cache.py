@@ -56,20 +56,22 @@ class CachedRunner:
         setting = _hash(dataclasses.asdict(task.limits), self._runner.image, self._runner.seed)
         key = f"{content_key(task, files)}-{setting}"
         name = f"{task.id}/{key}.json"
-        if found := self._found(name):
+        if found := self._found(name, task):
             return found
         with _only_one(key):
-            if found := self._found(name):
+            if found := self._found(name, task):
                 return found
             experiment = self._runner.run(task, files)
             sure = experiment.outcome not in BY_CHANCE or read_record(self._store, f"{ONCE}/{name}")
             self._store.write(name if sure else f"{ONCE}/{name}", msgspec.json.encode(experiment))
             return experiment
 
-    def _found(self, name: str) -> Experiment | None:
+    def _found(self, name: str, task: Task) -> Experiment | None:
         found = read_record(self._store, name)
         if found and found.kept and not (self._snapshots and self._snapshots.are_kept(dict(found.kept))):
             return None
+        if found and found.withheld and not task.parts:  # earlier versions did not write that it is no part's
+            found = dataclasses.replace(found, withheld=dataclasses.replace(found.withheld, apart=False))
         return found
 
     def shell(self, task: Task, files: Files, command: str) -> Commands:

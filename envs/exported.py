@@ -3,8 +3,8 @@
 It is copied there with this package (`envs.harbor_export`), and needs numpy, pandas and scikit-learn only. TASK holds
 the task's figures and graders, SUBMISSIONS the submission.csv to grade, and LOGS gets reward.json: `reward`, as the
 task's policies are rewarded for an edit of the unchanged script, `score` on the validation part of the answers, and
-`test_score`. Invariants: the reward of a failure stands there before a grader is loaded, so that it counts whatever a
-submission does to one; nothing that lies beside the submission is imported.
+`test_score` on the test part where there is one. Invariants: the reward of a failure stands there before a grader is
+loaded, so that it counts whatever a submission does to one; nothing that lies beside the submission is imported.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     score = scores.get(VALIDATION, scores.get(grader_process.ALL))
     graded = replace(failed, outcome=Outcome.EDITED, score_after=score, best_before=task.m_init)
-    _write(logs, {
-        "reward": reward(graded, task, terms).value, "score": score, "test_score": scores.get(TEST, score),
-    })  # fmt: skip
+    tested = {"test_score": scores[TEST]} if TEST in scores else {}
+    _write(logs, {"reward": reward(graded, task, terms).value, "score": score, **tested})
 
 
 def _task(folder: Path, figures: Mapping[str, Any]) -> Task:

@@ -252,6 +252,11 @@ class Withheld:
     apart: bool = True
     """Whether there are answers that are test's alone; otherwise no figure on test is made of `test`."""
 
+    @property
+    def on_test(self) -> float | None:
+        """The figure on test, if there is one."""
+        return self.test if self.apart else None
+
 
 class Finding(Word):
     """What is suspicious in an action (envs.audit)."""

@@ -208,13 +208,13 @@ def _of_task(attempts: Sequence[Transition], task: Task) -> dict[str, Any]:
     counted = [t for t in attempts if t.outcome is not Outcome.INFRA_FAILURE]
     scored = _scored(attempts)
     best = max(scored, key=lambda info: task.direction.sign * info.score_after, default=StepInfo())
-    tested = [info.withheld.test for info in scored if info.withheld and info.withheld.apart]
+    tested = [test for info in scored if info.withheld and (test := info.withheld.on_test) is not None]
     return {
         **_figures([attempts]),
         "mean_score": float(np.mean([info.score_after for info in scored])) if scored else None,
         "best_score": best.score_after,
         "mean_test_score": float(np.mean(tested)) if tested else None,
-        "best_test_score": best.withheld.test if best.withheld and best.withheld.apart else None,
+        "best_test_score": best.withheld and best.withheld.on_test,
         "best_whole_score": best.withheld and best.withheld.whole,
         "optimism": _optimism(best, task),
         "rewards": [float(t.reward) for t in counted],

@@ -31,7 +31,7 @@ def measure(tasks: Mapping[str, Task], actors: ActorPool) -> dict[str, Task]:
                 f"task {task_id}: its unchanged script ended as {result.outcome}; `python -m envs check` on it "
                 f"shows whether it is mended. End of its log:\n{result.log_tail}"
             )
-        tested = result.withheld and result.withheld.test
+        tested = result.withheld and result.withheld.on_test
         measured[task_id] = dataclasses.replace(tasks[task_id], m_init=result.score_after, m_init_test=tested)
     actors.set_baselines({task_id: task.m_init for task_id, task in measured.items()})
     return measured

@@ -157,7 +157,7 @@ def _row(transition: Transition, step: int | None, figures: Mapping[str, Mapping
     row = {name: values[name] for name in SCHEMA.names if name in values}
     row |= {"step": step, "outcome": str(transition.outcome), "origin": str(transition.info.origin)}
     withheld = transition.info.withheld
-    row["test_score"] = withheld.test if withheld and withheld.apart else None
+    row["test_score"] = withheld and withheld.on_test
     row["version_spans"] = [{"version": v, "start": i, "end": j} for v, i, j in transition.version_spans]
     row |= {name: by_id.get(transition.id) for name, by_id in figures.items()}
     for part, seconds in asdict(transition.info.durations).items():

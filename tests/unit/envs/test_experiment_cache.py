@@ -1,6 +1,7 @@
 """The experiment cache and the simulated backend; the runner beneath them stands in for a sandbox."""
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from envs.admission import Capacity
 from envs.benchmarks.loader import TaskError
 from envs.experiment_cache import CachedRunner
-from envs.records import Direction, Durations, Experiment, Limits, Origin, Outcome, Task
+from envs.records import Direction, Durations, Experiment, Limits, Origin, Outcome, Task, Withheld
 from envs.sandbox import SandboxFailure
 from envs.simulated import SimulatedRunner
 
@@ -54,6 +55,19 @@ class Counting:
 @pytest.fixture
 def counting(tmp_path):
     return Counting(tmp_path / "tally")
+
+
+@pytest.mark.parametrize(("parts", "on_test"), [(None, None), (Path("/parts"), 0.5)])
+def test_what_an_earlier_version_kept_has_a_figure_on_test_only_where_the_answers_have_parts(
+    counting, tmp_path, parts, on_test
+):
+    task, cache = dataclasses.replace(TASK, parts=parts), tmp_path / "cache"
+    CachedRunner(counting, cache).run(task, FILES)
+    (record,) = cache.glob("*/*.json")
+    kept = json.loads(record.read_text())
+    record.write_text(json.dumps({**kept, "withheld": {"test": 0.5, "whole": None}}))
+    found = CachedRunner(counting, cache).run(task, FILES)
+    assert found.origin is Origin.CACHE and isinstance(found.withheld, Withheld) and found.withheld.on_test == on_test
 
 
 def test_the_sandbox_beneath_is_told_which_tasks_will_come(counting, tmp_path):

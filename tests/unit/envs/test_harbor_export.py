@@ -50,7 +50,8 @@ def test_modules_beside_the_grader_go_along_and_grade_there(task, tmp_path):
     (tmp_path / "submission.csv").write_text("id,y\n1,2\n")
     asked = [sys.executable, "-m", "envs.exported", tmp_path, folder / "tests/task", tmp_path]
     subprocess.run(asked, cwd=folder / "tests/mlagent", env={}, check=True)
-    assert json.loads((tmp_path / "reward.json").read_text())["score"] == 3.0
+    told = json.loads((tmp_path / "reward.json").read_text())
+    assert told["score"] == 3.0 and "test_score" not in told, "its answers have no part that is test's"
 
 
 @pytest.mark.parametrize("imports", ["import torch", "import prepare", "from .helper_of_it import ROWS"])

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from envs.benchmarks.loader import load
+from envs.records import Durations, Outcome, State, StepResult, Withheld
 from learner.config.defaults import defaults
 from learner.run import preparation
 from learner.run.preparation import ClusterError, connect, places
@@ -63,3 +65,27 @@ def test_where_experiments_run_is_said_once_for_each_machine_and_sandbox():
         "experiments of 2 actors run in the docker sandbox on a",
         "experiments of 1 actor run in the process sandbox on b",
     ]
+
+
+@pytest.mark.parametrize(("apart", "on_test"), [(True, 0.25), (False, None)])
+def test_baselines_have_a_figure_on_test_only_where_answers_are_tests_alone(apart, on_test):
+    task = load("wine")
+    result = StepResult(
+        "run",
+        Outcome.EDITED,
+        None,
+        0.5,
+        "",
+        "",
+        Durations(),
+        State("s", task.id, ""),
+        withheld=Withheld(0.25, apart=apart),
+    )
+    told = {}
+
+    class Actors:
+        first = staticmethod(lambda asked: {task.id: result})
+        set_baselines = told.update
+
+    measured = preparation.measure({task.id: task}, Actors())[task.id]
+    assert (measured.m_init, measured.m_init_test) == (0.5, on_test) and told == {task.id: 0.5}
