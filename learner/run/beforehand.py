@@ -41,7 +41,7 @@ def require(cfg: Config, here: bool, policies: Iterable[str] | None = None, dry:
         _require_trajectories(Path(cfg.experts.path))
     backend = _require_sandbox(cfg, dry) if here else ""
     tasks = load_tasks(cfg)
-    _require_served(cfg, tasks.values(), backend)
+    _require_served(cfg, tasks.values(), backend, here)
     for path in [cfg.model.path] if policies is None else policies:
         _require_context(cfg, path, _folder(path), tasks)
     if serves_expert(cfg):
@@ -121,19 +121,33 @@ def _require_sandbox(cfg: Config, dry: bool) -> str:
     return backend
 
 
-def _require_served(cfg: Config, tasks: Iterable[Task], backend: str) -> None:
-    """backend: empty where it is not known here."""
+def _require_served(cfg: Config, tasks: Iterable[Task], backend: str, here: bool) -> None:
+    """backend: empty where it is not known here; here: all experiments run on this machine."""
     for task in tasks:
-        if cfg.sandbox.backend != "simulated" and task.limits.gpus > len(set(cfg.sandbox.gpus)):
-            raise ConfigError(
-                f"task {task.id} asks for {task.limits.gpus} GPUs and sandbox.gpus={cfg.sandbox.gpus}: name there the "
-                "ids of cards that Ray does not have, or set tasks.limits.gpus=0"
-            )
+        if cfg.sandbox.backend != "simulated" and task.limits.gpus:
+            _require_cards(cfg, task, here)
         try:
             if backend:
                 sandbox.require_serves(backend, task)
         except TaskError as error:
             raise ConfigError(str(error)) from error
+
+
+def _require_cards(cfg: Config, task: Task, here: bool) -> None:
+    gpus, need, hosts = cfg.sandbox.gpus, task.limits.gpus, cfg.sandbox.hosts
+    actors = max(cfg.actors.count, cfg.actors.max)
+    asked = f"task {task.id} asks for {need} GPUs and sandbox.gpus={gpus}"
+    if need > len(set(gpus)):
+        raise ConfigError(f"{asked}: name there the ids of cards that Ray does not have, or set tasks.limits.gpus=0")
+    if here and hosts > 1:
+        raise ConfigError(
+            f"{asked}, of which each of sandbox.hosts={hosts} has all: on one machine, set sandbox.hosts=1"
+        )
+    if here and not hosts and any(need > len(set(gpus[actor::actors])) for actor in range(actors)):
+        raise ConfigError(
+            f"{asked}, which {actors} actors share out: name more there (one card twice serves two experiments at "
+            "once), or set actors.count and actors.max lower, or sandbox.hosts=1"
+        )
 
 
 def _folder(path: str) -> Path:

@@ -82,6 +82,26 @@ def test_auto_serves_a_task_with_an_image_of_its_own_where_docker_answers(tmp_pa
     assert sandbox.require("auto") == "process"
 
 
+HOSTS = "sandbox.cpus=2", "sandbox.memory_gb=4"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "why"),
+    [
+        ("[0]", ["actors.count=2"], "which 2 actors share out"),
+        ("[0,1]", ["actors.max=3"], "which 3 actors share out"),
+        ("[0,0]", ["actors.count=2"], ""),
+        ("[0]", ["actors.count=2", "sandbox.hosts=1", *HOSTS], ""),
+        ("[0,1]", ["sandbox.hosts=2", *HOSTS], "of which each of sandbox.hosts=2 has all"),
+    ],
+)
+def test_cards_that_an_actor_or_host_of_this_machine_would_lack_or_share_are_refused(refused, gpus, arguments, why):
+    given = ["tasks.limits.gpus=1", f"sandbox.gpus={gpus}", *arguments]
+    said = refused(*given)
+    assert why in said and bool(why) == bool(said)
+    assert refused(*given, here=False) == "", "there may be several machines"
+
+
 def test_what_can_be_run_is_not_refused(refused, tmp_path):
     assert refused() == ""
     folder = tmp_path / "earlier"
