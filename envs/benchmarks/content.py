@@ -58,6 +58,10 @@ def _read(record: Path) -> dict[str, Mark]:
 def _write(record: Path, found: dict[str, Mark]) -> None:
     record.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=record.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(found))
-    os.replace(partial, record)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(found))
+        os.replace(partial, record)
+    except BaseException:
+        os.unlink(partial)
+        raise

@@ -23,6 +23,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 ROOT = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
 V1 = ("memory", "pids", "cpu")
 CONTROLLERS = "+memory +pids +cpu"
 OURS = "mlagent"
@@ -122,17 +123,18 @@ class Cgroup:
 
 def forget(name: str) -> None:
     """Remove the group of that name, which a killed process left behind empty."""
-    for parent in _parents():
-        with contextlib.suppress(OSError):
-            (parent / name).rmdir()
+    with contextlib.suppress(OSError):
+        for parent in _parents():
+            with contextlib.suppress(OSError):
+                (parent / name).rmdir()
 
 
 def make(name: str, memory_mb: int, cpus: float, processes: int | None) -> Cgroup | None:
     """A new group; None where the host does not allow any: as root the reason is told once, and an ordinary user
     expects none."""
-    if os.getuid() and not all(map(_given, _parents())):
-        return None
     try:
+        if os.getuid() and not all(map(_given, _parents())):
+            return None
         return Cgroup(name, memory_mb, cpus, processes)
     except OSError as reason:
         _tell(f"{type(reason).__name__}: {reason}")
@@ -144,11 +146,15 @@ def _version() -> int:
 
 
 def _parents() -> list[Path]:
-    """Below which groups are made, one of each controller: all, or those that this process is in."""
+    """Below which groups are made, one of each controller: all, or those that this process is in.
+
+    Raises:
+        OSError: the kernel does not say which these are.
+    """
     kinds = [""] if _version() == 2 else V1
     if os.getuid() == 0:
         return [ROOT / kind for kind in kinds]
-    lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    lines = (line.split(":", 2) for line in OWN.read_text().splitlines())
     own = {kind: path.lstrip("/") for _, of, path in lines for kind in of.split(",")}
     found = [ROOT / kind / own.get(kind, "") for kind in kinds]
     return [folder.parent if folder.name == OURS else folder for folder in found]

@@ -142,8 +142,12 @@ def test_a_file_is_read_once_as_long_as_it_stays_what_it_is(folder, monkeypatch)
     os.utime(script, ns=(about.st_atime_ns, about.st_mtime_ns))
     changed = load(folder)
     assert changed.digest != before.digest and read == ["train.py"]
-    next((folder.parent / "cache/content").iterdir()).write_text("damaged")
+    (record,) = (folder.parent / "cache/content").iterdir()
+    record.write_text("damaged")
     assert load(folder).digest == changed.digest
+    record.unlink()
+    record.mkdir()
+    assert load(folder).digest == changed.digest and list(record.parent.iterdir()) == [record], "nothing is left"
 
 
 def test_read_only_files_protects_a_script(folder):
