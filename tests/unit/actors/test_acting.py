@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,10 +65,21 @@ def test_however_many_actions_there_are_few_are_told_those_begun_first_and_those
     acts.close()
 
 
-def test_a_disk_that_takes_nothing_and_an_actor_that_has_gone_cost_the_view_alone(tmp_path: Path) -> None:
-    gone = Acts("actor-0", tmp_path / "moved aside")
+def test_a_disk_that_takes_nothing_and_an_actor_that_has_gone_cost_the_view_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, tried = Acts("actor-0", tmp_path / "moved aside"), threading.Event()
+    write = gone._write
+
+    def once(now: float) -> None:
+        try:
+            write(now)
+        finally:
+            tried.set()
+
+    monkeypatch.setattr(gone, "_write", once)
     with gone.doing("g/0", "wine"):
-        time.sleep(0.05)
+        assert tried.wait(20)
     gone.close()
     assert list(tmp_path.iterdir()) == [], "a run's folder that is gone is not made again"
     acts = Acts("actor-0", tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from envs import grader_process, parts
+from envs import parts
 from envs.grading import GradeError, GraderFailed, grade
 from envs.parts import FEWEST, IDS, TEST, VALIDATION, Division, Unknown, divide, opened, read, undivided
 from envs.records import Direction, Limits, Task, Withheld
@@ -157,10 +157,10 @@ def test_ids_and_labels_of_a_part_are_what_they_are_in_all_answers(tmp_path: Pat
     assert scored(task, none) == (0.0, Withheld(0.0))
 
 
-def test_the_grader_of_either_part_has_the_whole_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grader_process, "SECONDS", 4)
-    slow = GRADER.replace("    return", "    import time\n    time.sleep(2.5)\n    return")
-    assert scored(make(tmp_path, grader=slow), ANSWERS) == (1.0, Withheld(1.0))
+def test_the_grader_of_either_part_has_the_whole_of_its_time(tmp_path: Path) -> None:
+    """Each leaves little of it."""
+    timed = "    import signal\n    assert signal.alarm(20) > 30, 'too little is left'\n    return"
+    assert scored(make(tmp_path, grader=GRADER.replace("    return", timed)), ANSWERS) == (1.0, Withheld(1.0))
 
 
 def test_a_grader_finds_what_the_agent_sees_where_it_looks_for_it(tmp_path: Path) -> None:

@@ -188,6 +188,13 @@ def test_a_run_that_has_not_begun_one_that_is_moved_and_damaged_files_end_nothin
 
 
 def test_a_browser_that_leaves_and_a_failure_that_nobody_foresaw_cost_one_answer(finished, capfd, monkeypatch):
+    ended, end = threading.Semaphore(0), Server.shutdown_request
+
+    def then_told(server, request):  # a failure is printed before
+        end(server, request)
+        ended.release()
+
+    monkeypatch.setattr(Server, "shutdown_request", then_told)
     with served(finished) as server:
         monkeypatch.setattr(server.live, "plot", lambda name: {}[name])
         code, answer = told(server, "/plot/reward")
@@ -196,8 +203,8 @@ def test_a_browser_that_leaves_and_a_failure_that_nobody_foresaw_cost_one_answer
         with socket.create_connection(server.server_address) as leaving:
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it is reset
             leaving.sendall(b"GET / HTTP/1.1\r\n")
-        time.sleep(0.1)
         assert told(server, "/now")[0] == 200
+        assert all(ended.acquire(timeout=20) for _ in range(4)), "of each of these four"
     assert capfd.readouterr().err == ""
 
 
