@@ -17,7 +17,7 @@ from typing import Protocol
 
 from envs.errors import SandboxFailure
 from envs.records import Limits, Task
-from envs.sandbox import disk, memory, milestones, output, preload, seccomp, unforked
+from envs.sandbox import disk, fixed, memory, milestones, output, preload, seccomp, unforked
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import HeldFolder
 
@@ -33,7 +33,7 @@ UIDS_PER_PROCESS = 256
 else: limits on processes are counted per user."""
 
 MODULES = {
-    "unforked": unforked, "disk": disk, "memory": memory, "milestones": milestones, "output": output,
+    "unforked": unforked, "disk": disk, "fixed": fixed, "memory": memory, "milestones": milestones, "output": output,
     "preload": preload, "seccomp": seccomp,
 }  # fmt: skip
 """What the runner gets of this package."""

@@ -242,17 +242,6 @@ def wipe(folder: "str | os.PathLike[str]") -> None:
             os.rmdir(entry.path)
 
 
-def clear(folder: str, kept: "set[str]") -> None:
-    """Delete what is in a folder but for the entries of these names."""
-    for entry in list(os.scandir(folder)):
-        if entry.name not in kept:
-            if entry.is_dir(follow_symlinks=False):
-                wipe(entry.path)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-
-
 def remove_special(folder: str) -> None:
     """Remove pipes and sockets, which gVisor keeps to itself: the host could not."""
     folders = [folder]

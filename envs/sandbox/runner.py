@@ -49,14 +49,14 @@ LOOK_SHARE = 0.04
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
 CAPABILITY_VERSION_3 = 0x20080522
 LIBC = ctypes.CDLL(None)
-unforked, disk, memory, milestones, output, preload, seccomp = modules = tuple(
-    map(types.ModuleType, ("unforked", "disk", "memory", "milestones", "output", "preload", "seccomp"))
+unforked, disk, fixed, memory, milestones, output, preload, seccomp = modules = tuple(
+    map(types.ModuleType, ("unforked", "disk", "fixed", "memory", "milestones", "output", "preload", "seccomp"))
 )
 """The modules of these names, each after what it imports; their sources come with the first line from the host."""
 IPC = {"shm": LIBC.shmctl, "msg": LIBC.msgctl, "sem": lambda id, *_: LIBC.semctl(id, 0, 0)}
 """What removes System V objects of each kind."""
-devices: "set[str]" = set()
-"""What /dev has at the start. A rootless Docker Engine lets its user 0 write there."""
+folders: "list[fixed.Fixed]" = []
+"""/dev, /tmp and /dev/shm."""
 
 
 def main() -> None:
@@ -76,9 +76,9 @@ def main() -> None:
     signal.set_wakeup_fd(ended[1], warn_on_full_buffer=False)
     gc.freeze()
     preload.collapse()
-    devices.update(os.listdir("/dev"))
     # Where experiments can write, nothing is yet.
     setup["shell"] = os.path.abspath(shutil.which(SHELL) or f"/bin/{SHELL}")
+    folders.extend(map(fixed.Fixed, ("/dev", *SCRATCH)))
     spare = Spare(setup)
     reply({"ready": True})
     while message := unforked.message(sys.stdin.fileno()):
@@ -194,11 +194,13 @@ def run(request: dict, order: memoryview, setup: dict, spare: Spare, ended: int)
     os.write(sys.stdout.fileno(), unforked.view[: output.REPLY.size])
     printed.send(sys.stdout.fileno())
     printed.close()
+    if not all([folder.settle() for folder in folders]):
+        os._exit(1)  # another sandbox takes this one's place
 
 
 def has_left_something() -> bool:
     """Whether an experiment has left what it must not, but for files in the workspace."""
-    if any(unforked.holds(folder) for folder in SCRATCH) or unforked.holds("/dev", len(devices)):
+    if any(unforked.holds(folder) for folder in SCRATCH) or any(folder.changed() for folder in folders):
         return True
     if any(unforked.has_more_than_a_line(f"/proc/sysvipc/{kind}") for kind in IPC):
         return True
@@ -225,7 +227,9 @@ def clean_up() -> None:
     """Delete what an experiment has left but for files in the workspace; names are read."""
     for folder in SCRATCH:
         disk.wipe(folder)
-    disk.clear("/dev", devices)
+    for owned in folders:
+        if owned.changed():
+            owned.restore()
     for folder in written():
         disk.remove_special(folder)
     remove_ipc()

@@ -148,7 +148,7 @@ def test_an_experiment_leaves_nothing_to_the_next_one(pool: SandboxPool, task: T
             for _ in range(1200):
                 os.mkdir("d" * 40); os.chdir("d" * 40)
         ctypes.CDLL(None).shmget(4242, 4096, 0o1666)
-        try: os.makedirs("/dev/left/over")
+        try: os.makedirs("/dev/left/over"); os.unlink("/dev/fd"); open("/dev/fd", "w").write("x")
         except OSError: pass
         os.chdir("/workspace")
         if os.fork() == 0:
@@ -163,6 +163,7 @@ def test_an_experiment_leaves_nothing_to_the_next_one(pool: SandboxPool, task: T
         assert numpy.mean([1, 3]) == 2 and len(pandas.read_csv("train.csv")) == 200 and "LEAK" not in os.environ
         assert sorted(os.listdir("/workspace")) == ["data", "train.csv", "train.py"], os.listdir("/workspace")
         assert not os.listdir("/tmp") and not os.listdir("/dev/shm") and not os.path.exists("/dev/left")
+        assert os.path.islink("/dev/fd")
         assert ctypes.CDLL(None).shmget(4242, 4096, 0o600) == -1, "shared memory survived"
         assert len([p for p in os.listdir("/proc") if p.isdigit()]) <= 2
         print("clean")
@@ -194,6 +195,11 @@ LEAVE_SECRETS = """
     try: os.setxattr("/workspace", "user.left", secret.encode())
     except OSError: pass  # some file systems have none
     os.utime("/workspace", ns=(1234567890, 1234567890)); os.chmod("/workspace", 0o777)
+    for folder in ("/tmp", "/dev/shm", "/dev"):
+        for change in (lambda: os.setxattr(folder, "user.left", secret.encode()), lambda: os.chmod(folder, 0o710),
+                       lambda: os.utime(folder, ns=(1234567890, 1234567890))):
+            try: change()
+            except OSError: pass  # it is somebody else's
     for key in (0x73656372, 0x65742d31):
         libc.shmget(key, 4096, 0o1666); libc.msgget(key, 0o1666); libc.semget(key, 1, 0o1666)
     libc.mq_open(b"/" + secret.encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
@@ -212,11 +218,13 @@ FIND_SECRETS = """
                 piece = ctypes.string_at(at, min(1 << 20, end - at))
                 if found := re.search(rb"cret-12345[6]7890", piece):  # a pattern that does not find itself
                     print("FOUND", name, piece[found.start() - 40:found.end() + 9])
-    try: print("FOUND", os.getxattr("/workspace", "user.left"))
-    except OSError: pass
-    status = os.stat("/workspace")
-    if 1234567890 in (status.st_atime_ns, status.st_mtime_ns): print("FOUND the times of the folder")
-    if status.st_mode & 0o022: print("FOUND the mode of the folder")
+    for folder in ("/workspace", "/tmp", "/dev/shm", "/dev"):
+        try: print("FOUND", os.getxattr(folder, "user.left"))
+        except OSError: pass
+        status = os.stat(folder)
+        if 1234567890 in (status.st_atime_ns, status.st_mtime_ns): print("FOUND the times of", folder)
+        if status.st_mode & 0o777 == 0o710: print("FOUND the mode of", folder)
+    if os.stat("/workspace").st_mode & 0o022: print("FOUND the mode of the folder")
     for key in (0x73656372, 0x65742d31):
         for get in (lambda: libc.shmget(key, 0, 0), lambda: libc.msgget(key, 0), lambda: libc.semget(key, 0, 0)):
             if get() != -1: print("FOUND System V", hex(key))
