@@ -112,7 +112,8 @@ def test_an_image_with_bundled_data_has_them_where_the_package_looks():
             if tag not in self.built:
                 raise ImageNotFound(tag)
 
-        def build(self, path: str, tag: str, rm: bool) -> None:
+        def build(self, path: str, tag: str, rm: bool, network_mode: str) -> None:
+            assert network_mode == "none"
             files = [str(file.relative_to(path)) for file in Path(path).rglob("*.csv*")]
             self.built[tag] = [Path(path, "Dockerfile").read_text(), *files]
 
