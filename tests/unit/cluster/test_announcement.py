@@ -25,7 +25,7 @@ def test_the_quickstart_is_told_with_its_time_and_its_needs():
     text = said("config=quickstart", "run.dir=/here")
     assert "training builtin:smollm2-135m on wine, wine_alcohol, diabetes, digits: explore (480 trajectories" in text
     assert "fine-tune (2 epochs), reinforce (8 steps of 64 samples)" in text
-    assert "also on breast_cancer, iris_petal" in text and "takes about 20 minutes on 2 idle cores" in text
+    assert "also on breast_cancer, iris_petal" in text and "takes about 40 minutes on 2 idle cores" in text
     assert "needs 10.4 GiB of memory, and 7 GiB are free: it takes what needs less" in text
     assert "up to 5.26 GiB of disk" in text, "three checkpoints are made"
     assert "up to 7.02 GiB of disk" in said("config=quickstart", "rl.steps=90"), "of more, four are there at once"
@@ -35,7 +35,7 @@ def test_the_quickstart_is_told_with_its_time_and_its_needs():
 @pytest.mark.parametrize("change", ["rl.steps=9", "sft.epochs=1", "tasks.held_out=[]", "model.path=org/model"])
 def test_a_time_is_told_only_of_what_was_measured(change):
     text = said("config=quickstart", change)
-    assert "20 minutes" not in text and "takes a time that these settings decide" in text
+    assert "40 minutes" not in text and "takes a time that these settings decide" in text
 
 
 def test_a_run_that_is_resumed_is_the_one_that_was_recorded(tmp_path, monkeypatch, capsys):
@@ -60,7 +60,7 @@ def test_a_run_that_is_resumed_is_the_one_that_was_recorded(tmp_path, monkeypatc
 
 
 def test_what_is_small_needs_less_and_no_memory_is_told_of_what_is_elsewhere():
-    assert "20 minutes" in said("config=quickstart", "rl.learning_rate=1e-5", "run.name=other")
+    assert "40 minutes" in said("config=quickstart", "rl.learning_rate=1e-5", "run.name=other")
     assert "are free; " in said("config=quickstart", "learner.gpus=1")
     assert "some minutes on a GPU" in said("config=quickstart", "learner.gpus=1")
     assert "memory" not in said("config=quickstart", here=False)
