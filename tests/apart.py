@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import pickle
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +23,19 @@ def process(begin: Callable[..., None] | None = None, *arguments: Any, count: in
 
 def ask(its_own: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
     """What it returns, or raises, in that process; where that ends instead, how it did."""
-    return result(its_own.submit(function, *arguments))
+    return result(its_own.submit(told, function, *arguments))
+
+
+def told(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, or raises; as text where the error cannot be pickled, which would hide it."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        try:
+            pickle.dumps(error)
+        except Exception:
+            raise RuntimeError(traceback.format_exc()) from None
+        raise
 
 
 def result(coming: Future) -> Any:

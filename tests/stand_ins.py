@@ -10,7 +10,7 @@ import collections
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from actors.policy.weights import is_digested, sha256_of
+from envs.experiments import BEGUN
 from envs.records import MILESTONES, Durations, Experiment, Outcome, Withheld
 
 EDIT = "Thought: try it\nAction: Write\n```\n{script}# attempt {seed}\n```\n"
@@ -66,7 +67,11 @@ class Experiments:
         self._seen, self.name, self.image, self.seed = seen, pool.name, pool.image, seed
         seen.tell("capacity", capacity, seed)
 
-    def run(self, task: Any, files: Any) -> Experiment:
+    def begin(self, task: Any, files: Any) -> Iterator[Any]:
+        yield BEGUN
+        yield self._run(task, files)
+
+    def _run(self, task: Any, files: Any) -> Experiment:
         unchanged = (task.env_dir / task.script).read_text()
         script = files.get(task.script, unchanged)
         self._seen.tell("experiments", task.id, task.fidelity, self.seed, _digest(script))

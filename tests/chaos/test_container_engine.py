@@ -45,7 +45,7 @@ def test_experiments_outlive_a_crash_of_the_engine(engine: PrivateEngine, tmp_pa
         time.sleep(GONE_SECONDS)
         engine.start()
         back = time.monotonic()
-        found = [one.result(60) for one in running + waiting]
+        found = [one.result(120) for one in running + waiting]
     print(f"recovered in {time.monotonic() - back:.1f} s")
     assert [(one.outcome, one.score) for one in found] == [(Outcome.EDITED, number) for number in (4, 5, 6, 7)]
     runner.close()

@@ -29,7 +29,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("keys")
     cores = 1 if "PYTEST_XDIST_WORKER" in os.environ else len(os.sched_getaffinity(0))
     with apart.process(_begin, folder, count=cores) as processes:
-        yield {name(of): processes.submit(_seen, of) for of in asked}
+        yield {name(of): processes.submit(apart.told, _seen, of) for of in asked}
         processes.shutdown(cancel_futures=True)
 
 
