@@ -59,7 +59,7 @@ def duration(cfg: Config, here: bool) -> str:
     usual = load(["config=quickstart"])
     if not here or cfg.run.resume or any(_of(cfg, name) != _of(usual, name) for name in WORK):
         return "a time that these settings decide"
-    return "some minutes on a GPU" if cfg.learner.gpus else "about 40 minutes on 2 idle cores"
+    return "some minutes on a GPU" if cfg.learner.gpus else "about 20 minutes on 2 idle cores"
 
 
 def size_of(path: str) -> ModelSize | None:

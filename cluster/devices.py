@@ -1,5 +1,5 @@
-"""What `make train` asks for by the hardware of this machine: whether it uses a GPU, and in what precision a CPU
-computes."""
+"""What `make train` asks for by the hardware of this machine: whether it uses a GPU, in what precision a CPU computes,
+and on how many of its cores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+from envs import machine
 from learner.config.load import ConfigError
 from learner.config.schema import Config
 from learner.run import cards
@@ -39,15 +40,27 @@ def settings(arguments: Sequence[str], cfg: Config) -> tuple[list[str], str]:
     if asked or cfg.size or cfg.gpus or cfg.learner.gpus or cfg.actors.gpus:
         return [], ""
     added, told = choose(arguments, device, cards.read(), serves_on_gpu()) if device != "cpu" else ([], "")
-    if added or any(argument.startswith("model.dtype=") for argument in arguments):
+    if added:
         return added, told
-    precise, why = precision(platform.machine(), Path("/proc/cpuinfo").read_text())
-    return precise, "\n".join(filter(None, [told, why]))
+    more = [cores(arguments, cfg, int(machine.cores()))]
+    if not any(argument.startswith("model.dtype=") for argument in arguments):
+        more.append(precision(platform.machine(), Path("/proc/cpuinfo").read_text()))
+    return [one for added, _ in more for one in added], "\n".join(filter(None, [told, *(why for _, why in more)]))
 
 
-def precision(machine: str, cpuinfo: str) -> tuple[list[str], str]:
+def cores(arguments: Sequence[str], cfg: Config, there: int) -> tuple[list[str], str]:
+    """(arguments to add, what to tell the user) of one learner rank and one actor, which have `there` cores."""
+    learner, actors = cfg.learner, cfg.actors
+    asked = any(argument.startswith(("learner.cpus=", "actors.cpus=", "actors.threads=")) for argument in arguments)
+    if asked or learner.ranks > 1 or actors.count > 1 or actors.max > 1 or there < learner.cpus + actors.cpus + 1:
+        return [], ""
+    added = [f"learner.cpus={there - actors.cpus:g}", f"actors.threads={there}"]
+    return added, f"{there} cores are shared by learner and engine: {' '.join(added)}"
+
+
+def precision(architecture: str, cpuinfo: str) -> tuple[list[str], str]:
     """(arguments to add, what to tell the user), by the CPU; cpuinfo: as Linux describes it."""
-    if machine not in BFLOAT16 or not BFLOAT16[machine].isdisjoint(cpuinfo.split()):
+    if architecture not in BFLOAT16 or not BFLOAT16[architecture].isdisjoint(cpuinfo.split()):
         return [], ""
     return ["model.dtype=float32"], "this CPU is several times slower in bfloat16: model.dtype=float32"
 

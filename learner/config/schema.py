@@ -414,7 +414,12 @@ class ActorsConfig:
     colocate: bool = key(
         False, "The engine and the learner that share a card have all of it in turns; the other waits in host memory."
     )
-    cpus: float = key(1.0, "CPU cores per actor; a share of one rounds up to a thread.")
+    cpus: float = key(1.0, "CPU cores per actor.")
+    threads: int = key(
+        0,
+        "Threads of an engine on the CPU; 0: as many as actors.cpus, rounded up. More also take the cores that a "
+        "learner on the same machine leaves idle while it waits.",
+    )
     node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")
     sequences: int = key(0, "Sequences an engine decodes at once; 0: 64 on the CPU, 256 on a GPU.")
     kv_cache_gb: float = key(1.0, "GiB of KV cache of an engine on the CPU.", positive=True)

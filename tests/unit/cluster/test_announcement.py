@@ -23,9 +23,9 @@ def said(*arguments: str, here: bool = True) -> str:
 
 def test_the_quickstart_is_told_with_its_time_and_its_needs():
     text = said("config=quickstart", "run.dir=/here")
-    assert "training builtin:smollm2-135m on wine, wine_alcohol, diabetes, digits: explore (480 trajectories" in text
-    assert "fine-tune (2 epochs), reinforce (8 steps of 64 samples)" in text
-    assert "also on breast_cancer, iris_petal" in text and "takes about 40 minutes on 2 idle cores" in text
+    assert "training builtin:smollm2-135m on wine, wine_alcohol, diabetes, digits: explore (240 trajectories" in text
+    assert "fine-tune (2 epochs), reinforce (8 steps of 32 samples)" in text
+    assert "also on breast_cancer, iris_petal" in text and "takes about 20 minutes on 2 idle cores" in text
     assert "needs 10.4 GiB of memory, and 7 GiB are free: it takes what needs less" in text
     assert "up to 5.26 GiB of disk" in text, "three checkpoints are made"
     assert "up to 7.02 GiB of disk" in said("config=quickstart", "rl.steps=90"), "of more, four are there at once"
@@ -35,7 +35,7 @@ def test_the_quickstart_is_told_with_its_time_and_its_needs():
 @pytest.mark.parametrize("change", ["rl.steps=9", "sft.epochs=1", "tasks.held_out=[]", "model.path=org/model"])
 def test_a_time_is_told_only_of_what_was_measured(change):
     text = said("config=quickstart", change)
-    assert "40 minutes" not in text and "takes a time that these settings decide" in text
+    assert "20 minutes" not in text and "takes a time that these settings decide" in text
 
 
 def test_a_run_that_is_resumed_is_the_one_that_was_recorded(tmp_path, monkeypatch, capsys):
@@ -52,7 +52,7 @@ def test_a_run_that_is_resumed_is_the_one_that_was_recorded(tmp_path, monkeypatc
     OmegaConf.save(load(["config=quickstart", "rl.steps=20", *arguments[:1]]), tmp_path / "quickstart/config.yaml")
     assert quickstart.main(arguments) == 1
     text = capsys.readouterr().out
-    assert "reinforce (20 steps of 64 samples)" in text and "takes a time that these settings decide" in text
+    assert "reinforce (20 steps of 32 samples)" in text and "takes a time that these settings decide" in text
     assert "model.dtype" not in text, "what this machine would have given it is in the record"
     monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere:8265")
     assert quickstart.main(["run.dir=/not/here", "run.resume=yes"]) == 1
@@ -60,7 +60,7 @@ def test_a_run_that_is_resumed_is_the_one_that_was_recorded(tmp_path, monkeypatc
 
 
 def test_what_is_small_needs_less_and_no_memory_is_told_of_what_is_elsewhere():
-    assert "40 minutes" in said("config=quickstart", "rl.learning_rate=1e-5", "run.name=other")
+    assert "20 minutes" in said("config=quickstart", "rl.learning_rate=1e-5", "run.name=other")
     assert "are free; " in said("config=quickstart", "learner.gpus=1")
     assert "some minutes on a GPU" in said("config=quickstart", "learner.gpus=1")
     assert "memory" not in said("config=quickstart", here=False)

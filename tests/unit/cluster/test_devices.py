@@ -48,8 +48,18 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
 def test_what_the_user_says_comes_first(monkeypatch, device, arguments):
     monkeypatch.setenv("DEVICE", device)
     monkeypatch.setattr(devices.cards, "read", lambda: H200)
+    monkeypatch.setattr(devices.machine, "cores", lambda: 2.0)
     arguments = [*arguments, "model.dtype=bfloat16"]
     assert devices.settings(arguments, load(arguments)) == ([], "")
+
+
+def test_more_cores_than_the_quickstart_asks_for_are_used_unless_the_user_shares_them_out():
+    cfg = load(["config=quickstart"])
+    added, told = devices.cores([], cfg, 8)
+    assert added == ["learner.cpus=7.5", "actors.threads=8"] and "8 cores" in told
+    load(["config=quickstart", *added])
+    assert devices.cores([], cfg, 2) == ([], "") and devices.cores(["learner.cpus=2"], cfg, 8) == ([], "")
+    assert devices.cores([], load(["config=quickstart", "actors.count=2"]), 8) == ([], "")
 
 
 @pytest.mark.parametrize(

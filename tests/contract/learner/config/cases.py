@@ -250,6 +250,7 @@ CASES = [
     case("actors.gpu_memory=0.4", "engine", given=GPUS),
     case("actors.colocate=true", "engine", "turns", "share of a card", given=SHARED),
     case("actors.cpus=3", "spawned", "engine"),
+    case("actors.threads=3", "engine"),
     case("actors.node=role=test", "spawned"),
     case("actors.sequences=16", "engine", "experiment threads"),
     case("actors.kv_cache_gb=2", "engine"),
