@@ -96,6 +96,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Build:
+    """How an image of a task's own is made."""
+
+    folder: Path
+    """With the Dockerfile, and all that it copies."""
+    seconds: float = 600.0
+    """That it may take."""
+    workdir: str = ""
+    """Where the task's files are, if it says so beside the Dockerfile; empty: in the image's own working folder."""
+
+
+@dataclass(frozen=True)
 class Verifier:
     """Tests of Harbor's form: they grade the files that there are after the script, in a sandbox of their own."""
 
@@ -106,8 +118,8 @@ class Verifier:
     seconds: float = 600.0
     env: tuple[tuple[str, str], ...] = ()
     """(name, value) of the environment of both."""
-    build: Path | None = None
-    """The folder with the Dockerfile of the image that both run in; None: as other experiments do."""
+    build: Build | None = None
+    """Of the image that both run in; None: they run as other experiments do."""
 
 
 @dataclass(frozen=True)

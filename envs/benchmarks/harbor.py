@@ -14,23 +14,26 @@ in no sandbox of the policy; what cannot be honoured is refused in one sentence.
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
 import shutil
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from envs import task_image
+from envs import docker_engine, task_image
 from envs.benchmarks import dockerfile
 from envs.benchmarks.competition import digest
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
-from envs.records import Direction
+from envs.errors import SandboxFailure
+from envs.records import Build, Direction
 
 SCRIPT, TESTS, BUILD = "solve.sh", "tests", "environment"
 START = "# Commands that do the task; they run in {workdir}, and then its tests look at the files there.\n"
@@ -40,9 +43,10 @@ Your files are in {workdir}. {script} runs there before the task's tests, which 
 CANARY = re.compile(r"(?:<!--.*canary.*-->|#.*canary.*)\s*", re.IGNORECASE)
 """Lines that mark a benchmark's files, at the top of an instruction; Harbor shows them to no agent either."""
 SECONDS = 600.0
-"""Of solve.sh, and of the tests, where nothing is stated."""
+"""Of solve.sh, of the tests, and of making an image, where nothing is stated."""
 LEAST = {"cpus": 1.0, "memory_mb": 2048, "storage_mb": 2048, "gpus": 0}
 """Where task.toml states none."""
+TABLES = ("task", "agent", "environment", "verifier")
 UNSUPPORTED = {
     "environment": ("mcp_servers", "healthcheck", "skills_dir", "tpu", "gpu_types"),
     "verifier": ("environment", "collect", "env"),
@@ -61,11 +65,14 @@ def task_folder(name: str) -> Path:
         if not (folder / needed).is_file():
             raise TaskError(f"{asked}: {folder / needed} is missing: a task of Harbor has one step and a test.sh")
     stated = _toml(folder / "task.toml")
-    environment, verifier = stated.get("environment", {}), stated.get("verifier", {})
+    environment = stated.get("environment", {})
     _require_supported(asked, folder, stated)
     plain, beyond = _read(asked, folder, environment)
     limits = _limits(stated, asked)
-    makers = [Path(module.__file__).read_bytes() for module in (dockerfile, task_image)]
+    seconds, build_seconds = (
+        _seconds(stated, *key, asked) for key in (("verifier", "timeout_sec"), ("environment", "build_timeout_sec"))
+    )
+    makers = [Path(module.__file__).read_bytes() for module in (dockerfile, docker_engine, task_image)]
     key = digest(__file__, makers, sorted(folder.rglob("*")), folder)
 
     def make(made: Path) -> None:
@@ -74,7 +81,8 @@ def task_folder(name: str) -> Path:
             place = plain
             _copy(plain.files, made / "env")
         else:
-            place = _of_image(asked, beyond, folder, environment, made)
+            build = Build(made / "scripts" / BUILD, build_seconds, _workdir(environment))
+            place = _of_image(asked, beyond, folder, environment.get("docker_image"), made, build)
         script = SCRIPT if not (made / "env" / SCRIPT).exists() else f"mlagent_{SCRIPT}"
         (made / "env" / script).write_text(START.format(workdir=place.workdir))
         for path in (made / "env", *(made / "env").rglob("*")):
@@ -94,8 +102,9 @@ def task_folder(name: str) -> Path:
             "origin": f"Harbor, {stated.get('task', {}).get('name', folder.name)}", "actions": ["shell"],
             "licence": "as published with the task", "script": script, "limits": limits,
             "verifier": {
-                "tests": TESTS, "workdir": place.workdir, "seconds": float(verifier.get("timeout_sec") or SECONDS),
-                "env": {name: str(value) for name, value in env.items()}, "build": "" if plain else BUILD,
+                "tests": TESTS, "workdir": place.workdir, "seconds": seconds,
+                "env": {name: str(value) for name, value in env.items()},
+                "build": {} if plain else {**asdict(build), "folder": BUILD},
             },
         }  # fmt: skip
         (made / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
@@ -109,7 +118,7 @@ def _read(asked: str, folder: Path, environment: Mapping[str, Any]) -> tuple[doc
     if not file.is_file():
         return None, f"task.toml names the image {environment['docker_image']}"
     try:
-        return dockerfile.read(file, environment.get("workdir") or ""), ""
+        return dockerfile.read(file, _workdir(environment)), ""
     except dockerfile.NotPlain as reason:
         return None, f"{file} {reason}"
     except (OSError, ValueError) as error:
@@ -125,25 +134,33 @@ def _copy(files: Mapping[str, Path], env: Path) -> None:
         target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
-def _of_image(asked: str, beyond: str, folder: Path, environment: Mapping[str, Any], made: Path) -> dockerfile.Plain:
-    """Fill `made` with what the image is built of and with the files of its working folder.
+def _workdir(environment: Mapping[str, Any]) -> str:
+    """That task.toml states, if it does."""
+    return posixpath.normpath(stated) if (stated := environment.get("workdir")) else ""
+
+
+def _of_image(asked: str, beyond: str, folder: Path, image: str | None, made: Path, build: Build) -> dockerfile.Plain:
+    """Fill `build.folder` with what the image is made of, and made/env with the files of its working folder.
+
+    image: that is taken in place of environment/.
 
     Raises:
         TaskError: beyond, which is what the image is needed for, and why it cannot be had.
     """
-    build = made / "scripts" / BUILD
-    if image := environment.get("docker_image"):
-        build.mkdir(parents=True)
-        (build / "Dockerfile").write_text(f"FROM {image}\n")
+    if image:
+        build.folder.mkdir(parents=True)
+        (build.folder / "Dockerfile").write_text(f"FROM {image}\n")
     else:
-        shutil.copytree(folder / "environment", build, symlinks=True)
+        shutil.copytree(folder / "environment", build.folder, symlinks=True)
     try:
-        client = task_image.engine()
+        if build.workdir:
+            dockerfile.require_place(build.workdir, dockerfile.OURS)
+        client = docker_engine.connect(task_image.SILENT_SECONDS)
         found = task_image.built(client, build)
-        workdir = posixpath.normpath(environment.get("workdir") or task_image.workdir(client, found))
+        workdir = build.workdir or posixpath.normpath(task_image.workdir(client, found))
         dockerfile.require_place(workdir, dockerfile.OURS)
         task_image.copy(client, found, workdir, made / "env")
-    except (task_image.ImageError, dockerfile.NotPlain) as error:
+    except (docker_engine.ImageError, SandboxFailure, dockerfile.NotPlain) as error:
         raise TaskError(
             f"{asked}: {beyond}, which only sandbox.backend=docker can give, in an image of its own: {error}"
         ) from error
@@ -152,14 +169,19 @@ def _of_image(asked: str, beyond: str, folder: Path, environment: Mapping[str, A
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        stated = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TaskError(f"{file}: {error}") from error
+    env = stated["environment"].get("env", {}) if isinstance(stated.get("environment"), dict) else {}
+    for name, table in {**{name: stated.get(name, {}) for name in TABLES}, "environment.env": env}.items():
+        if not isinstance(table, dict):
+            raise TaskError(f"{file}: {name} must be a table, not {table!r}")
+    return stated
 
 
 def _require_supported(asked: str, folder: Path, stated: Mapping[str, Any]) -> None:
     """Raises TaskError."""
-    environment = stated.get("environment", {})
+    environment, verifier = stated.get("environment", {}), stated.get("verifier", {})
     if stated.get("steps"):
         raise TaskError(f"{asked}: it has several steps, and those of one step alone can be trained on")
     if str(environment.get("os", "linux")).lower() != "linux":
@@ -167,6 +189,11 @@ def _require_supported(asked: str, folder: Path, stated: Mapping[str, Any]) -> N
     for section, keys in UNSUPPORTED.items():
         if used := [key for key in keys if stated.get(section, {}).get(key)]:
             raise TaskError(f"{asked}: task.toml asks for {section}.{used[0]}, which no sandbox here has")
+    if verifier.get("environment_mode") == "separate":
+        raise TaskError(
+            f"{asked}: task.toml asks for verifier.environment_mode = 'separate', in which tests see artifacts alone: "
+            "here they see the files as the policy leaves them"
+        )
     for name in ("environment/docker-compose.yaml", "tests/docker-compose.yaml", "tests/Dockerfile"):
         if (folder / name).exists():
             raise TaskError(f"{asked}: {folder / name} asks for a container of its own, which no sandbox here has")
@@ -178,16 +205,28 @@ def _require_supported(asked: str, folder: Path, stated: Mapping[str, Any]) -> N
         )
 
 
+def _seconds(stated: Mapping[str, Any], section: str, key: str, asked: str) -> float:
+    """Raises TaskError."""
+    given = stated.get(section, {}).get(key) or SECONDS
+    if not (isinstance(given, int | float) and 0 < given < math.inf):
+        raise TaskError(f"{asked}: {section}.{key} in task.toml must be a number above 0, not {given!r}")
+    return float(given)
+
+
 def _limits(stated: Mapping[str, Any], asked: str) -> dict[str, float]:
+    """Raises TaskError."""
     environment = stated.get("environment", {})
     given = {name: environment.get(name) or least for name, least in LEAST.items()}
     for old, name in (("memory", "memory_mb"), ("storage", "storage_mb")):  # of schemas before 1.2
         if old in environment and name not in environment:
             given[name] = _megabytes(environment[old], f"{asked}: environment.{old}")
-    return {
-        "seconds": float(stated.get("agent", {}).get("timeout_sec") or SECONDS), "cpus": float(given["cpus"]),
-        "memory_mb": int(given["memory_mb"]), "gpus": int(given["gpus"]), "disk_mb": int(given["storage_mb"]),
-    }  # fmt: skip
+    try:
+        return {
+            "seconds": _seconds(stated, "agent", "timeout_sec", asked), "cpus": float(given["cpus"]),
+            "memory_mb": int(given["memory_mb"]), "gpus": int(given["gpus"]), "disk_mb": int(given["storage_mb"]),
+        }  # fmt: skip
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TaskError(f"{asked}: a limit in task.toml is no number: {error}") from error
 
 
 def _megabytes(size: Any, what: str) -> int:

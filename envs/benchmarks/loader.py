@@ -33,7 +33,7 @@ from envs.benchmarks.content import hashes
 from envs.benchmarks.fidelity import subsample
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError, TaskFile
-from envs.records import Task, Verifier
+from envs.records import Build, Task, Verifier
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def load(name_or_folder: str | Path) -> Task:
     source = _find(asked)
     stated = task_file.read(source)
     grader = f"{stated.verifier.tests}/test.sh" if stated.verifier.tests else "eval.py"
-    build = [f"scripts/{stated.verifier.build}/Dockerfile"] if stated.verifier.build else []
+    build = [f"scripts/{stated.verifier.build.folder}/Dockerfile"] if stated.verifier.build.folder else []
     for needed in (f"env/{stated.script}", "scripts/research_problem.txt", f"scripts/{grader}", *build):
         if not (source / needed).is_file():
             raise TaskError(f"{source / needed} is missing: docs/tasks.md shows the format of a task folder")
@@ -127,9 +127,9 @@ def _verifier(stated: TaskFile, prepared: Path) -> Verifier | None:
     keys = stated.verifier
     if not keys.tests:
         return None
-    scripts = prepared / "scripts"
-    build, env = scripts / keys.build if keys.build else None, tuple(sorted(keys.env.items()))
-    return Verifier(scripts / keys.tests, keys.workdir, keys.seconds, env, build)
+    scripts, made = prepared / "scripts", keys.build
+    build = Build(scripts / made.folder, made.seconds, made.workdir) if made.folder else None
+    return Verifier(scripts / keys.tests, keys.workdir, keys.seconds, tuple(sorted(keys.env.items())), build)
 
 
 def limited(task: Task, given: Any) -> Task:

@@ -29,6 +29,18 @@ MLAGENTBENCH_SECONDS = 1800.0
 
 
 @dataclass
+class BuildKeys:
+    """Of the image that a task has for itself."""
+
+    folder: str = ""
+    """The folder, in scripts/, with the Dockerfile; empty: there is none, and the task runs as others do."""
+    seconds: float = 600.0
+    """That making it may take."""
+    workdir: str = ""
+    """In place of the image's own working folder."""
+
+
+@dataclass
 class VerifierKeys:
     """Of a task that is graded by tests of Harbor's form (envs.benchmarks.harbor)."""
 
@@ -37,8 +49,8 @@ class VerifierKeys:
     workdir: str = "/app"
     seconds: float = 600.0
     env: dict[str, str] = field(default_factory=dict)
-    build: str = ""
-    """The folder, in scripts/, with the Dockerfile of the image that script and tests run in; empty: as others."""
+    build: BuildKeys = field(default_factory=BuildKeys)
+    """Of the image that script and tests run in."""
 
 
 @dataclass
@@ -136,6 +148,9 @@ def _impossible(stated: TaskFile) -> str | None:
         return f"keep_mb must be at least 1, not {stated.keep_mb}"
     if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:
         return f"script must be a path inside env/, not {stated.script!r}"
+    for name, value in (("", stated.verifier.seconds), ("build.", stated.verifier.build.seconds)):
+        if not 0 < value < math.inf:
+            return f"verifier.{name}seconds must be above 0 and finite, not {value}"
     for name, value in asdict(stated.limits).items():
         if not (value >= 0 if name == "gpus" else 0 < value < math.inf):
             return f"limits.{name} must be {'at least 0' if name == 'gpus' else 'above 0 and finite'}, not {value}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from envs.errors import SandboxFailure
-from envs.records import Limits, Task
+from envs.records import Build, Limits, Task
 from envs.sandbox import disk, fixed, memory, milestones, output, preload, seccomp, unforked
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import HeldFolder
@@ -76,8 +76,8 @@ class Room:
     """Where the workspace is seen as well."""
     verifies: bool = False
     """Whether there are /tests, read-only, and /logs: not where the policy acts."""
-    build: Path | None = None
-    """The folder with the Dockerfile of the image that all this is in; None: that of all experiments."""
+    build: Build | None = None
+    """Of the image that all this is in; None: that of all experiments."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, Mount
 
-from envs import task_image
+from envs import docker_engine, task_image
 from envs.errors import LastingFailure
+from envs.records import Build
 from envs.sandbox import host_view, image, runner
 from envs.sandbox.base import MOUNTED_TASK, Channel, Folders, Kind, SandboxFailure, environment
 from envs.sandbox.packages import Packages
@@ -89,7 +90,7 @@ class DockerBackend:
                 if kind.gpus
                 else None,
                 environment=variables,
-                healthcheck=task_image.NO_HEALTHCHECK,
+                healthcheck=docker_engine.NO_HEALTHCHECK,
                 working_dir="/workspace",
                 mounts=[
                     Mount(MOUNTED_TASK, str(folders.shown), type="bind", read_only=True),
@@ -109,14 +110,13 @@ class DockerBackend:
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
         return channel
 
-    def _of_task(self, build: Path) -> str:
+    def _of_task(self, build: Build) -> str:
         """Id of the image that a task's Dockerfile makes, which another machine may have built before, and not this."""
         try:
             return task_image.built(self._engine, build)
-        except task_image.Unusable as error:
-            raise LastingFailure(f"{build}/Dockerfile: {error}") from error
-        except task_image.ImageError as error:
-            raise SandboxFailure(f"{build}/Dockerfile: {error}") from error
+        except docker_engine.ImageError as error:
+            kind = LastingFailure if isinstance(error, docker_engine.Unusable) else SandboxFailure
+            raise kind(f"{build.folder}/Dockerfile: {error}") from error
 
 
 def engine(seconds: float = ANSWER_SECONDS) -> tuple[docker.DockerClient, dict[str, Any]]:
@@ -127,11 +127,11 @@ def engine(seconds: float = ANSWER_SECONDS) -> tuple[docker.DockerClient, dict[s
     Raises:
         SandboxFailure: it does not answer, or does not limit what runs in it.
     """
+    client = docker_engine.connect(seconds)
     try:
-        client = docker.from_env(timeout=seconds)
         info = client.info()
     except (DockerException, OSError) as error:
-        raise SandboxFailure(f"no Docker Engine answers ({error}): start it") from error
+        raise SandboxFailure(f"the Docker Engine does not answer ({error}): is it running?") from error
     require_limits(info)
     return client, info
 

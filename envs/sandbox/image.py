@@ -22,10 +22,11 @@ import tempfile
 from pathlib import Path
 
 import docker
-from docker.errors import BuildError, ContainerError, DockerException, ImageNotFound
+from docker.errors import BuildError, DockerException, ImageNotFound
 from filelock import FileLock
 
-from envs.sandbox.base import SandboxFailure
+from envs import docker_engine
+from envs.sandbox.base import MOUNTED_TASK, SandboxFailure
 from envs.sandbox.packages import BUNDLED_DATA, Packages
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ BASES = {
 }
 """By the digests of their indexes for all architectures, as public repositories that build from them have them."""
 TORCH_INDEX = "https://download.pytorch.org/whl/"
-LEAST_PYTHON = 3, 9
-"""Of an image of a user's own: the runner's."""
+COVERED = ("/tmp", "/workspace", MOUNTED_TASK)
+"""Where sandboxes have folders of their own in an image of a user's."""
 
 
 def own(engine: docker.DockerClient, name: str) -> str:
@@ -51,23 +52,13 @@ def own(engine: docker.DockerClient, name: str) -> str:
     """
     try:
         found = engine.images.get(name)
-        if volumes := found.attrs["Config"].get("Volumes"):
-            raise SandboxFailure(
-                f"sandbox.image={name} has a VOLUME ({', '.join(volumes)}), which experiments would share: leave it out"
-            )
-        said = engine.containers.run(
-            found.id, ["-I", "-c", "import sys; print(*sys.version_info[:2])"], entrypoint=["python3"],
-            network_mode="none", remove=True,
-        )  # fmt: skip
-        version = tuple(map(int, said.split()))
+        docker_engine.require_usable(engine, found, ("python3",), COVERED, f"sandbox.image={name}")
     except ImageNotFound as error:
         raise SandboxFailure(f"the engine has no image {name!r} (sandbox.image): build or pull it there") from error
-    except (ContainerError, DockerException, OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise SandboxFailure(f"sandbox.image={name} does not run python3, which it needs on its PATH: {why}") from error
-    if version < LEAST_PYTHON:
-        has, least = (".".join(map(str, of)) for of in (version, LEAST_PYTHON))
-        raise SandboxFailure(f"sandbox.image={name} has Python {has}: experiments need {least} or later")
+    except docker_engine.Unusable as error:
+        raise SandboxFailure(str(error)) from error
+    except docker_engine.UNANSWERED as error:
+        raise SandboxFailure(f"sandbox.image={name} cannot be looked at: {docker_engine.line_of(error)}") from error
     return found.id
 
 

@@ -18,15 +18,19 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "vllm", "ray", "deepspeed", "transformers"}
 MAY_IMPORT = {
     "envs.cache": (),
+    "envs.docker_engine": (),
     "envs.errors": (),
     "envs.machine": (),
     "envs.parts": (),
     "envs.records": (),
     "envs.sockets": (),
     "envs.splits": (),
-    "envs.task_image": (),
-    "envs.sandbox": ("envs.cache", "envs.records", "envs.task_image"),
-    "envs.benchmarks": ("envs.cache", "envs.parts", "envs.records", "envs.sockets", "envs.splits", "envs.task_image"),
+    "envs.task_image": ("envs.docker_engine", "envs.records"),
+    "envs.sandbox": ("envs.cache", "envs.docker_engine", "envs.records", "envs.task_image"),
+    "envs.benchmarks": (
+        "envs.cache", "envs.docker_engine", "envs.parts", "envs.records", "envs.sockets", "envs.splits",
+        "envs.task_image",
+    ),
     "reward": ("envs.records", "envs.sockets"),
     "envs": ("envs.benchmarks", "envs.machine", "envs.parts", "envs.records", "envs.sandbox"),
     "envs.__main__": (

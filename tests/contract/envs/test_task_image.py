@@ -127,37 +127,45 @@ def test_sandboxes_without_images_refuse_it_with_what_to_set(task):
     other.close()
 
 
+SLOW = "FROM {image}\nWORKDIR /shop\nRUN for second in $(seq 60); do echo $second; sleep 1; done\n"
+
+
 @pytest.mark.parametrize(
-    ("recipe", "workdir", "said"),
+    ("recipe", "stated", "said"),
     [
         ("FROM {image}\nUSER 0\nCOPY bill.csv /shop/\n", "", "works in /"),
-        ("FROM {image}\nUSER 0\nCOPY bill.csv /shop/\n", "/elsewhere", "/elsewhere cannot be read"),
+        ("FROM {image}\nUSER 0\nCOPY bill.csv /shop/\n", "workdir = '/elsewhere'", "/elsewhere cannot be read"),
         ("FROM {image}\nWORKDIR /shop\nENV PATH=/nowhere\n", "", "does not run python3"),
         ("FROM {image}\nUSER 0\nWORKDIR /shop\nRUN chmod 700 $(readlink -f /bin/bash)\n", "", "does not run bash"),
         (
-            "FROM {image}\nUSER 0\nRUN mkdir /shop && mv /bin/bash /shop\nWORKDIR /shop\nENV PATH=/bin:/usr/bin:"
-            "/usr/local/bin:/shop\n",
-            "",
+            "FROM {image}\nUSER 0\nRUN mkdir /shop && mv /bin/bash /shop\nENV PATH=/bin:/usr/bin:/usr/local/bin:/shop",
+            "workdir = '/shop'",
             "does not run bash",
         ),
         ("FROM {image}\nWORKDIR /shop\nCOPY nothing .\n", "", "its image cannot be built"),
-        (None, "/opt", ""),
+        (SLOW, "build_timeout_sec = 2", "not built in 2 s"),
+        (None, "workdir = '/opt'", ""),
     ],
 )
-def test_what_cannot_be_run_is_one_line(pool: SandboxPool, tmp_path: Path, monkeypatch, recipe, workdir, said):
+def test_what_cannot_be_run_is_one_line(pool: SandboxPool, tmp_path: Path, monkeypatch, recipe, stated, said):
     monkeypatch.setenv("MLAGENT_CACHE", str(tmp_path / "cache"))
-    stated = f"docker_image = '{pool.image}'\nworkdir = '{workdir}'\ncpus = 1"
+    environment = f"{stated}\ncpus = 1"
     if recipe:
-        stated = f"workdir = '{workdir}'\ncpus = 1"
         recipe = recipe.format(image=pool.image)
-    changed = {"environment/Dockerfile": recipe, "task.toml": TASK.replace("cpus = 1", stated)}
+    else:
+        environment = f"docker_image = '{pool.image}'\n{environment}"
+    changed = {"environment/Dockerfile": recipe, "task.toml": TASK.replace("cpus = 1", environment)}
     folder, engine = make(tmp_path / "shop", **changed), docker.from_env()
-    before = _tags(engine)
+    before, running = _tags(engine), {container.id for container in engine.containers.list()}
     if said:
         with pytest.raises(TaskError, match=said) as refused:
             load(f"harbor:{folder}")
         assert "\n" not in str(refused.value) and "sandbox.backend=docker" in str(refused.value)
     else:  # an image that is named, and so not built of the folder
-        assert load(f"harbor:{folder}").verifier.workdir == workdir
-    for left in _tags(engine) - before:
-        engine.images.remove(left)
+        assert load(f"harbor:{folder}").verifier.workdir == "/opt"
+    end = time.monotonic() + 20
+    while left := {container.id for container in engine.containers.list()} - running:
+        assert time.monotonic() < end, f"what was given up goes on: {left}"
+        time.sleep(0.2)
+    for tag in _tags(engine) - before:
+        engine.images.remove(tag)

@@ -58,6 +58,13 @@ def test_a_link_that_leads_somewhere_in_an_image_only_is_a_link(tmp_path):
         ({"task.toml": TASK.replace("cpus = 1", "mcp_servers = [{name = 'x'}]")}, "environment.mcp_servers"),
         ({"task.toml": TASK.replace('"euro"', '"${UNIT}"')}, "environment.env.UNIT is to come from the host"),
         ({"task.toml": TASK.replace("[environment.env]", "[verifier.env]")}, "verifier.env"),
+        ({"task.toml": TASK.replace("[verifier]", "[verifier]\nenvironment_mode = 'separate'")}, "= 'separate', in"),
+        ({"task.toml": "environment = 3\n"}, "environment must be a table, not 3"),
+        ({"task.toml": TASK.replace("cpus = 1", "cpus = [1]")}, "a limit in task.toml is no number"),
+        (
+            {"task.toml": TASK.replace("timeout_sec = 20.0", "timeout_sec = -1")},
+            "agent.timeout_sec in task.toml must be",
+        ),
         ({"task.toml": TASK.replace("cpus = 1", "memory = 'much'").replace("memory_mb = 400\n", "")}, "like 2G"),
         ({"environment/docker-compose.yaml": "services: {}"}, "a container of its own"),
         ({"tests/Dockerfile": "FROM x"}, "a container of its own"),
