@@ -64,6 +64,7 @@ def digest(maker: str, texts: Iterable[str | bytes], files: Iterable[Path], rela
 
 def _link_or_copy(source: str, target: str) -> None:
     """A link where experiments, which run as another user, may read the file, and where it is on the same disk."""
+    source = os.path.realpath(source)  # of one that is a link, a hard link would be one too
     try:
         if os.stat(source).st_mode & stat.S_IROTH:
             os.link(source, target)

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from envs import docker_engine, task_image
-from envs.benchmarks import dockerfile
+from envs.benchmarks import dockerfile, links
 from envs.benchmarks.competition import digest
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
@@ -64,6 +64,8 @@ def task_folder(name: str) -> Path:
     for needed in ("task.toml", "instruction.md", "tests/test.sh"):
         if not (folder / needed).is_file():
             raise TaskError(f"{asked}: {folder / needed} is missing: a task of Harbor has one step and a test.sh")
+    # The links of environment/ are followed in an image only, but not it itself.
+    links.require_own(folder, *(part for part in folder.iterdir() if part.name != BUILD or part.is_symlink()))
     stated = _toml(folder / "task.toml")
     environment = stated.get("environment", {})
     _require_supported(asked, folder, stated)

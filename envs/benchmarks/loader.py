@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from envs import parts, splits
-from envs.benchmarks import sources, task_cache, task_file
+from envs.benchmarks import links, sources, task_cache, task_file
 from envs.benchmarks.content import hashes
 from envs.benchmarks.fidelity import subsample
 from envs.benchmarks.task_cache import made_once
@@ -172,6 +172,7 @@ def _find(name_or_folder: str | Path) -> Path:
 
 def _prepare(source: Path) -> Path:
     """The prepared copy of `source` in the cache."""
+    links.require_own(source)
 
     def make(partial: Path) -> None:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
@@ -179,7 +180,8 @@ def _prepare(source: Path) -> Path:
         if (scripts / "prepare.py").exists() and not (scripts / PREPARED).exists():
             _run_prepare(source, scripts)
         for path in [partial / "env", *(partial / "env").rglob("*")]:  # experiments run as another user
-            path.chmod(0o755 if path.is_dir() else 0o644)
+            if not path.is_symlink():  # which prepare.py made
+                path.chmod(0o755 if path.is_dir() else 0o644)
 
     try:
         return made_once(f"{source.name}-{_content_hash(source)}", make)

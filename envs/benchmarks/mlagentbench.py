@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from envs.benchmarks import links
 from envs.benchmarks.competition import digest
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import MLAGENTBENCH, MLAGENTBENCH_SECONDS, TaskError
@@ -53,6 +54,7 @@ def task_folder(name: str) -> Path:
         )
     if (folder / "task.yaml").exists() or folder.with_name(f"{name}.yaml").exists() or name not in STATED:
         return folder
+    links.require_own(folder)
 
     def make(made: Path) -> None:
         shutil.copytree(folder, made)

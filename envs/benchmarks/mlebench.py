@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from envs.benchmarks import links
 from envs.benchmarks.competition import ANSWERS, digest, write
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
@@ -51,6 +52,10 @@ def task_folder(name: str) -> Path:
     for needed in (competition.public_dir, competition.answers, competition.sample_submission):
         if not needed.exists():
             raise TaskError(f"mlebench:{name}: {needed} is missing: run `mlebench prepare -c {competition.id}` first")
+    links.require_own(
+        _data_dir(competition) / competition.id, competition.public_dir, competition.answers,
+        competition.sample_submission,
+    )  # fmt: skip
 
     def make(folder: Path) -> None:
         inside = competition.sample_submission.is_relative_to(competition.public_dir)

@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 
-from envs.benchmarks import task_cache
+from envs.benchmarks import links, task_cache
 from envs.benchmarks.competition import ANSWERS, digest, write
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
@@ -72,6 +72,7 @@ def sandmle(name: str) -> Path:
     """A task of SandMLE, likewise."""
     package = _package("sandmle", name)
     public = package / "prepared/public"
+    links.require_own(package)
     _require(f"sandmle:{name}", *(public / file for file in ("description.md", "answer.csv", "evaluator.py", SAMPLE)))
     key = digest(__file__, [], sorted(public.rglob("*")), public)
 
@@ -96,6 +97,7 @@ def sandmle(name: str) -> Path:
 
 def _of_metric(source: str, name: str) -> Path:
     package, asked = _package(source, name), f"{source}:{name}"
+    links.require_own(package)
     metric = package / "utils/metric.py"
     if not metric.is_file() and (installed := importlib.util.find_spec("mledojo")):
         metric = Path(installed.submodule_search_locations[0], "competitions", package.name, "utils/metric.py")

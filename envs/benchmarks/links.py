@@ -1,0 +1,48 @@
+"""Links in a task's folder lead to places in it, or in folders that MLAGENT_LINKS names.
+
+Whoever made a task could show a policy by a link whatever its user may read, such as a key or another task's answers,
+since what the folder holds is copied to where experiments see it. Large data of one's own lies behind a link as well:
+that this is meant is said by a variable, which no task can set. Invariant: what a link leads to is not opened here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from envs.benchmarks.task_file import TaskError
+
+VARIABLE = "MLAGENT_LINKS"
+
+
+def require_own(root: Path, *parts: Path) -> None:
+    """Refuse a link that leads out of a task's folder; parts: of it that are taken, by default all.
+
+    Raises:
+        TaskError: names the link, and says what to do.
+    """
+    own, checked = root.resolve(), set[Path]()
+    named = [Path(one).expanduser().resolve() for one in os.environ.get(VARIABLE, "").split(":") if one]
+
+    def visit(path: Path, above: frozenset[Path]) -> None:
+        target = Path(os.path.realpath(path))
+        if not target.is_relative_to(own):
+            if not any(target.is_relative_to(folder) for folder in named):
+                raise TaskError(
+                    f"{path} leads to {target}, outside the task's folder, which would be shown to a policy: take the link "
+                    f"away, or where it is meant, set {VARIABLE} to a folder that {target} is in"
+                )
+        elif target in above:
+            raise TaskError(f"{path} leads in a circle, to {target}: leave it out")
+        elif target not in checked and target.is_dir():
+            with os.scandir(target) as entries:
+                for entry in entries:
+                    if entry.is_symlink() or entry.is_dir():
+                        visit(Path(path, entry.name), above | {target})
+            checked.add(target)
+
+    try:
+        for part in parts or (own,):
+            visit(part, frozenset())
+    except OSError as error:
+        raise TaskError(f"the task's folder {root} cannot be read: {error}") from error
