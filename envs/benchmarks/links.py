@@ -29,7 +29,7 @@ def require_own(root: Path, *parts: Path) -> None:
         if not target.is_relative_to(own):
             if not any(target.is_relative_to(folder) for folder in named):
                 raise TaskError(
-                    f"{path} leads to {target}, outside the task's folder, which would be shown to a policy: take the link "
+                    f"{path} leads to {target}, outside the task's folder, which a policy would see: take the link "
                     f"away, or where it is meant, set {VARIABLE} to a folder that {target} is in"
                 )
         elif target in above:

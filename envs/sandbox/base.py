@@ -17,7 +17,19 @@ from typing import Protocol
 
 from envs.errors import SandboxFailure
 from envs.records import Build, Limits, Task
-from envs.sandbox import disk, fixed, memory, milestones, output, preload, seccomp, unforked
+from envs.sandbox import (
+    disk,
+    fixed,
+    lookups,
+    memory,
+    milestones,
+    output,
+    preload,
+    privileges,
+    seccomp,
+    sysv,
+    unforked,
+)
 from envs.sandbox.data import TaskData
 from envs.sandbox.folders import HeldFolder
 
@@ -33,8 +45,8 @@ UIDS_PER_PROCESS = 256
 else: limits on processes are counted per user."""
 
 MODULES = {
-    "unforked": unforked, "disk": disk, "fixed": fixed, "memory": memory, "milestones": milestones, "output": output,
-    "preload": preload, "seccomp": seccomp,
+    "unforked": unforked, "disk": disk, "fixed": fixed, "lookups": lookups, "memory": memory, "milestones": milestones,
+    "output": output, "preload": preload, "privileges": privileges, "seccomp": seccomp, "sysv": sysv,
 }  # fmt: skip
 """What the runner gets of this package."""
 

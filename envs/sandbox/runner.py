@@ -35,26 +35,21 @@ import typing
 SCRATCH, WORKSPACE, LOGS = ("/tmp", "/dev/shm"), "/workspace", "/logs"
 SHELL = "bash"
 """In the place of a script: the program that is run, with its arguments."""
-READ_FIRST = ("BASH_ENV", "ENV", "LD_PRELOAD", "LD_AUDIT")
-"""Variables that name a file which is run in each program, or in each shell."""
-LOOKED_UP = {"PATH": os.defpath, "LD_LIBRARY_PATH": ""}
-"""Variables that name folders, and what they are where no folder is left."""
-GUARD = 1
-"""The runner's user id where it is another than the experiments'."""
 NEAR_LIMIT = 0.8
 LOOK_SECONDS = (0.2, 1.0)
 """Least and most between looks at what an experiment has written and started; in between, a look takes
 `LOOK_SHARE` of the time."""
 LOOK_SHARE = 0.04
-PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
-CAPABILITY_VERSION_3 = 0x20080522
+PR_SET_DUMPABLE = 4
 LIBC = ctypes.CDLL(None)
-unforked, disk, fixed, memory, milestones, output, preload, seccomp = modules = tuple(
-    map(types.ModuleType, ("unforked", "disk", "fixed", "memory", "milestones", "output", "preload", "seccomp"))
+NAMES = (
+    "unforked", "disk", "fixed", "lookups", "memory", "milestones", "output", "preload", "privileges", "seccomp",
+    "sysv",
+)  # fmt: skip
+unforked, disk, fixed, lookups, memory, milestones, output, preload, privileges, seccomp, sysv = modules = tuple(
+    map(types.ModuleType, NAMES)
 )
 """The modules of these names, each after what it imports; their sources come with the first line from the host."""
-IPC = {"shm": LIBC.shmctl, "msg": LIBC.msgctl, "sem": lambda id, *_: LIBC.semctl(id, 0, 0)}
-"""What removes System V objects of each kind."""
 folders: "list[fixed.Fixed]" = []
 """/dev, /tmp and /dev/shm."""
 
@@ -66,9 +61,9 @@ def main() -> None:
     load(setup["modules"])
     preload.preload()
     if setup["guarded"]:
-        stand_guard()
+        privileges.stand_guard()
     else:
-        become(setup["uid"])
+        privileges.become(setup["uid"])
     seccomp.install(setup["guarded"], setup["counted"])
     milestones.watch_fits()
     ended = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,40 +93,6 @@ def load(sources: "dict[str, str]") -> None:
         setattr(package, module.__name__, module)
     for name in there:
         del sys.modules[name]
-
-
-def stand_guard() -> None:
-    """Become a user that is neither 0 nor an experiment's, and keep the privileges.
-
-    gVisor used to give them to a first process of any user, as Linux does not; since 2024 only user 0 has them.
-    """
-    header, held = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    LIBC.capget(header, held)
-    for descriptor in range(3):  # of the conversation with the host: user 0, whom an experiment is, could open them
-        os.fchown(descriptor, GUARD, GUARD)
-        os.fchmod(descriptor, 0o600)
-    LIBC.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    os.setgroups([])
-    os.setgid(GUARD)
-    os.setuid(GUARD)
-    LIBC.prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0)
-    held[0], held[3] = held[1], held[4]  # effective as permitted, each in two words
-    if LIBC.capset(header, held):
-        raise OSError("the runner loses its privileges")
-
-
-def become(uid: int) -> None:
-    """Become the user of this sandbox's experiments, without privileges and without a way to them."""
-    if os.getuid() != uid:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-    for capability in range(64):  # those that a program started by user 0 would get
-        if LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):  # that was the last, or there is no way to any
-            break
-    none = (ctypes.c_uint32 * 6)()
-    if LIBC.capset((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), none):
-        raise OSError("the sandbox's user keeps its privileges")
 
 
 def reply(message: dict) -> None:
@@ -202,9 +163,7 @@ def has_left_something() -> bool:
     """Whether an experiment has left what it must not, but for files in the workspace."""
     if any(unforked.holds(folder) for folder in SCRATCH) or any(folder.changed() for folder in folders):
         return True
-    if any(unforked.has_more_than_a_line(f"/proc/sysvipc/{kind}") for kind in IPC):
-        return True
-    return any(disk.has_special(folder) for folder in written())
+    return sysv.left() or any(disk.has_special(folder) for folder in written())
 
 
 def aside(work: "typing.Callable[[], None]") -> None:
@@ -232,7 +191,7 @@ def clean_up() -> None:
             owned.restore()
     for folder in written():
         disk.remove_special(folder)
-    remove_ipc()
+    sysv.remove()
 
 
 def resident_kb(process: int) -> int:
@@ -360,17 +319,6 @@ def end_all(child: int) -> "tuple[int, int]":
         time.sleep(0.001)
 
 
-def remove_ipc() -> None:
-    """Remove System V shared memory, queues and semaphores, which outlive the processes that made them.
-
-    gVisor lists none, and there none are allowed.
-    """
-    for kind, remove in IPC.items():
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/sysvipc/{kind}") as lines:
-            for line in list(lines)[1:]:
-                remove(int(line.split()[1]), 0, None)
-
-
 def out_of_memory_kills() -> "int | None":
     """The kernel's count of out-of-memory kills in this cgroup; None where it cannot be read."""
     for file in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
@@ -399,13 +347,13 @@ def experiment(order: int, setup: dict, writer: int) -> None:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")  # a full container loses the experiment, not the runner
         limit(request, setup["contained"], setup["gpus"])
-        become(setup["uid"])
+        privileges.become(setup["uid"])
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.update(request["env"])
         os.chdir(WORKSPACE)
         if verifies():
-            distrust(WORKSPACE, setup["workdir"])
+            lookups.distrust(WORKSPACE, setup["workdir"])
         seed_random_numbers(request["seed"])
         sys.argv = list(request["argv"])
         sys.path[:0] = dict.fromkeys([os.path.dirname(os.path.join(WORKSPACE, request["argv"][0])), WORKSPACE])
@@ -423,18 +371,6 @@ def experiment(order: int, setup: dict, writer: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def distrust(*folders: str) -> None:
-    """Have programs, and what these load first, be looked up nowhere in these folders, in which the policy wrote."""
-    for name in READ_FIRST:
-        os.environ.pop(name, None)
-    theirs = tuple(f"{seen}/" for folder in folders for seen in (folder, os.path.realpath(folder)))
-    for name in LOOKED_UP.keys() & os.environ.keys():
-        places = [place for place in os.environ[name].split(":") if place.startswith("/")]
-        kept = [place for place in places if not f"{place}/".startswith(theirs)]
-        kept = [place for place in kept if not f"{os.path.realpath(place)}/".startswith(theirs)]
-        os.environ[name] = ":".join(kept) or LOOKED_UP[name]
 
 
 def run_script(script: str) -> int:
