@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from actors.runtime.metrics import MeteredRunner, Metrics
-from actors.runtime.placement import on_node
+from actors.runtime.placement import Anywhere, Apart
 from actors.runtime.remote import DEATHS
 from envs.admission import Capacity, Late
 from envs.experiments import SandboxRunner
@@ -64,7 +64,7 @@ def local_runner(cfg: Any, name: str, capacity: Capacity, snapshots: SnapshotSto
 
 
 class Host:
-    """Runs experiments on one node, with `sandbox.cpus` cores and `sandbox.memory_gb` of memory."""
+    """Runs experiments on one node, with `sandbox.cpus` cores, `sandbox.memory_gb` of memory, and `sandbox.gpus`."""
 
     def __init__(self, name: str, cfg: Any):
         self._name, sandbox = name, cfg.sandbox
@@ -102,18 +102,27 @@ class Hosts:
 
     def __init__(self, cfg: Any):
         sandbox = cfg.sandbox
-        options = {
-            "num_cpus": sandbox.cpus, "memory": int(sandbox.memory_gb * 2**30), "max_concurrency": AT_ONCE,
-            "max_restarts": -1, **on_node(sandbox.node),
-        }  # fmt: skip
-        host = ray.remote(Host)
-        self._hosts = [host.options(name=name, **options).remote(name.rpartition("/")[2], cfg) for name in _names(cfg)]
+        cpus, memory = sandbox.cpus, int(sandbox.memory_gb * 2**30)
+        # Each gives out all cards of its node, so that two there would give out each of them twice.
+        self._places = (
+            Apart(sandbox.hosts, {"CPU": cpus, "memory": memory}, sandbox.node)
+            if sandbox.gpus
+            else Anywhere(sandbox.node)
+        )
+        options = {"num_cpus": cpus, "memory": memory, "max_concurrency": AT_ONCE, "max_restarts": -1}
+        self._hosts = [
+            ray.remote(Host)
+            .options(name=name, **options, **self._places.options(number))
+            .remote(name.rpartition("/")[2], cfg)
+            for number, name in enumerate(_names(cfg))
+        ]
 
     def close(self) -> None:
         """End the sandboxes, then the processes."""
         ray.wait([host.close.remote() for host in self._hosts], num_returns=len(self._hosts), timeout=CLOSE_SECONDS)
         for host in self._hosts:
             ray.kill(host)
+        self._places.close()
 
 
 class HostedRunner:

@@ -2,7 +2,8 @@
 
 Learner ranks exchange gradients all the time: their places are reserved at once, as a placement group, on one node
 where one is large enough and has the room, else on as few as may be. Engines to which weights travel by NCCL go to
-those nodes as long as there is room. Invariant: what is reserved for ranks is nobody else's, and Ray counts it once.
+those nodes as long as there is room. Hosts that give out a node's cards are one to a node. Invariant: what is reserved
+is nobody else's, and Ray counts it once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 ROOM_SECONDS = 10.0
@@ -46,8 +47,28 @@ class Anywhere:
         """Give the places back."""
 
 
-class Together(Anywhere):
-    """Reserved places for several processes of one kind, near each other; Ray must be initialised."""
+class Reserved(Anywhere):
+    """Places of a placement group; Ray must be initialised."""
+
+    _group: PlacementGroup
+
+    def options(self, number: int) -> dict[str, Any]:
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, number)}
+
+    def close(self) -> None:
+        remove_placement_group(self._group)
+
+
+class Apart(Reserved):
+    """For several processes of one kind, no two on one node, wherever they have to start again."""
+
+    def __init__(self, count: int, share: Mapping[str, float], label: str = ""):
+        selectors = [selector] * count if (selector := _selector(label)) else None
+        self._group = placement_group([dict(share)] * count, "STRICT_SPREAD", bundle_label_selector=selectors)
+
+
+class Together(Reserved):
+    """For several processes of one kind, near each other."""
 
     def __init__(self, count: int, cpus: float, gpus: float, label: str = ""):
         """cpus, gpus: of each; one of them must be positive."""
@@ -67,12 +88,6 @@ class Together(Anywhere):
     def nodes(self) -> Sequence[str]:  # type: ignore[override]
         where = placement_group_table(self._group)["bundles_to_node_id"]
         return [where[number] for number in sorted(where) if where[number]]
-
-    def options(self, number: int) -> dict[str, Any]:
-        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, number)}
-
-    def close(self) -> None:
-        remove_placement_group(self._group)
 
 
 def holds(node: Mapping[str, Any], count: int, share: Mapping[str, float], selector: Mapping[str, str]) -> bool:

@@ -141,7 +141,8 @@ def _require_cards(cfg: Config, task: Task, here: bool) -> None:
         raise ConfigError(f"{asked}: name there the ids of cards that Ray does not have, or set tasks.limits.gpus=0")
     if here and hosts > 1:
         raise ConfigError(
-            f"{asked}, of which each of sandbox.hosts={hosts} has all: on one machine, set sandbox.hosts=1"
+            f"{asked}, all of which each of sandbox.hosts={hosts} has, on a node of its own: on one machine, set "
+            "sandbox.hosts=1"
         )
     if here and not hosts and any(need > len(set(gpus[actor::actors])) for actor in range(actors)):
         raise ConfigError(

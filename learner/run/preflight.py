@@ -163,6 +163,8 @@ class Share:
     """Bytes."""
     label: str = ""
     """KEY=VALUE of the nodes that it may run on; empty: any."""
+    apart: bool = False
+    """Whether no two of them may be on one node."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -190,7 +192,7 @@ def shares(cfg: Config) -> list[Share]:
     every = [
         *[Share("learner", learner.cpus, learner.gpus, label=learner.node)] * learner.ranks,
         *[Share("actors", actors.cpus, actors.gpus, label=actors.node)] * actors.count * served,
-        *[Share("sandbox", sandbox.cpus, memory=memory, label=sandbox.node)] * sandbox.hosts,
+        *[Share("sandbox", sandbox.cpus, 0.0, memory, sandbox.node, apart=bool(sandbox.gpus))] * sandbox.hosts,
     ]
     return sorted(every, key=lambda share: (bool(share.label), share.gpus, share.cpus), reverse=True)
 
@@ -206,11 +208,13 @@ def resources(cfg: Config, alive: Sequence[Node], autoscales: bool = False) -> F
 
     autoscales: the cluster can add nodes of kinds that Ray does not tell.
     """
-    wanted, homeless = shares(cfg), []
+    wanted, homeless, there = shares(cfg), [], set[tuple[str, str]]()
     free = {node.id: dict(node.resources) for node in alive}
     for share in wanted:
         for node in alive:
-            if share.may_run_on(dataclasses.replace(node, resources=free[node.id])):
+            alone = share.apart and (share.who, node.id) in there
+            if not alone and share.may_run_on(dataclasses.replace(node, resources=free[node.id])):
+                there.add((share.who, node.id))
                 free[node.id] |= {name: free[node.id].get(name, 0.0) - x for name, x in share.resources.items()}
                 break
         else:
@@ -221,7 +225,10 @@ def resources(cfg: Config, alive: Sequence[Node], autoscales: bool = False) -> F
     need = ", ".join(f"{count} × {share.who} ({share})" for share, count in Counter(wanted).items())
     if not homeless:
         return Finding("resources", Verdict.OK, f"{need} fit on the nodes: {have}")
-    missing = "; ".join(f"{count} with {_asked(share)} free" for share, count in Counter(homeless).items())
+    missing = "; ".join(
+        f"{count} with {_asked(share)} free" + " that have no other (sandbox.gpus)" * share.apart
+        for share, count in Counter(homeless).items()
+    )
     if autoscales:
         shown = f"{need} wait for the autoscaler, since they do not fit on the nodes: {have}"
         return Finding("resources", Verdict.NOTE, shown, f"its node groups must be able to give {missing}")

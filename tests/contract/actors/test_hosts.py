@@ -42,7 +42,7 @@ def cluster():
     cluster = Cluster()
     add(cluster, num_cpus=8, include_dashboard=False)
     for number in range(2):
-        add(cluster, num_cpus=1, labels={"role": "sandbox", "number": str(number)})
+        add(cluster, num_cpus=4, labels={"role": "sandbox", "number": str(number)})
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
@@ -54,12 +54,13 @@ def hosted(cluster):
     cfg = defaults()
     cfg.sandbox.backend, cfg.sandbox.hosts, cfg.sandbox.node = "process", 2, "role=sandbox"
     cfg.sandbox.cpus, cfg.sandbox.memory_gb, cfg.actors.deadline = 1, 1, 60
+    cfg.sandbox.gpus = [0]  # which no experiment here asks for: the hosts share no node
     hosts = Hosts(cfg)
     yield hosts, HostedRunner(cfg)
     hosts.close()
 
 
-def test_experiments_run_on_nodes_with_the_label_and_are_spread_over_them(hosted):
+def test_hosts_that_have_cards_are_one_to_a_node_with_the_label_and_experiments_are_spread_over_them(hosted):
     hosts, runner = hosted
     task = load("wine")
     script = (task.env_dir / task.script).read_text()

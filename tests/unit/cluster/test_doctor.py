@@ -88,6 +88,16 @@ def test_labels_and_hosts_of_sandboxes_are_asked_for():
     assert preflight.resources(cfg, [small, labelled, dataclasses.replace(small, id="another")]).verdict is Verdict.OK
 
 
+def test_hosts_that_give_out_cards_ask_for_a_node_each():
+    given = ["sandbox.hosts=2", "sandbox.cpus=2", "sandbox.memory_gb=1"]
+    cfg = configure([*given, "sandbox.gpus=[0]"])
+    large = node(CPU=15, memory=64 * GB)
+    finding = preflight.resources(cfg, [large])
+    assert "1 with 2 CPUs, 1.07 GB of memory free that have no other (sandbox.gpus)" in finding.fix
+    assert preflight.resources(cfg, [large, dataclasses.replace(large, id="another")]).verdict is Verdict.OK
+    assert preflight.resources(configure(given), [large]).verdict is Verdict.OK
+
+
 def test_the_smallest_object_store_must_hold_the_weights():
     cfg, seven_b = configure([]), SEVEN_B
     stores = [node(CPU=8, object_store_memory=40 * GB), node(CPU=8, object_store_memory=20 * GB)]

@@ -92,7 +92,7 @@ HOSTS = "sandbox.cpus=2", "sandbox.memory_gb=4"
         ("[0,1]", ["actors.max=3"], "which 3 actors share out"),
         ("[0,0]", ["actors.count=2"], ""),
         ("[0]", ["actors.count=2", "sandbox.hosts=1", *HOSTS], ""),
-        ("[0,1]", ["sandbox.hosts=2", *HOSTS], "of which each of sandbox.hosts=2 has all"),
+        ("[0,1]", ["sandbox.hosts=2", *HOSTS], "each of sandbox.hosts=2 has, on a node of its own"),
     ],
 )
 def test_cards_that_an_actor_or_host_of_this_machine_would_lack_or_share_are_refused(refused, gpus, arguments, why):
