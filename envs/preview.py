@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -269,7 +270,7 @@ def _lines(file: Path) -> tuple[int, bool]:
 
 UNREADABLE = (
     OSError, ValueError, RecursionError, RuntimeError, NotImplementedError, EOFError, MemoryError, csv.Error,
-    zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 READERS: dict[str, Callable[[Path], tuple[str, Columns]]] = {
     ".csv": _table, ".tsv": functools.partial(_table, delimiter="\t"), ".jsonl": _records, ".json": _json,

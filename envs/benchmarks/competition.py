@@ -39,6 +39,7 @@ def write(
         if path.is_dir():
             path.chmod(0o755)
     (folder / "scripts").mkdir()
+    (folder / "env/train.py").unlink(missing_ok=True)  # it may be the package's own, by a hard link
     (folder / "env/train.py").write_text(SCRIPT.format(sample=sample), encoding="utf-8")
     (folder / "task.yaml").write_text(yaml.safe_dump(dict(stated), sort_keys=False), encoding="utf-8")
     for name, content in scripts.items():

@@ -82,7 +82,7 @@ def require_place(workdir: str, taken: Collection[str]) -> None:
     Raises:
         NotPlain: names it.
     """
-    if not workdir.startswith("/") or workdir == "/" or any(f"{workdir}/".startswith(f"{one}/") for one in taken):
+    if not re.match("/[^/]", workdir) or any(f"{workdir}/".startswith(f"{one}/") for one in taken):
         raise NotPlain(f"works in {workdir}, where a sandbox has its own files")
 
 
@@ -109,7 +109,7 @@ def _copied(context: Path, rest: str, at: str) -> dict[str, Path]:
     """Absolute place → file of a COPY."""
     if "<<" in rest or "$" in rest:
         raise NotPlain(f"copies `{rest[:60]}`")
-    words = json.loads(rest) if rest.startswith("[") else shlex.split(rest)
+    words = [str(word) for word in json.loads(rest)] if rest.startswith("[") else shlex.split(rest)
     flags = [word for word in words if word.startswith("--")]
     *sources, target = [word for word in words if word not in flags]
     if any(not flag.startswith(("--chown", "--chmod", "--link")) for flag in flags) or not sources:

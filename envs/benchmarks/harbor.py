@@ -64,8 +64,12 @@ def task_folder(name: str) -> Path:
     for needed in ("task.toml", "instruction.md", "tests/test.sh"):
         if not (folder / needed).is_file():
             raise TaskError(f"{asked}: {folder / needed} is missing: a task of Harbor has one step and a test.sh")
-    # The links of environment/ are followed in an image only, but not it itself.
-    links.require_own(folder, *(part for part in folder.iterdir() if part.name != BUILD or part.is_symlink()))
+    # Links in environment/ are followed in an image only, unless they are what is read here.
+    read = [folder / BUILD / name for name in ("Dockerfile", ".dockerignore")]
+    links.require_own(
+        folder, *(part for part in folder.iterdir() if part.name != BUILD or part.is_symlink()),
+        *(file for file in read if file.is_symlink()),
+    )  # fmt: skip
     stated = _toml(folder / "task.toml")
     environment = stated.get("environment", {})
     _require_supported(asked, folder, stated)

@@ -140,8 +140,8 @@ def read_metric(file: Path) -> tuple[str, bool]:
     """
     try:
         tree = ast.parse(_text(file))
-    except SyntaxError as error:
-        raise TaskError(f"{file} is no Python: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # null bytes, or nested without end
+        raise TaskError(f"{file} is no Python: {error or type(error).__name__}") from error
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and "evaluate" in _methods(node)]
     if len(classes) != 1:
         raise TaskError(f"{file} must define one class with `evaluate`, not {len(classes)}")
@@ -243,7 +243,11 @@ def _best(private: Path, larger: bool) -> dict[str, Any]:
     file = private / "private_leaderboard.csv"
     if not file.is_file():
         return {}
-    scores = pd.to_numeric(pd.read_csv(file).get("score"), errors="coerce").dropna()
+    try:
+        table = pd.read_csv(file)
+    except ValueError as error:
+        raise TaskError(f"{file} is no table: {error}") from error
+    scores = pd.to_numeric(table.get("score", pd.Series(dtype=float)), errors="coerce").dropna()
     if scores.empty:
         return {}
     best = scores.max() if larger else scores.min()

@@ -112,6 +112,8 @@ def _read(file: Path) -> TaskFile:
         given = OmegaConf.load(file)
         if not isinstance(given, DictConfig):
             raise TaskError(f"{file} must be a mapping of keys to values")
+        if found := next(_interpolations(OmegaConf.to_container(given)), None):
+            raise TaskError(f"{file}: {found!r}: nothing is filled in here, least of all from the host: write it out")
         for path, kind in _unknown(given, TaskFile):
             near = difflib.get_close_matches(path.rpartition(".")[2], [item.name for item in fields(kind)], n=1)
             raise TaskError(f"{file}: there is no key {path!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
@@ -146,15 +148,31 @@ def _impossible(stated: TaskFile) -> str | None:
         return f"best must be a finite number, not {stated.best}"
     if stated.keep_mb < 1:
         return f"keep_mb must be at least 1, not {stated.keep_mb}"
-    if (script := PurePosixPath(stated.script)).is_absolute() or ".." in script.parts:
-        return f"script must be a path inside env/, not {stated.script!r}"
-    for name, value in (("", stated.verifier.seconds), ("build.", stated.verifier.build.seconds)):
+    verifier = stated.verifier
+    for key, place, paths in (
+        ("script", "env/", [stated.script]), ("rows", "env/", stated.rows),
+        ("verifier.tests", "scripts/", [verifier.tests]),
+        ("verifier.build.folder", "scripts/", [verifier.build.folder]),
+    ):  # fmt: skip
+        if leading_out := [path for path in paths if path.startswith("/") or ".." in PurePosixPath(path).parts]:
+            return f"{key} must be a path inside {place}, not {leading_out[0]!r}"
+    if not verifier.workdir.startswith("/") or ".." in PurePosixPath(verifier.workdir).parts:
+        return f"verifier.workdir must be an absolute path without .., not {verifier.workdir!r}"
+    for name, value in (("", verifier.seconds), ("build.", verifier.build.seconds)):
         if not 0 < value < math.inf:
             return f"verifier.{name}seconds must be above 0 and finite, not {value}"
     for name, value in asdict(stated.limits).items():
         if not (value >= 0 if name == "gpus" else 0 < value < math.inf):
             return f"limits.{name} must be {'at least 0' if name == 'gpus' else 'above 0 and finite'}, not {value}"
     return None
+
+
+def _interpolations(value: Any) -> Iterator[str]:
+    """Texts in which OmegaConf would fill something in, such as a variable of the environment, which may be a key."""
+    if isinstance(value, str) and "${" in value:
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _interpolations(item)
 
 
 def _unknown(given: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:

@@ -110,8 +110,9 @@ def test_what_files_hold_is_escaped_and_cut(tmp_path):
         b"," * 300_000,
         b"a\n" * 1_000_000,
         gzip.compress(b"id,x\n" * 10_000),
+        b"\x93NUMPY\x01\x00\x07\x00{( 'a'\n",
     ],
-    ids=["empty", "binary", "quotes", "one line", "columns", "lines", "compressed"],
+    ids=["empty", "binary", "quotes", "one line", "columns", "lines", "compressed", "array"],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".npy", ".npz", ".bin"])
 def test_a_file_that_is_not_what_it_says_is_listed(tmp_path, content, suffix):

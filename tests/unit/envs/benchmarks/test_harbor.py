@@ -82,6 +82,8 @@ def test_a_link_that_leads_somewhere_in_an_image_only_is_a_link(tmp_path):
         ({"environment/Dockerfile": DOCKERFILE.replace("COPY bill.csv", "COPY sum.csv")}, "sum.csv, which is not"),
         ({"environment/Dockerfile": DOCKERFILE.replace("COPY bill.csv", "COPY ../tests/expected.txt")}, "elsewhere"),
         ({"environment/Dockerfile": f"{DOCKERFILE}FROM debian\n"}, "several stages"),
+        ({"environment/Dockerfile": DOCKERFILE.replace("WORKDIR /app", "WORKDIR //usr")}, "works in //usr"),
+        ({"environment/Dockerfile": f"{DOCKERFILE}COPY [1, 2]\n"}, "copies 1, which is not there"),
     ],
 )
 def test_what_no_sandbox_has_is_refused_in_one_sentence(tmp_path, changed, said):

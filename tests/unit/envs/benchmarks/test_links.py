@@ -87,6 +87,7 @@ def cifar(folder: Path) -> str:
         (harbor, "tests/more.csv"),
         (harbor, "instruction.md"),
         (harbor, "environment"),
+        (harbor, "environment/.dockerignore"),
     ],
 )
 @pytest.mark.parametrize("relative", [True, False], ids=["relative", "absolute"])
@@ -97,7 +98,7 @@ def test_a_link_out_of_a_tasks_folder_is_refused_by_name(tmp_path, elsewhere, mo
     if link.is_dir():
         shutil.rmtree(link)
     link.unlink(missing_ok=True)
-    target = elsewhere / "secret.csv" if "." in place else elsewhere
+    target = elsewhere / "secret.csv" if "." in link.name else elsewhere
     link.symlink_to(os.path.relpath(target, link.parent.resolve()) if relative else target)
     with pytest.raises(TaskError, match=f"{place} leads to {target}, outside .*MLAGENT_LINKS"):
         load(name)
@@ -144,6 +145,13 @@ def test_a_competition_of_mle_bench_is_looked_at_where_its_data_is(tmp_path, els
     monkeypatch.setattr(mlebench, "_competition", lambda *_: found)
     with pytest.raises(TaskError, match="public/train.csv leads to"):
         load("mlebench:ships")
+
+
+def test_a_script_of_a_packages_own_is_left_to_it(tmp_path):
+    name, script = openmle(tmp_path / "task"), tmp_path / "task/data/public/train.py"
+    script.write_text("print('theirs')\n")
+    assert "theirs" not in (load(name).env_dir / "train.py").read_text()
+    assert script.read_text() == "print('theirs')\n"
 
 
 def test_what_prepare_makes_a_link_of_keeps_its_permissions(tmp_path, elsewhere):
