@@ -67,7 +67,7 @@ class Experiments:
         self._seen, self.name, self.image, self.seed = seen, pool.name, pool.image, seed
         seen.tell("capacity", capacity, seed)
 
-    def begin(self, task: Any, files: Any) -> Iterator[Any]:
+    def begin(self, task: Any, files: Any, **_: Any) -> Iterator[Any]:
         yield BEGUN
         yield self._run(task, files)
 
@@ -306,9 +306,22 @@ class Ray:
         waits(self._seen, timeout)
         return result
 
-    def wait(self, results: Sequence[Any], **_: Any) -> None: ...
+    def wait(self, results: Sequence[Any], **_: Any) -> tuple[Sequence[Any], list[Any]]:
+        return results, []
 
     def kill(self, actor: Any) -> None: ...
+
+
+class Apart:
+    """Stands for places on a node each."""
+
+    def __init__(self, *places: Any):
+        self._places = places
+
+    def options(self, number: int) -> dict[str, Any]:
+        return {"apart": (number, *self._places)}
+
+    def close(self) -> None: ...
 
 
 class Called:

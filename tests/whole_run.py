@@ -29,7 +29,19 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from learner.stream.stream import Cursor
-from tests.stand_ins import Away, Broadcaster, DeepSpeed, Endpoint, Engine, Experiments, RankDies, Ray, Seen, waits
+from tests.stand_ins import (
+    Apart,
+    Away,
+    Broadcaster,
+    DeepSpeed,
+    Endpoint,
+    Engine,
+    Experiments,
+    RankDies,
+    Ray,
+    Seen,
+    waits,
+)
 
 BASE = (
     "run.name=seen",
@@ -252,6 +264,7 @@ def borders(seen: Seen) -> Iterator[None]:
         patch.setattr(training_state, "write", write)
         patch.setattr(Chat, "_encode", encode)
         patch.setattr(hosts, "ray", Ray(seen))
+        patch.setattr(hosts, "Apart", Apart)
         patch.setattr(openai, "OpenAI", lambda **given: Endpoint(seen, **given))
         patch.setattr(asyncio, "timeout", limited)
         patch.setattr(explorer, "ThreadPoolExecutor", threads)

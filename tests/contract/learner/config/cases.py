@@ -114,7 +114,7 @@ CASES = [
     case("sandbox.memory_gb=5", "capacity"),
     case("sandbox.memory_gb=5", "capacity", "hosts", given=HOSTS),
     case("sandbox.gpus=[1]", "capacity"),
-    case("sandbox.gpus=[1]", "capacity", given=HOSTS),
+    case("sandbox.gpus=[1]", "capacity", "hosts", given=HOSTS),
     case("sandbox.warm=3", "sandboxes"),
     case("sandbox.patience=7", "sandboxes"),
     case("sandbox.image=mine", "sandboxes"),
