@@ -24,15 +24,21 @@ Mark = tuple[int, int, int, int, str]
 """Size, time of content, time of inode, number of inode, hash."""
 
 
+def files(folder: Path) -> list[Path]:
+    """In order, also behind links, none of which leads in a circle (`envs.benchmarks.links`)."""
+    held = (Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(path for path in held if path.is_file())
+
+
 def hashes(folder: Path) -> Iterator[tuple[str, int, str]]:
-    """(relative path, size, hash of the content) of each file, in order; bytecode is left out.
+    """(relative path, size, hash of the content) of each file, in order, also behind links; bytecode is left out.
 
     Raises:
         OSError: a file cannot be read.
     """
     record = cache_folder() / "content" / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.json"
     known, found = _read(record), {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+    for path in (path for path in files(folder) if "__pycache__" not in path.parts):
         name, about = str(path.relative_to(folder)), path.stat()
         mark = about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
         if name in known and known[name][:-1] == mark:

@@ -15,6 +15,7 @@ import yaml
 
 from envs.benchmarks import links
 from envs.benchmarks.competition import digest
+from envs.benchmarks.content import files
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import MLAGENTBENCH, MLAGENTBENCH_SECONDS, TaskError
 from envs.records import Direction
@@ -63,4 +64,4 @@ def task_folder(name: str) -> Path:
         stated = {"metric": metric, "direction": str(direction), "actions": "mlagentbench", "limits": limits}
         (made / "task.yaml").write_text(yaml.safe_dump(stated, sort_keys=False))
 
-    return made_once(f"{name}-{digest(__file__, (name,), sorted(folder.rglob('*')), folder)}", make)
+    return made_once(f"{name}-{digest(__file__, (name,), files(folder), folder)}", make)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from envs.benchmarks import links
 from envs.benchmarks.competition import ANSWERS, digest, write
+from envs.benchmarks.content import files
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
 from envs.parts import TEST, VALIDATION
@@ -134,7 +135,7 @@ def _stated(competition: Any) -> dict[str, Any]:
 
 
 def _hash(competition: Any) -> str:
-    data = (competition.answers, competition.sample_submission, *sorted(competition.public_dir.rglob("*")))
+    data = (competition.answers, competition.sample_submission, *files(competition.public_dir))
     texts = (competition.description, competition.leaderboard.read_bytes())
     return digest(__file__, texts, data, competition.public_dir)
 

@@ -28,6 +28,7 @@ import pandas as pd
 
 from envs.benchmarks import links, task_cache
 from envs.benchmarks.competition import ANSWERS, digest, write
+from envs.benchmarks.content import files
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
 from envs.records import Direction
@@ -74,7 +75,7 @@ def sandmle(name: str) -> Path:
     public = package / "prepared/public"
     links.require_own(package)
     _require(f"sandmle:{name}", *(public / file for file in ("description.md", "answer.csv", "evaluator.py", SAMPLE)))
-    key = digest(__file__, [], sorted(public.rglob("*")), public)
+    key = digest(__file__, [], files(public), public)
 
     def make(folder: Path) -> None:
         found = _evaluated(public, f"sandmle:{name}")
@@ -108,7 +109,7 @@ def _of_metric(source: str, name: str) -> Path:
     if not made:
         _require(asked, public / "description.txt", public / SAMPLE, private / "test_answer.csv")
     kept = (package / folder for folder in (("raw",) if made else ("data/public", "data/private")))
-    key = digest(__file__, [metric.read_bytes()], (path for of in kept for path in sorted(of.rglob("*"))), package)
+    key = digest(__file__, [metric.read_bytes()], (path for of in kept for path in files(of)), package)
 
     def make(folder: Path) -> None:
         data = _prepared(package, folder, asked) if made else package / "data"

@@ -116,10 +116,12 @@ def test_what_the_user_has_named_and_what_is_the_tasks_own_is_seen_behind_a_link
     (shown / "big").symlink_to(elsewhere / "deeper")
     (shown / "big.csv").symlink_to(elsewhere / "secret.csv")
     monkeypatch.setenv("MLAGENT_LINKS", f"/nowhere:{elsewhere}")
-    env = load(name).env_dir
+    env, before = load(name).env_dir, load(name).digest
     assert not any(path.is_symlink() for path in env.rglob("*"))
     assert (env / "again.csv").read_text() == "mine"
     assert (env / "big/secret.csv").read_text() == (env / "big.csv").read_text() == SECRET
+    (elsewhere / "deeper/secret.csv").write_text("changed")
+    assert load(name).digest != before
 
 
 def test_links_are_followed_to_the_end_and_in_no_circle(tmp_path, elsewhere):
