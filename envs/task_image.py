@@ -21,7 +21,7 @@ import time
 from pathlib import Path, PurePosixPath
 
 import docker
-from docker.errors import ImageNotFound
+from docker.errors import BuildError, ImageNotFound
 from docker.models.images import Image
 from filelock import FileLock, Timeout
 
@@ -97,7 +97,7 @@ def _made(client: docker.DockerClient, build: Build) -> Image:
     with contextlib.closing(lines):  # the engine ends what nobody listens to
         for told in lines:
             if "error" in told:
-                raise Unusable(f"its image cannot be built: {told['error'].strip().splitlines()[0]}")
+                raise BuildError(told["error"], lines)
             if time.monotonic() > end:
                 raise Unusable(
                     f"its image was not built in {build.seconds:.0f} s (environment.build_timeout_sec of task.toml): "
@@ -105,7 +105,7 @@ def _made(client: docker.DockerClient, build: Build) -> Image:
                 )
             found = BUILT.search(told.get("stream", "")) or found
     if not found:
-        raise Unusable("its image cannot be built: the engine ended before it was")
+        raise BuildError("the engine ended before it was", lines)
     return client.images.get(found[1])
 
 
