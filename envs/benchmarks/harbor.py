@@ -142,7 +142,7 @@ def _copy(files: Mapping[str, Path], env: Path) -> None:
 
 def _workdir(environment: Mapping[str, Any]) -> str:
     """That task.toml states, if it does."""
-    return posixpath.normpath(stated) if (stated := environment.get("workdir")) else ""
+    return posixpath.normpath(str(stated)) if (stated := environment.get("workdir")) else ""
 
 
 def _of_image(asked: str, beyond: str, folder: Path, image: str | None, made: Path, build: Build) -> dockerfile.Plain:
