@@ -26,7 +26,7 @@ def test_the_quickstart_is_told_with_its_time_and_its_needs():
     assert "training builtin:smollm2-135m on wine, wine_alcohol, diabetes, digits: explore (240 trajectories" in text
     assert "fine-tune (2 epochs), reinforce (8 steps of 32 samples)" in text
     assert "also on breast_cancer, iris_petal" in text and "takes about 20 minutes on 2 idle cores" in text
-    assert "needs 10.4 GiB of memory, and 7 GiB are free: it takes what needs less" in text
+    assert "needs 9.87 GiB of memory, and 7 GiB are free: it takes what needs less" in text
     assert "up to 5.26 GiB of disk" in text, "three checkpoints are made"
     assert "up to 7.02 GiB of disk" in said("config=quickstart", "rl.steps=90"), "of more, four are there at once"
     assert "results in /here/quickstart; Ctrl-C ends it, run.resume=true goes on with it" in text

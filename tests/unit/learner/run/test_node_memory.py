@@ -51,8 +51,9 @@ def test_what_fits_is_left_as_it_is():
 
 
 def test_what_takes_less_for_more_time_is_lowered_only_as_far_as_needed():
-    cfg = load(["config=quickstart", "sandbox.cpus=2"])
-    need, said = total(), []
+    wide = "learner.row_tokens=2048"
+    cfg = load(["config=quickstart", "sandbox.cpus=2", wide])
+    need, said = total(wide), []
     slightly = fitted(cfg, SMOLLM2, need - 1e8, said.append)
     assert (slightly.checkpoint.beside, slightly.sandbox.warm, slightly.learner.row_tokens) == (False, 0, 2048)
     assert len(said) == 1 and said[0].startswith("checkpoint.beside=false, since the run would need")
