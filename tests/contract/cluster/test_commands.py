@@ -170,6 +170,8 @@ def test_a_new_task_is_accepted_and_its_best_is_as_stated(run, folder):
 )  # fmt: skip
 def test_what_authors_get_wrong_is_found(run, folder, file, old, new, found):
     change(folder / file, old, new)
+    stated = folder / "task.yaml"  # memory that is soon filled, and time enough for it on a busy machine
+    stated.write_text(stated.read_text().replace("  seconds: 10 ", "  memory_mb: 512\n  seconds: 60 "))
     status, out = run("check", str(folder), "--sandbox", "process")
     assert any(found in problem for problem in json.loads(out)["problems"]), out
     assert found in status

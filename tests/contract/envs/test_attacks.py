@@ -22,6 +22,7 @@ from envs.records import Direction, Limits, Outcome, State, StepResult, Task
 from envs.sandbox import SandboxFailure, SandboxPool
 from envs.sandbox.base import FIRST_UID, UIDS_PER_PROCESS
 from envs.workspace import SnapshotStore
+from tests.sandbox_task import BACKENDS, GVISOR_LATER
 
 GRADER = """
 from pathlib import Path
@@ -64,14 +65,16 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def environment(request: pytest.FixtureRequest, task: Task, tmp_path_factory: pytest.TempPathFactory):
     try:
         pool = SandboxPool(request.param)
     except SandboxFailure as reason:
         pytest.skip(f"NOT TESTED, the {request.param} sandbox is not to be had: {reason}")
     runner = SandboxRunner(pool, node_capacity())
-    environment = Environment({"toy": task}, runner, SnapshotStore(tmp_path_factory.mktemp("snapshots")))
+    patient = dataclasses.replace(task, id="patient", limits=dataclasses.replace(task.limits, seconds=60))
+    tasks = {"toy": task, "patient": patient}
+    environment = Environment(tasks, runner, SnapshotStore(tmp_path_factory.mktemp("snapshots")))
     assert environment.baseline("toy").score_after == 0.5
     yield environment
     environment.close()
@@ -92,6 +95,7 @@ def honest(environment: Environment, start: State) -> None:
     assert (result.outcome, result.score_after) == (Outcome.EDITED, 1.0), result.log_tail
 
 
+@pytest.mark.parametrize("environment", GVISOR_LATER, indirect=True, scope="module")
 @pytest.mark.parametrize(
     "script",
     [
@@ -120,6 +124,7 @@ def test_a_crooked_submission_gets_no_score(environment: Environment, start: Sta
     honest(environment, start)
 
 
+@pytest.mark.parametrize("environment", GVISOR_LATER, indirect=True, scope="module")
 @pytest.mark.parametrize(
     "table",
     [
@@ -192,21 +197,41 @@ def test_answers_and_grader_are_neither_seen_nor_changed(environment: Environmen
         ("kept = b'x' * (330 << 20)\n1 / 0", Outcome.SCRIPT_ERROR),  # near the limit, and not for want of more
         ("import ctypes\nctypes.string_at(0)", Outcome.SCRIPT_ERROR),
         ("import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()", None),
+        ("import os\nfor n in range(8):\n    if os.fork() == 0:\n        kept = []\n        while True: "
+         "kept.append(bytearray(1 << 20))\nwhile True: os.wait()", None),
+    ],
+)  # fmt: skip
+def test_what_breaks_itself_is_told_apart_and_breaks_nothing_else(
+    environment: Environment, script: str, outcome: Outcome | None
+) -> None:
+    require_told_apart(environment, script, outcome)
+
+
+@pytest.mark.parametrize("environment", GVISOR_LATER, indirect=True, scope="module")
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [
         ("while True: print('x' * 100_000)", Outcome.TIMEOUT),
         ("import signal, time\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, "
          "ValueError): pass\nwhile True: time.sleep(1)", Outcome.TIMEOUT),
         ("kept = []\nwhile True: kept.append(bytearray(10 << 20))", Outcome.OUT_OF_MEMORY),
-        ("import os\nfor n in range(8):\n    if os.fork() == 0:\n        kept = []\n        while True: "
-         "kept.append(bytearray(1 << 20))\nwhile True: os.wait()", None),
         ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", None),
         ("n = 0\nwhile True:\n    open(f'file-{n}', 'wb').write(bytes(1 << 20)); n += 1", Outcome.SCRIPT_ERROR),
         ("n = 0\nwhile True:\n    open(f'file-{n}', 'w').close(); n += 1", None),
         ("n = 0\nwhile True:\n    open(f'/tmp/file-{n}', 'wb').write(bytes(1 << 20)); n += 1", Outcome.SCRIPT_ERROR),
     ],
 )  # fmt: skip
-def test_what_breaks_itself_is_told_apart_and_breaks_nothing_else(
-    environment: Environment, start: State, script: str, outcome: Outcome | None
+def test_what_runs_into_its_limits_is_told_apart_and_breaks_nothing_else(
+    environment: Environment, script: str, outcome: Outcome | None
 ) -> None:
+    """How each sandbox ends it is in test_sandbox_limits.py."""
+    require_told_apart(environment, script, outcome)
+
+
+def require_told_apart(environment: Environment, script: str, outcome: Outcome | None) -> None:
+    """Who does not run into the limit of time by intent has enough of it on a busy machine, too."""
+    hurried = outcome in (None, Outcome.TIMEOUT)
+    start = environment.initial_state("toy" if hurried else "patient")
     result = attack(environment, start, script)
     assert result.score_after is None and result.outcome in (
         {outcome} if outcome else {Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY, Outcome.SCRIPT_ERROR}

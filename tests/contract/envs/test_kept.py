@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ from envs.experiments import SandboxRunner
 from envs.records import Direction, Kept, Limits, Origin, Outcome, State, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
-from tests.sandbox_task import opened
 
 SCRIPT = "open('submission.csv', 'w').write('score,0.5')\n"
 GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split(',')[1])\n"
@@ -27,12 +25,6 @@ TRAINS = (
     "import os\nos.makedirs('out', exist_ok=True)\nopen('out/model.pkl', 'wb').write(b'\\xff\\x00' * {size})\n" + SCRIPT
 )
 USES = "found = len(open('out/model.pkl', 'rb').read())\nopen('submission.csv', 'w').write(f'score,{found / 10000}')\n"
-
-
-@pytest.fixture(scope="module", params=["process", "docker", pytest.param("gvisor", marks=pytest.mark.long)])
-def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
-    with opened(request.param) as of_backend:
-        yield of_backend
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +14,10 @@ from envs.experiments import SandboxRunner
 from envs.records import Direction, Limits, Outcome, State, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
-from tests.sandbox_task import opened
 
 SCRIPT = "from notes import value\nopen('submission.csv', 'w').write(f'score,{value}')\n"
 GRADER = "def get_score(folder):\n    return float(open(folder + '/submission.csv').read().split(',')[1])\n"
 OWN = {"train.py": SCRIPT, "notes.py": "value = 0.5\n", "train.csv": "x,y\n1,2\n", "data/part.csv": "x,y\n3,4\n"}
-
-
-@pytest.fixture(scope="module", params=["process", "docker", pytest.param("gvisor", marks=pytest.mark.long)])
-def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
-    with opened(request.param) as of_backend:
-        yield of_backend
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +15,8 @@ from envs.records import Outcome, StepResult, Task
 from envs.sandbox import SandboxPool
 from envs.workspace import SnapshotStore
 from tests.harbor_task import DOCKERFILE, make
-from tests.sandbox_task import opened
 
 SUM = "sum=$(python3 -c \"print(sum(int(line) for line in list(open('bill.csv'))[1:]))\")\n"
-
-
-@pytest.fixture(scope="module", params=["process", "docker", pytest.param("gvisor", marks=pytest.mark.long)])
-def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
-    with opened(request.param) as of_backend:
-        yield of_backend
 
 
 @pytest.fixture(scope="module")

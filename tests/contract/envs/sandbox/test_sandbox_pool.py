@@ -19,10 +19,10 @@ from envs.records import Limits, Task
 from envs.sandbox import SandboxFailure, SandboxPool, cgroup
 from envs.workspace import restore
 from tests.cards import card_devices
-from tests.sandbox_task import execute, make_task
+from tests.sandbox_task import BACKENDS, GVISOR_LATER, execute, make_task
 
 
-@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     try:
         SandboxPool(request.param).close()
@@ -36,6 +36,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return make_task(tmp_path_factory.mktemp("task"))
 
 
+@pytest.mark.parametrize("backend", GVISOR_LATER, indirect=True, scope="module")
 def test_closing_refuses_newcomers_and_ends_those_at_work(backend: str, task: Task) -> None:
     own = SandboxPool(backend)
     with own.acquire(task) as sandbox:
@@ -98,6 +99,7 @@ def test_one_sandbox_serves_every_task_and_shows_each_its_own_only(backend: str,
     assert not sandbox.workspace.exists()
 
 
+@pytest.mark.parametrize("backend", GVISOR_LATER, indirect=True, scope="module")
 def test_once_warm_no_experiment_of_any_task_waits_for_a_start(backend: str, tmp_path: Path) -> None:
     own = SandboxPool(backend, warm=0)
     runner = SandboxRunner(own, Capacity(cpus=3, memory_mb=3000))
@@ -170,6 +172,7 @@ def test_pytorch_is_there_where_it_is_asked_for(with_pytorch: SandboxPool, tmp_p
     assert results[0].output == results[1].output != results[2].output
 
 
+@pytest.mark.parametrize("backend", GVISOR_LATER, indirect=True, scope="module")
 def test_a_users_own_script_finds_the_data_that_packages_bundle_and_a_task_none(backend: str, task: Task) -> None:
     """A Docker image of its own is made for it, once."""
     said = {}

@@ -8,10 +8,10 @@ import pytest
 
 from envs.records import Task
 from envs.sandbox import SandboxPool
-from tests.sandbox_task import make_task, opened
+from tests.sandbox_task import BACKENDS, make_task, opened
 
 
-@pytest.fixture(scope="module", params=["process", "docker", "gvisor"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
     with opened(request.param) as of_backend:
         yield of_backend
