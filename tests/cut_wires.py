@@ -63,7 +63,7 @@ def noticed(bench: Bench, of: Case, wire: str) -> bool:
     value = OmegaConf.select(load([*whole_run.BASE, *bench.arguments(of)]), of.key)
     with wires(of.key, wire, value):
         try:
-            return bool(unmoved(bench.without(of), bench.with_change(of), of))
+            return bool(unmoved(bench.without(of), bench.with_change_anew(of), of))
         except Exception:
             return True
 
@@ -78,7 +78,7 @@ def main(keys: list[str]) -> None:
             for of in (of for of in CASES if of.key == key):
                 bench.without(of)
                 with wires(key) as reads:
-                    bench.with_change(of)
+                    bench.with_change_anew(of)
                 for wire in sorted(reads):
                     known[wire] = known.get(wire) or noticed(bench, of, wire)
             for wire, seen in known.items():

@@ -85,6 +85,24 @@ def start(arguments: Sequence[str], folder: Path, model: Path) -> dict[str, Any]
         return run(arguments, folder, model)
 
 
+def prepare(arguments: Sequence[str], folder: Path, model: Path) -> dict[str, Any]:
+    """As `run`, of a run that ends with fine-tuning and evaluates nothing."""
+    from learner.training import Training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "batches", lambda run: [])
+        return learn(arguments, folder, model)
+
+
+def learn(arguments: Sequence[str], folder: Path, model: Path) -> dict[str, Any]:
+    """As `run`, of a run that evaluates nothing."""
+    from learner.training import Training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "evaluate", lambda run, stage: None)
+        return run(arguments, folder, model)
+
+
 def evaluate(arguments: Sequence[str], folder: Path, model: Path) -> dict[str, Any]:
     """As `run`, of an evaluation of the model."""
     from learner import evaluate

@@ -42,6 +42,16 @@ STARTING = {
     "model of join", "deepspeed", "trackers", "limits",
 }  # fmt: skip
 """Borders that a run reaches before it trains."""
+PREPARING = STARTING | {
+    "ideas", "asked", "embedded", "examples", "finetune", "pool", "rows of finetune_step", "rows of loss",
+}  # fmt: skip
+"""Before reinforcement."""
+LEARNING = PREPARING | {
+    "steps", "rates", "requests", "stream", "control", "checkpoints", "saved", "added", "pauses", "checked",
+    "broadcast", "turns", "share of a card", "rows of policy_step", "rows of hold_proximal",
+    "rows of _reference_logprobs", "model of hold_reference",
+}  # fmt: skip
+"""Without its evaluations."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,14 @@ class Case:
 
 
 def case(change: str, *seen: str, **more: Any) -> Case:
-    by = "start" if set(seen) <= STARTING else "run"
+    """Unless it is said by what, it is observed by what ends first of those that reach the borders."""
+    shorter = () if change.startswith("evaluation.") or more.keys() & {"broken", "again"} else SHORTER.items()
+    by = next((by for by, reached in shorter if set(seen) <= reached), "run")
     return Case(change, seen, **{"by": by, **more})
 
 
+SHORTER = {"start": STARTING, "prepare": PREPARING, "learn": LEARNING}
+"""Borders by what observes less than a whole run."""
 CASES = [
     case("size=0.5b", "deepspeed", given=("size=1.5b", "gpus=1", "learner.transfer=object_store")),
     case("gpus=2", "spawned", given=("size=1.5b", "gpus=1", "learner.transfer=object_store")),
@@ -149,24 +163,24 @@ CASES = [
     case("experts.kind=llm", "asked", given=LLM[1:]),
     case(f"experts.endpoint={ENDPOINT}", "spawned", "asked", given=SERVED),
     case("experts.model=other", "asked", given=LLM),
-    case("experts.model={model}", "engine", given=("experts.kind=llm", "experts.model={mine}"), by="run"),
+    case("experts.model={model}", "engine", given=("experts.kind=llm", "experts.model={mine}"), by="prepare"),
     case("experts.key_variable=MY_KEY", "asked", given=LLM),
     case("experts.key_variable=MY_KEY", "embedded", given=EMBEDDED),
     case("experts.temperature=0.5", "asked", given=LLM),
-    case("experts.temperature=0.5", "requests", given=SERVED),
+    case("experts.temperature=0.5", "requests", given=SERVED, by="prepare"),
     case("experts.response=100", "asked", given=LLM),
-    case("experts.response=100", "requests", given=SERVED),
+    case("experts.response=100", "requests", given=SERVED, by="prepare"),
     case("experts.context=1400", "asked", given=LLM),
-    case("experts.context=5000", "engine", given=SERVED, by="run"),
+    case("experts.context=5000", "engine", given=SERVED, by="prepare"),
     case("experts.template_arguments={{a: 1}}", "asked", given=LLM),
-    case("experts.template_arguments={{short: true}}", "requests", given=SERVED),
+    case("experts.template_arguments={{short: true}}", "requests", given=SERVED, by="prepare"),
     case("experts.candidates=140", "ideas", given=("tasks.held_in=[wine]", "tasks.held_out=[]")),
     case("experts.ideas=3", "ideas"),
     case(f"experts.embeddings={ENDPOINT}", "embedded", "ideas", given=("experts.embedding_model=e",)),
     case("experts.embedding_model=f", "embedded", given=EMBEDDED),
-    case("experts.trajectories=9", "experiments", "examples"),
+    case("experts.trajectories=9", "experiments", "examples", by="prepare"),
     case("experts.steps=1", "pool"),
-    case("experts.mistakes=0.9", "experiments", "pool"),
+    case("experts.mistakes=0.9", "experiments", "pool", by="prepare"),
     case("experts.states=4", "pool"),
     case("experts.path={earlier}/seen", "ideas"),
     case("sft.epochs=2", "finetune"),
@@ -281,7 +295,7 @@ CASES = [
 
 
 class Bench:
-    """Observes cases; what is seen without the changes is observed once."""
+    """Observes cases; what several have in common is observed once."""
 
     def __init__(self, folder: Path):
         self._folder, self._made = folder, 0
@@ -291,13 +305,17 @@ class Bench:
             self._names[name] = whole_run.small_model(folder / name)
         self._names["earlier"] = folder / "earlier"
         whole_run.run([], folder / "earlier", self._names["mine"])
-        self._without = functools.cache(self._observed)
+        self._once = functools.cache(self._observed)
 
     def without(self, of: Case) -> dict[str, Any]:
-        return self._without(of.by, of.given, tuple(of.broken.items()), of.again)
+        return self._once(*_asked(of, of.given))
 
     def with_change(self, of: Case) -> dict[str, Any]:
-        return self._observed(of.by, (*of.given, of.change), tuple(of.broken.items()), of.again)
+        return self._once(*_asked(of, (*of.given, of.change)))
+
+    def with_change_anew(self, of: Case) -> dict[str, Any]:
+        """For whoever has changed the product meanwhile."""
+        return self._observed(*_asked(of, (*of.given, of.change)))
 
     def arguments(self, of: Case) -> list[str]:
         """Those without the change, for a configuration that is only looked at."""
@@ -313,6 +331,12 @@ class Bench:
         given = [argument.format(**names) for argument in arguments]
         seen = OBSERVERS[by](given, folder, self._names["mine"], **({"broken": dict(broken)} if broken else {}))
         return {border: _plain(what, str(folder)) for border, what in seen.items()}
+
+
+def _asked(of: Case, arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...], tuple, bool]:
+    """What is observed, the same in whichever order the arguments come; of two for one key the last counts."""
+    of_keys = {argument.partition("=")[0]: argument for argument in arguments}
+    return of.by, tuple(sorted(of_keys.values())), tuple(of.broken.items()), of.again
 
 
 def _plain(what: Any, folder: str) -> str:
@@ -379,8 +403,8 @@ def report(arguments: list[str], folder: Path, model: Path) -> dict[str, Any]:
 
 
 OBSERVERS: dict[str, Callable[..., dict[str, Any]]] = {
-    "run": whole_run.run, "start": whole_run.start, "evaluate": whole_run.evaluate, "editor": editor,
-    "heartbeat": heartbeat, "report": report,
+    "run": whole_run.run, "start": whole_run.start, "prepare": whole_run.prepare, "learn": whole_run.learn,
+    "evaluate": whole_run.evaluate, "editor": editor, "heartbeat": heartbeat, "report": report,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from learner.config.schema import fields
 from tests import apart
-from tests.contract.learner.config.cases import CASES, Bench, Case, case, unmoved
+from tests.contract.learner.config.cases import CASES, SHORTER, Bench, Case, case, unmoved
 
 _bench: Bench
 """Of the process of `bench`, in which all that is observed runs."""
@@ -51,7 +51,7 @@ def test_the_table_has_every_key_and_no_other() -> None:
     assert {one.key for one in CASES} == {name for name, _, _ in fields()}
 
 
-@pytest.mark.parametrize("of", [case("run.name=seen", by=by) for by in ("run", "start", "evaluate")], ids=name)
+@pytest.mark.parametrize("of", [case("run.name=seen", by=by) for by in ("run", *SHORTER, "evaluate")], ids=name)
 def test_what_is_seen_does_not_differ_by_itself(seen: dict[str, Future], of: Case) -> None:
     without, again = apart.result(seen[name(of)])
     assert without == again
