@@ -22,7 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as Ray reads it)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many tests as cores: threads would wait for each other
 
-WHOLE_RUNS = ("tests/chaos/", "tests/e2e/")
+TOGETHER = {"tests/chaos/": "whole runs", "tests/e2e/": "whole runs", "tests/contract/learner/": "learner"}
+"""Folders whose files follow each other: each a run with engine, ranks and cluster; or after the same imports."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,13 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several workers a file's tests stay together, and all whole runs do, each with engine, ranks and cluster."""
+    """With several workers a file's tests stay together, and those of some folders do."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "whole runs" if file.startswith(WHOLE_RUNS) else file
+            return next((scope for folder, scope in TOGETHER.items() if file.startswith(folder)), file)
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
@@ -46,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest in one piece comes first where several workers share the tests: none is left alone with it."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folders = (*WHOLE_RUNS, "tests/contract/", "tests/unit/")
+        folders = (*TOGETHER, "tests/contract/", "tests/unit/")
         items.sort(key=lambda item: next((n for n, of in enumerate(folders) if item.nodeid.startswith(of)), 0))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,6 @@ MASKED = ("infra_failure", "truncated")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_run.small_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Executor]:
-    """A process of these tests: most of the time that a run takes in a new one, it imports."""
-    with apart.process() as its_own:
-        yield its_own
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +16,35 @@ from learner.config.schema import fields
 from tests import apart
 from tests.contract.learner.config.cases import CASES, SHORTER, Bench, Case, case, unmoved
 
-_bench: Bench
-"""Of the process of `bench`, in which all that is observed runs."""
-
 
 @pytest.fixture(scope="module")
-def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
-    """What is seen of each case that a test here asks for, by its name: all begun at once, one to a core that no other
-    tests use."""
+def seen(
+    request: pytest.FixtureRequest, elsewhere: Executor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future]]:
+    """What is seen of each case that a test here asks for, by its name: all begun at once."""
     asked = [
         item.callspec.params["of"] for item in request.session.items if "seen" in getattr(item, "fixturenames", ())
     ]
     folder = tmp_path_factory.mktemp("keys")
-    cores = 1 if "PYTEST_XDIST_WORKER" in os.environ else len(os.sched_getaffinity(0))
-    with apart.process(_begin, folder, count=cores) as processes:
-        yield {name(of): processes.submit(apart.told, _seen, of) for of in asked}
-        processes.shutdown(cancel_futures=True)
+    coming = {name(of): elsewhere.submit(apart.told, _seen, folder, of) for of in asked}
+    yield coming
+    for one in coming.values():
+        one.cancel()
 
 
 def name(of: Case) -> str:
     return " ".join([of.change, of.by, *of.given])
 
 
-def _begin(folder: Path) -> None:
-    global _bench
+@functools.cache
+def _bench(folder: Path) -> Bench:
+    """Of the process in which it is asked for."""
     os.environ["MY_KEY"] = "secret"
-    _bench = Bench(Path(tempfile.mkdtemp(dir=folder)))
+    return Bench(Path(tempfile.mkdtemp(dir=folder)))
 
 
-def _seen(of: Case) -> tuple[dict[str, Any], dict[str, Any]]:
-    return _bench.without(of), _bench.with_change(of)
+def _seen(folder: Path, of: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    return _bench(folder).without(of), _bench(folder).with_change(of)
 
 
 def test_the_table_has_every_key_and_no_other() -> None:
