@@ -15,7 +15,7 @@ from envs.records import Direction, Limits, Task
 from envs.sandbox import RunResult, SandboxFailure, SandboxPool
 from envs.workspace import restore
 
-LIMITS = Limits(seconds=8, memory_mb=300, disk_mb=32, processes=24)
+LIMITS = Limits(seconds=30, memory_mb=300, disk_mb=32, processes=24)
 BACKENDS = ("process", "docker", "gvisor")
 GVISOR_LATER = (*BACKENDS[:2], pytest.param("gvisor", marks=pytest.mark.long))
 """For what is one code on all of them: a sandbox of gVisor takes eight CPU seconds to start."""

@@ -113,7 +113,7 @@ def test_ctrl_c_lets_the_job_end_itself_and_leaves_nothing(tmp_path):
         assert launcher.wait(60) == 130
         assert mark.exists(), "the job was killed before it had ended its parts"
         assert "interrupted" in output.read_text()
-        assert gone(folder, 5), processes(folder)
+        assert gone(folder, 30), processes(folder)
         assert not Path(folder).exists()
 
 

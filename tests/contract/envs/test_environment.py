@@ -33,13 +33,15 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return Task(
         "toy", "problem", folder / "env", folder / "scripts", "train.py",
         frozenset({"train.csv", "data/part.csv"}), "accuracy", Direction.MAXIMIZE, "held_in",
-        Limits(seconds=2, memory_mb=300, disk_mb=32), 1.0, 0.5,
+        Limits(seconds=60, memory_mb=300, disk_mb=32), 1.0, 0.5,
     )  # fmt: skip
 
 
 @pytest.fixture
 def environment(pool: SandboxPool, task: Task, tmp_path: Path) -> Environment:
-    return Environment({"toy": task}, SandboxRunner(pool, node_capacity()), SnapshotStore(tmp_path))
+    hurried = replace(task, id="hurried", limits=replace(task.limits, seconds=2))
+    tasks = {one.id: one for one in (task, hurried)}
+    return Environment(tasks, SandboxRunner(pool, node_capacity()), SnapshotStore(tmp_path))
 
 
 @pytest.fixture
@@ -85,8 +87,9 @@ def test_an_edit_is_scored_and_the_next_state_holds_it(environment: Environment,
     ],
 )
 def test_a_failed_edit_is_told_apart_and_stays_to_be_mended(
-    environment: Environment, start: State, script: str, outcome: Outcome, shown: str
+    environment: Environment, script: str, outcome: Outcome, shown: str
 ) -> None:
+    start = environment.initial_state("hurried" if outcome is Outcome.TIMEOUT else "toy")
     result = environment.step(start, write(script))
     assert (result.outcome, result.score_after) == (outcome, None)
     assert shown in result.observation and "\x1b" not in result.observation and len(result.observation) < 1000
