@@ -32,7 +32,7 @@ from tests.transitions import transition
 
 VERSION = 3
 VOCABULARY = 61
-STEPS = 3
+STEPS = 2
 LORA = {"learner.lora.rank": 4, "learner.lora.alpha": 6.0}
 GPUS = 0.25 if torch.cuda.is_available() else 0.0
 """Of a learner of one rank; several live at a time."""

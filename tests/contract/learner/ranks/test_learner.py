@@ -75,13 +75,13 @@ def build(
 ) -> Learner:
     """apart: a single rank has a process of its own as well."""
     cfg = defaults()
-    for name, value in keys.items():
-        OmegaConf.update(cfg, name.replace("__", "."), value)
     cfg.model.dtype, cfg.rl.learning_rate, cfg.sft.learning_rate = dtype, 3e-3, 1e-2
     cfg.sft.batch, cfg.sft.epochs = 4, 10
     cfg.learner.ranks, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 64
     cfg.learner.gpus = GPUS if ranks == 1 else 0.0
     cfg.run.mode = "serial" if ranks == 1 and not apart else "ray"
+    for name, value in keys.items():
+        OmegaConf.update(cfg, name.replace("__", "."), value)
     return Learner(cfg, model_dir, say)
 
 
@@ -218,7 +218,7 @@ def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path):
     examples = [
         Example(rng.integers(0, 199, 8).astype(np.int32), rng.integers(0, 199, 6).astype(np.int32)) for _ in range(20)
     ]
-    keys = {"sft__checkpoint_every": 2, "sft__held_out": 0.2}
+    keys = {"sft__checkpoint_every": 2, "sft__held_out": 0.2, "sft__epochs": 5}
     found = []
     for name, interrupted in (("once", False), ("again", True)):
         folder = tmp_path / name
@@ -237,7 +237,7 @@ def test_an_interrupted_finetuning_ends_as_the_undisturbed_one(start, tmp_path):
         learner.close()
     (once, rows, about), (again, told, other) = found
     assert_same(again, once, atol=0)
-    assert rows == told and [step for step, _ in rows] == list(range(1, 41))
+    assert rows == told and [step for step, _ in rows] == list(range(1, 21))
     assert about == other and about["held_out_examples"] == 4
     assert about["loss_before"] == pytest.approx(np.log(199), rel=0.1) and about["loss_after"] > about["loss_before"]
     assert "4 examples kept back" in view.said
