@@ -20,7 +20,7 @@ from envs.grading import GradeError, grade
 from envs.records import Limits, Task
 from envs.sandbox import RunResult, SandboxFailure, SandboxPool, host_view, process
 from envs.workspace import restore
-from tests.sandbox_task import execute, runner_of
+from tests.sandbox_task import GVISOR_LATER, execute, runner_of
 
 
 def test_a_script_reads_its_data_and_its_submission_is_graded(pool: SandboxPool, task: Task) -> None:
@@ -353,6 +353,7 @@ def test_a_seed_repeats_the_random_numbers(pool: SandboxPool, task: Task) -> Non
     assert run(5) == run(5) != run(6)
 
 
+@pytest.mark.parametrize("pool", GVISOR_LATER, indirect=True, scope="module")
 def test_sandboxes_work_at_the_same_time(pool: SandboxPool, task: Task) -> None:
     """Three are held at once, and each experiment ends only when all of them have begun."""
     together = threading.Barrier(3)
@@ -437,15 +438,15 @@ def test_a_warm_step_costs_less_than_a_python_start(pool: SandboxPool, task: Tas
     """
     execute(pool, task, script)
     times = []
-    for _ in range(10):
+    for _ in range(5):
         started = time.monotonic()
         assert execute(pool, task, script).status == "ok"
         times.append(time.monotonic() - started)
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=task.env_dir, check=True, capture_output=True)
     bare = time.monotonic() - started
-    print(f"\n{pool.name}: warm step {sorted(times)[5]:.3f} s (best {min(times):.3f} s), bare python {bare:.3f} s")
-    assert sorted(times)[5] < bare
+    print(f"\n{pool.name}: warm step {sorted(times)[2]:.3f} s (best {min(times):.3f} s), bare python {bare:.3f} s")
+    assert sorted(times)[2] < bare
 
 
 def test_what_a_plain_script_needs_has_been_set_up(pool: SandboxPool, task: Task) -> None:
