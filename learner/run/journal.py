@@ -7,6 +7,7 @@ after `truncate_after` no step is told twice, in either place.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +27,8 @@ from envs.records import Fault, Finding, Origin, Outcome, Transition
 from learner.algorithm.step_report import StepReport
 from learner.figures.statistics import VALID, distinct
 from learner.figures.waiting import waited_for
+from learner.run.board import Board
 from learner.run.trackers import Tracker
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -115,27 +114,20 @@ class Journal:
         self._run_dir, self._trackers = Path(run_dir), trackers
         self._file = self._run_dir / "metrics.jsonl"
         self._lines = self._file.open("a")
-        self._board = self._open_board(None)
-
-    def _open_board(self, purge_step: int | None) -> SummaryWriter:
-        from tensorboardX import SummaryWriter  # it imports torch, which a reader of the journal does not need
-
-        return SummaryWriter(str(self._run_dir / "tensorboard"), purge_step=purge_step)
+        self._board = Board(self._run_dir / "tensorboard")
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._lines.close()
+        with contextlib.suppress(OSError):  # of a line that did not fit: `append` has raised it
+            self._lines.close()
+        self._board.close()
         for tracker in self._trackers:
-            tracker.close()
-        try:
-            self._board.close()
-        except OSError as error:  # of a full disk: the run ends with an error of its own, and keeps what it has
-            from tensorboardX.writer import DummyFileWriter
-
-            log.warning("the TensorBoard files of %s are incomplete: %s", self._run_dir, error)
-            self._board.file_writer.event_writer = DummyFileWriter("")  # it is closed again when Python ends
+            try:
+                tracker.close()
+            except Exception as error:  # as in `append`: the run has ended as it has
+                log.warning("%s does not end its run: %s", _name(tracker), error)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the figures of learner step `row["step"]`: numbers, and mappings of names to numbers."""
@@ -145,14 +137,12 @@ class Journal:
         os.fsync(self._lines.fileno())
         figures = dict(_scalars(row))
         del figures["step"]
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, row["step"])
-        self._board.flush()
+        self._board.add(figures, row["step"])
         for tracker in self._trackers:
             try:
                 tracker.log(figures, row["step"])
             except Exception as error:  # a service that is down costs its figures, not the run
-                log.warning("step %s is not in %s: %s", row["step"], type(tracker).__name__.strip("_").lower(), error)
+                log.warning("step %s is not in %s: %s", row["step"], _name(tracker), error)
 
     def truncate_after(self, step: int) -> None:
         """Forget the steps after `step` (and a line that a crash cut off): the run continues from its checkpoint."""
@@ -162,8 +152,7 @@ class Journal:
         self._lines.close()
         partial.replace(self._file)
         self._lines = self._file.open("a")
-        self._board.close()
-        self._board = self._open_board(step + 1)
+        self._board.again_from(step + 1)
 
     def describe(self, actors: Mapping[str, Mapping[str, Any]]) -> None:
         """Write `about.json`: what was started, versions, machine, and what each actor (by name) said about itself."""
@@ -177,7 +166,13 @@ class Journal:
             "cpus": os.cpu_count(),
             "actors": {name: dict(said) for name, said in actors.items()},
         }
-        (self._run_dir / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+        partial = self._run_dir / "about.partial"
+        partial.write_text(json.dumps(about, indent=2) + "\n")
+        partial.replace(self._run_dir / "about.json")
+
+
+def _name(tracker: Tracker) -> str:
+    return type(tracker).__name__.strip("_").lower()
 
 
 def commit(folder: Path) -> str | None:

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
 from envs.records import Durations, Fault, Finding, Origin, Outcome, StepInfo, Transition
@@ -149,6 +151,38 @@ def test_tensorboard_holds_the_same_figures(tmp_path):
     (file,) = (tmp_path / "tensorboard").iterdir()
     found = {(v.tag, e.step): v.simple_value for e in events(file) for v in e.summary.value}
     assert found == {("reward_mean", 7): 0.25, ("outcomes/edited", 7): 3.0}
+
+
+def test_where_a_disk_is_full_for_tensorboard_its_figures_are_lacking_and_nobody_waits(tmp_path, monkeypatch):
+    """tensorboardX's own writer did for ever: its thread had ended, and its queue was full."""
+    monkeypatch.setattr(record_writer, "open_file", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
+    figures = {f"figure_{number}": 1.0 for number in range(1000)}  # more than a buffer holds
+    with Journal(tmp_path) as journal:
+        for step in (1, 2):
+            journal.append({"step": step, **figures})
+        monkeypatch.undo()  # somebody made room
+        journal.append({"step": 3, **figures})
+    assert [row["step"] for row in read(tmp_path)] == [1, 2, 3]
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert {event.step: len(event.summary.value) for event in events(file)} == {0: 0, 3: 1000}
+
+
+def test_a_line_that_does_not_fit_is_one_error_and_trackers_are_told_that_the_run_has_ended(tmp_path):
+    class Tracker:
+        ended = False
+
+        def log(self, figures, step):
+            pass
+
+        def close(self):
+            self.ended = True
+            raise ConnectionError("the service is down")
+
+    tracker = Tracker()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised, Journal(tmp_path, [tracker]) as journal:
+        journal.append({"step": 1})
+    assert tracker.ended and not raised.value.__context__
 
 
 def events(file):
