@@ -152,19 +152,20 @@ def expert_actors(
 def _idea_pools(
     cfg: Config, tasks: Mapping[str, Task], actors: ActorPool, folder: Path, progress: Progress
 ) -> dict[str, IdeaPool]:
-    """Kept in the run's folder, so that a resumed run draws from the same ones."""
+    """Kept in the run's folder as they come, so that a resumed run draws from the same ones."""
     file = folder / IDEAS
-    if file.exists():
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, IdeaPool])
-    progress.stage("ideas", len(tasks))
-    names, pools = list(tasks), {}
+    pools = msgspec.json.decode(file.read_bytes(), type=dict[str, IdeaPool]) if file.exists() else {}
+    names = [name for name in tasks if name not in pools]
+    if not names:
+        return pools
+    progress.stage("ideas", len(tasks), done=len(tasks) - len(names))
     for index, (candidates, ideas) in actors.spread("ideas", [(name, cfg.run.seed) for name in names], each=2):
         pools[names[index]] = IdeaPool(candidates, tuple(ideas))
+        partial = file.with_suffix(".partial")
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(pools)))
+        partial.replace(file)
         progress.advance()
-    partial = file.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(pools)))
-    partial.replace(file)
-    counts = ", ".join(f"{name} {len(pools[name].ideas)} of {pools[name].candidates}" for name in names)
+    counts = ", ".join(f"{name} {len(pools[name].ideas)} of {pools[name].candidates}" for name in tasks)
     progress.say(f"idea pools: {counts}")
     return pools
 

@@ -7,6 +7,7 @@ in the growing file as soon as it has ended, so that an interruption costs only 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -79,14 +80,17 @@ def append(folder: Path, trajectory: Trajectory) -> None:
 
 
 def grown(folder: Path) -> list[Trajectory]:
-    """What the growing file of an interrupted run holds; a line that was cut off is left out."""
-    file, whole = folder / GROWING, []
-    for line in file.read_bytes().splitlines() if file.exists() else []:
+    """What the growing file of an interrupted run holds; a line that was cut off is cut off the file, too."""
+    file, whole, length = folder / GROWING, [], 0
+    *lines, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    for line in lines:
         try:
             whole.append(msgspec.json.decode(line, type=Trajectory))
         except msgspec.DecodeError:
             break
-    file.write_bytes(b"".join(msgspec.json.encode(trajectory) + b"\n" for trajectory in whole))
+        length += len(line) + 1
+    if file.exists():
+        os.truncate(file, length)  # which needs no room on a disk that may be full
     return whole
 
 

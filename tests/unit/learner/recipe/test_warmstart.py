@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,19 @@ def test_trajectories_can_be_read_back(tmp_path):
     (tmp_path / trajectories.PARQUET).write_bytes(b"no parquet")
     with pytest.raises(TrajectoryError, match=r"trajectories\.parquet cannot be read"):
         trajectories.read(tmp_path)
+
+
+def test_a_disk_that_is_full_when_a_run_goes_on_costs_no_trajectory(tmp_path):
+    trajectories.append(tmp_path, PATH)
+    with (tmp_path / trajectories.GROWING).open("a") as file:
+        file.write('{"task_id": "t", "num')
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))  # nothing can be written
+    try:
+        assert trajectories.grown(tmp_path) == [PATH]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert trajectories.grown(tmp_path) == [PATH]
 
 
 def test_no_example_is_both_trained_on_and_kept_back():
