@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from learner.config import dial
 from learner.config.load import RECORD, ConfigError, load
 from learner.config.usage import KEYS, answered
 from learner.main import fail, main
@@ -27,7 +28,8 @@ run.dir and run.name, every later one goes on from its last checkpoint, with the
 
 
 def with_resume(arguments: list[str]) -> list[str]:
-    """The arguments, with `run.resume=true` where the run that they name has come to run.
+    """The arguments, with `run.resume=true` where the run that they name has come to run, and then without `size` and
+    `gpus`: what these chose is recorded.
 
     Raises:
         ConfigError: the arguments cannot be used.
@@ -35,7 +37,9 @@ def with_resume(arguments: list[str]) -> list[str]:
     run = load(arguments).run
     folder = Path(run.dir) / run.name
     ran = (folder / RECORD).exists() and any((folder / name).exists() for name in LEFT)
-    return [*arguments, "run.resume=true"] if ran else arguments
+    if not ran:
+        return arguments
+    return [*(one for one in arguments if one.partition("=")[0] not in dial.KEYS), "run.resume=true"]
 
 
 def start(arguments: list[str]) -> int:
