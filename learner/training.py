@@ -25,7 +25,7 @@ from learner.ranks import logprob_gap
 from learner.recipe import enrichment, finetuning
 from learner.reporting import report
 from learner.run import journal, transitions, truncation
-from learner.run.attempts import Attempts
+from learner.run.attempts import Attempts, forget_after
 from learner.run.journal import step_metrics
 from learner.run.session import Session
 from learner.stream.states import StatePool
@@ -90,6 +90,7 @@ class Training:
         self.parts.publisher.version = self.cursor.step  # publishing makes it one more, as it was after that step
         self.parts.journal.truncate_after(self.cursor.step)
         transitions.truncate_after(run.dir, self.cursor.step)
+        forget_after(run.dir, self.cursor.step + 1)
         self.publish()
         self.resumed = True
         self.parts.progress.say(f"resumed from {checkpoint}")

@@ -1,13 +1,15 @@
 """The attempts of evaluations on disk: `<run>/attempts/<stage>…/<task>`, a file as soon as a task was evaluated.
 
 Invariants: a file is complete or absent; attempts of other weights or other settings (seeds, number, temperature,
-reward, …) are in a folder of another name, so that what is read is what would be made again.
+reward, …) are in a folder of another name, so that what is read is what would be made again; those of weights that a
+resumed run trains anew are deleted, since they come out otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 from envs.records import Transition
 from learner.config.schema import Config
 from learner.stream.packed import StreamError, unpack
+
+FOLDER = "attempts"
 
 
 class Attempts:
@@ -24,7 +28,7 @@ class Attempts:
         """version: of the weights that are evaluated."""
         settings = repr((cfg.evaluation, cfg.reward, cfg.model, cfg.editor, cfg.rl.temperature))
         digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        self._folder = Path(run_dir) / "attempts" / f"{stage}-{version}-{digest}"
+        self._folder = Path(run_dir) / FOLDER / f"{stage}-{version}-{digest}"
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, task_id: str, attempts: Sequence[Transition]) -> None:
@@ -43,3 +47,10 @@ class Attempts:
 
     def _file(self, task_id: str) -> Path:
         return self._folder / urllib.parse.quote(task_id, safe="@")
+
+
+def forget_after(run_dir: Path, version: int) -> None:
+    """Delete those of weights after `version`: the run continues from a checkpoint with these."""
+    for folder in (Path(run_dir) / FOLDER).glob("*-*-*"):
+        if int(folder.name.split("-")[1]) > version:
+            shutil.rmtree(folder)

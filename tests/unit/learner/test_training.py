@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -407,6 +408,23 @@ def test_training_that_no_longer_helps_held_out_tasks_ends_early(run, tmp_path, 
     last = msgspec.msgpack.decode((folder / "checkpoints/step_3/cursor.msgpack").read_bytes(), type=Cursor)
     assert last.experience.added and last.untrained, "with more patience it goes on from there"
     assert status.of(folder).result == "done" and '"rl"' in (folder / "evaluation.json").read_text()
+
+
+def test_what_weights_earned_that_are_trained_anew_is_not_taken_for_what_the_new_ones_do(run, tmp_path, monkeypatch):
+    """A run that was killed between an evaluation and the checkpoint beside it."""
+    monkeypatch.setattr(Actors, "rewards", dict.fromkeys(range(6), 0.9))
+    monkeypatch.setattr(Ranks, "stops_at", 4)
+    settings = "evaluation.every=2", "checkpoint.every=1"
+    assert run(*settings)[0] == 130
+    assert points(tmp_path / "smoke") == {2: 0.9}
+    shutil.rmtree(tmp_path / "smoke/checkpoints/step_2")
+    shutil.rmtree(tmp_path / "smoke/checkpoints/step_3", ignore_errors=True)
+    monkeypatch.setattr(Actors, "rewards", dict.fromkeys(range(6), 0.2))
+    monkeypatch.setattr(Ranks, "stops_at", None)
+    assert run("run.resume=true", "run.name=smoke", given=())[0] == 0
+    assert points(tmp_path / "smoke") == {2: 0.2}
+    stages = json.loads((tmp_path / "smoke/evaluation.json").read_text())["splits"]["held_out"]
+    assert [stages[stage]["mean_reward"] for stage in STAGES] == pytest.approx([0.9, 0.9, 0.2])
 
 
 def test_an_evaluation_beside_training_that_was_interrupted_is_made_once_more(run, tmp_path, monkeypatch):
