@@ -20,6 +20,7 @@ from learner.run.progress import Progress
 
 LOG = "finetune.jsonl"
 RESULT = "finetune.json"
+PARTIAL = ".partial-finetuning"
 
 
 def finetune(cfg: Config, run_dir: Path, learner: Learner, examples: Sequence[Example], progress: Progress) -> None:
@@ -56,16 +57,27 @@ def finetune(cfg: Config, run_dir: Path, learner: Learner, examples: Sequence[Ex
 def forget(run_dir: Path) -> None:
     """Delete what an interrupted fine-tuning would go on from."""
     shutil.rmtree(run_dir / "checkpoints" / "finetuning", ignore_errors=True)
+    _forget_partial(run_dir / "checkpoints")
 
 
 def _checkpoint(folder: Path, learner: Learner) -> None:
-    partial = folder.with_name(".partial-finetuning")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    learner.save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    learner.restart_from(folder)
+    """Put a new one in the place of the last, which is there as long as that is not; what failed leaves no trace."""
+    partial, last = folder.with_name(PARTIAL), folder.with_name(f"{PARTIAL}-last")
+    _forget_partial(folder.parent)
+    try:
+        partial.mkdir(parents=True)
+        learner.save(partial)
+        if folder.exists():
+            folder.rename(last)
+        partial.rename(folder)
+        learner.restart_from(folder)
+    finally:
+        _forget_partial(folder.parent)
+
+
+def _forget_partial(checkpoints: Path) -> None:
+    for partial in checkpoints.glob(f"{PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _lines(file: Path) -> list[str]:

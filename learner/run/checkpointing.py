@@ -60,7 +60,14 @@ class Checkpointing:
     def judge(self, step: int, reward: float) -> None:
         """Mean reward on held-out tasks after a learner step, by which the best checkpoint is chosen."""
         self._judged[step] = reward
-        self._run.judge(self._judged)
+        self._choose()
+
+    def _choose(self) -> None:
+        """The best, of those that were judged."""
+        try:
+            self._run.judge(self._judged)
+        except OSError as error:  # a full disk, as a rule
+            self._say(f"checkpoints/best stays as it is: {error}; trying again after the next checkpoint")
 
     def save(self, cursor: Cursor, last: bool = False) -> bool:
         """Begin to keep what a restart needs, once the checkpoint before is there; whether one has come to count.
@@ -100,7 +107,7 @@ class Checkpointing:
         except StopIteration as end:
             self._say(f"checkpoint {end.value}")
             if self._judged:
-                self._run.judge(self._judged)
+                self._choose()
             return True
         except Lost as error:
             if begun.last:

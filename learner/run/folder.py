@@ -32,10 +32,14 @@ from learner.stream.stream import Cursor
 
 PARTIAL = ".partial-"
 """How the name of a folder begins that is not complete."""
+CURSOR = "cursor.msgpack"
+"""File of a checkpoint: where the stream goes on."""
 REWARD = "reward.json"
 """File of a checkpoint: the mean reward of the steps that led to it."""
 LEARNER = "state/about.json"
 """File of a checkpoint that the learner writes."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""How a disk says that it has no more room, for anybody or for this user."""
 LOGS = "logs"
 """Folder of a run with one for each of its starts."""
 
@@ -96,7 +100,7 @@ class Run:
         """A restart goes on with this configuration from now on."""
         if self._judged_otherwise:
             for checkpoint in self.checkpoints:
-                (checkpoint / REWARD).write_text(json.dumps(None))
+                _reward(checkpoint, None)
             (self.dir / "checkpoints" / "best").unlink(missing_ok=True)
         self._save(self.dir / RECORD)
 
@@ -123,13 +127,20 @@ class Run:
         return lock
 
     def _require_readable(self) -> None:
-        """Refuse a checkpoint of an earlier version."""
+        """Refuse a checkpoint of an earlier version, and one that a machine which went away has left in part."""
         for last in self.checkpoints[-1:]:
             if not (last / LEARNER).exists():
                 raise RunError(
                     f"{last} has no {LEARNER}: it was cleaned, or is of an earlier version; it cannot be resumed. "
                     f"model.path={last / 'hf'} with another run.name begins with its weights"
                 )
+            try:
+                _cursor(last)
+            except (OSError, msgspec.DecodeError) as error:
+                raise RunError(
+                    f"{last / CURSOR} cannot be read ({error}): move {last.name} elsewhere, and the run goes on from "
+                    "the checkpoint before it, or begins again"
+                ) from error
 
     @property
     def pool_file(self) -> Path:
@@ -139,7 +150,8 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted((self.dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+        found = [path for path in (self.dir / "checkpoints").glob("step_*") if path.name[5:].isdecimal()]
+        return sorted(found, key=lambda path: int(path.name[5:]))  # not a copy that somebody made beside one
 
     def saving(
         self, cursor: Cursor, learner: Any, reward: float | None = None, beside: bool = False
@@ -160,8 +172,8 @@ class Run:
         self._require_room(partial)
         try:
             partial.mkdir(parents=True)
-            (partial / "cursor.msgpack").write_bytes(msgspec.msgpack.encode(cursor))
-            (partial / REWARD).write_text(json.dumps(reward))
+            (partial / CURSOR).write_bytes(msgspec.msgpack.encode(cursor))
+            _reward(partial, reward)
             if beside:
                 if not (yield from learner.saving(partial)):
                     raise Lost("a learner rank died while it was written")
@@ -171,7 +183,7 @@ class Run:
             os.replace(partial, final)
         except Exception as error:
             self._require_room(partial)  # others write to the disk too
-            if os.strerror(errno.ENOSPC) in str(error):  # and what did not fit may be gone again
+            if any(os.strerror(code) in str(error) for code in FULL):  # and what did not fit may be gone again
                 raise NoRoom(str(error)) from error
             raise
         finally:
@@ -180,7 +192,9 @@ class Run:
         best = self._best()
         for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
             if old != best:
-                shutil.rmtree(old)
+                gone = old.with_name(f"{PARTIAL}{old.name}")
+                os.replace(old, gone)  # one that is deleted in part is none
+                shutil.rmtree(gone, ignore_errors=True)  # on NFS a file that somebody reads stays as long as that
         return final
 
     def _forget_partial(self) -> None:
@@ -199,7 +213,7 @@ class Run:
         """Of checkpoints, by their step, the rewards by which the best is chosen; of others nothing is kept."""
         for checkpoint in self.checkpoints:
             if (reward := rewards.get(int(checkpoint.name[5:]))) is not None:
-                (checkpoint / REWARD).write_text(json.dumps(reward))
+                _reward(checkpoint, reward)
         self._best()
 
     def _best(self) -> Path | None:
@@ -221,14 +235,26 @@ class Run:
         states = [folder for old in self.checkpoints[:-1] if (folder := (old / LEARNER).parent).is_dir()]
         freed = sum(map(_size, states))
         for folder in states:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         return freed
 
     def restore(self, checkpoint: Path, learner: Any) -> Cursor:
         """Load the learner's state from a checkpoint and return where the stream goes on."""
         learner.load(checkpoint)
-        data = (checkpoint / "cursor.msgpack").read_bytes()
-        return msgspec.msgpack.decode(data, type=Cursor)
+        return _cursor(checkpoint)
+
+
+def _cursor(checkpoint: Path) -> Cursor:
+    return msgspec.msgpack.decode((checkpoint / CURSOR).read_bytes(), type=Cursor)
+
+
+def _reward(checkpoint: Path, reward: float | None) -> None:
+    """Keep it, where it is not kept: a disk may be full, and half a file would keep the run from going on."""
+    file, text = checkpoint / REWARD, json.dumps(reward)
+    if not file.exists() or file.read_text() != text:
+        partial = file.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(file)
 
 
 def _size(folder: Path) -> int:

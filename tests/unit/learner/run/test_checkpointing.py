@@ -111,3 +111,19 @@ def test_adapters_or_little_memory_have_checkpoints_waited_for():
         run.cfg = load([key, f"checkpoint.every={EVERY}", f"rl.steps={STEPS}"])
         after_steps(run, {3: 0.5})
         assert run.saved == {3: 0.5} and not run.beside
+
+
+def test_a_full_disk_while_the_best_is_chosen_ends_nothing_and_it_is_chosen_later():
+    run, said, chosen = Run(), [], []
+
+    def judge(rewards: dict[int, float]) -> None:
+        if not run.saved:
+            raise OSError(28, "No space left on device")
+        chosen.append(dict(rewards))
+
+    run.judge = judge
+    checkpoints = Checkpointing(run, SimpleNamespace(), said.append)
+    checkpoints.judge(0, 0.5)
+    assert "checkpoints/best stays as it is: [Errno 28] No space left on device" in said[0]
+    checkpoints.save(Cursor(0))
+    assert chosen == [{0: 0.5}]

@@ -1,6 +1,9 @@
 """A run's folder: never overwritten, owned once, checkpoints complete or absent."""
 
+import errno
+import os
 import pickle
+import resource
 import shutil
 from dataclasses import replace
 
@@ -266,5 +269,69 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_before_anything_starts(tm
     with Run(config(tmp_path)) as run:
         saved(run, Cursor(step=3), DiskLearner())
     refused = pytest.raises(RunError, match=r"step_3 has no state/about.json.*model.path=.*step_3/hf")
+    with refused, Run(config(tmp_path, **{"run.resume": True})):
+        pass
+
+
+def test_a_disk_without_room_for_this_user_is_a_full_one(tmp_path):
+    class Quota(DiskLearner):
+        def save(self, folder):
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(folder))
+
+    with Run(config(tmp_path)) as run, pytest.raises(NoRoom, match="quota exceeded"):
+        saved(run, Cursor(1), Quota())
+
+
+def test_a_checkpoint_that_is_deleted_in_part_is_none(tmp_path, monkeypatch):
+    """Its driver was killed, or somebody reads a file of it on NFS."""
+    with Run(config(tmp_path, **{"checkpoint.keep": 1})) as run:
+        saved(run, Cursor(1), DiskLearner(), 0.5)
+        delete = shutil.rmtree
+
+        def in_part(folder, ignore_errors=False):
+            if folder.name.endswith("step_1"):
+                (folder / "reward.json").unlink(missing_ok=True)
+                if not ignore_errors:
+                    raise OSError(errno.ENOTEMPTY, "Directory not empty", str(folder))
+            else:
+                delete(folder, ignore_errors)
+
+        monkeypatch.setattr(shutil, "rmtree", in_part)
+        for step, reward in ((2, 0.9), (3, 0.9)):
+            saved(run, Cursor(step), DiskLearner(), reward)
+            assert [path.name for path in run.checkpoints] == [f"step_{step}"]
+
+
+def test_a_full_disk_spoils_no_reward_of_a_checkpoint(tmp_path):
+    with Run(config(tmp_path)) as run:
+        for step in (1, 2):
+            saved(run, Cursor(step), DiskLearner(), 0.5)
+        _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))  # nothing can be written
+        try:
+            run.judge({1: 0.5, 2: 0.5})  # as it is known
+            with pytest.raises(OSError, match="too large"):
+                run.judge({1: 0.9})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (run.dir / "checkpoints/best").resolve().name == "step_2"
+        run.judge({1: 0.9})
+        assert (run.dir / "checkpoints/best").resolve().name == "step_1"
+
+
+def test_a_copy_that_somebody_made_of_a_checkpoint_is_none(tmp_path):
+    with Run(config(tmp_path)) as run:
+        made = saved(run, Cursor(8), DiskLearner())
+        shutil.copytree(made, made.with_name("step_8.bak"))
+        shutil.copytree(made, made.with_name("step_8_0"))
+        assert [path.name for path in run.checkpoints] == ["step_8"]
+
+
+def test_a_cursor_that_is_not_whole_is_refused_before_anything_starts(tmp_path):
+    """A machine that goes away may keep the names of files, and not what was in them."""
+    with Run(config(tmp_path)) as run:
+        made = saved(run, Cursor(3, 9, 7), Whole()) / "cursor.msgpack"
+        made.write_bytes(made.read_bytes()[:-3])
+    refused = pytest.raises(RunError, match=r"step_3/cursor.msgpack cannot be read .*: move step_3 elsewhere")
     with refused, Run(config(tmp_path, **{"run.resume": True})):
         pass
