@@ -49,8 +49,8 @@ class Progress:
         self._log = Console(file=(Path(logs or run_dir) / "log.txt").open("a"), width=WIDTH, force_terminal=False)
         self._status = Status(run=self._file.parent.name, started=time.time())
         self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
-        self._last_line = 0.0
-        self._written, self._written_at = self._status, 0.0
+        self._last_line = self._written_at = time.monotonic()  # whose clock nobody sets
+        self._written = self._status
         self._unwritable = False
         self._closed = threading.Event()
         self._writer = threading.Thread(target=self._keep_writing, name="status-writer", daemon=True)
@@ -96,7 +96,7 @@ class Progress:
         self.update(**fields)
         finished = stage.done == stage.total
         learner_step = "reward_mean" in fields
-        if learner_step or finished or time.time() - self._last_line > LINE_SECONDS:
+        if learner_step or finished or time.monotonic() - self._last_line > LINE_SECONDS:
             self._line(learner_step)
 
     def update(self, **fields: Any) -> None:
@@ -143,8 +143,8 @@ class Progress:
         return panel.panel(dataclasses.replace(self._status, written=now), now)
 
     def _line(self, learner_step: bool = False) -> None:
-        self._last_line = time.time()
-        line = Text(panel.line(self._status, self._last_line, learner_step))
+        self._last_line = time.monotonic()
+        line = Text(panel.line(self._status, time.time(), learner_step))
         if not self._console.is_terminal:
             self._console.print(line, soft_wrap=True)
         self._log_too(line)
@@ -160,13 +160,13 @@ class Progress:
 
     def _keep_writing(self) -> None:
         while not self._closed.wait(INTERVAL):
-            if self._status is not self._written or time.time() - self._written_at > HEARTBEAT:
+            if self._status is not self._written or time.monotonic() - self._written_at > HEARTBEAT:
                 self._write()
 
     def _write(self) -> None:
-        self._written, self._written_at = self._status, time.time()
+        self._written, self._written_at = self._status, time.monotonic()
         try:
-            statuses.write(self._file, dataclasses.replace(self._status, written=self._written_at))
+            statuses.write(self._file, dataclasses.replace(self._status, written=time.time()))
         except OSError as error:
             if not self._unwritable:
                 self._unwritable = True

@@ -128,6 +128,17 @@ def test_a_driver_that_is_gone_without_a_word_has_failed(tmp_path):
     assert status.of(tmp_path).result == "done"
 
 
+def test_a_clock_that_is_set_back_does_not_keep_the_file_from_being_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "INTERVAL", 0.02)
+    monkeypatch.setattr(progress, "HEARTBEAT", 0.1)
+    with Progress(tmp_path, Console(file=io.StringIO())):
+        monkeypatch.setattr(time, "time", lambda: 1e9)
+        wait_until = time.monotonic() + 5
+        while status.read(tmp_path / "status.json").written != 1e9:
+            assert time.monotonic() < wait_until
+            time.sleep(0.02)
+
+
 def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "status.json")
