@@ -145,13 +145,20 @@ class ActorPool:
         return about
 
     def started(self) -> dict[str, Any]:
-        """Wait until every actor serves; returns what each says of itself, by name."""
+        """Wait until every actor serves; returns what each says of itself, by name.
+
+        One that is lost meanwhile is replaced, and its successor waited for only where it is the first to serve.
+        """
         if not self._explores:
             self.exploring()
-        about = self._get({name: member.serving for name, member in self._able.items() if member.serving}, "serve")
-        for name, said in about.items():
-            self._members[name].about |= said
-            self._members[name].serving = None
+        self._active = time.monotonic()
+        while late := [one for one in (self._able or self._members).values() if one.starting or one.serving]:
+            if self.idle_seconds > self._deadline:
+                names = ", ".join(member.name for member in late)
+                raise ActorLost(f"{names} did not finish serve in {self._deadline:.0f} s (actors.deadline)")
+            calls = [call for member in late for call in (member.starting, member.serving) if call]
+            self._place.wait(calls, num_returns=len(calls), timeout=1.0)
+            self.check()
         return {name: member.about for name, member in self._able.items()}
 
     def _share(self) -> None:

@@ -71,8 +71,8 @@ class Learner:
 
     def hold_reference(self, folder: Path) -> None:
         """Take what `keep_reference` wrote as the reference of the KL term (`rl.kl`)."""
+        self._recovery.surviving(lambda: self._ranks.everyone("hold_reference", Path(folder)))
         self._recovery.holds_reference(Path(folder))
-        self._ranks.everyone("hold_reference", Path(folder))
 
     def publish(self, bucket_bytes: int, version: int, full: bool = False) -> Published:
         """The weights in the object store, as buckets of about `bucket_bytes` that `actors.policy.weights` unpacks, or
@@ -110,7 +110,7 @@ class Learner:
 
     def keep_reference(self, folder: Path) -> None:
         """Write what `hold_reference` takes of the policy as it is: a Hugging Face folder, or the adapters alone."""
-        self._ranks.everyone("keep_reference", Path(folder))
+        self._recovery.surviving(lambda: self._ranks.everyone("keep_reference", Path(folder)))
 
     def save(self, folder: Path) -> None:
         """Write `folder` (seen by all ranks): state to resume from, and `hf/`, a plain Hugging Face model.
@@ -130,7 +130,7 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Continue from a folder that `save` wrote, whatever number of ranks and ZeRO stage wrote it."""
-        loaded = self._recovery.load(Path(folder))
+        loaded = self._recovery.surviving(lambda: self._recovery.load(Path(folder)))
         self.position.rl_steps, self.position.sft_steps = loaded.rl_steps, loaded.sft_steps
         self.position.entropy_added = loaded.entropy_added
         self._recovery.goes_back_to(Path(folder))

@@ -139,6 +139,16 @@ def test_an_actor_that_dies_while_others_explore_is_replaced_by_one_that_serves_
     assert made["actor-2"].caught_up == ({}, 0, [])
 
 
+def test_engines_that_die_while_a_run_waits_for_them_are_replaced(waiting, monkeypatch):
+    """The first to serve of those that come in their places is waited for, too."""
+    for actor in list(made.values()):
+        actor.engine.set_exception(PolicyDead("its vLLM engine died during start"))
+    monkeypatch.setitem(globals(), "starts", True)
+    served = waiting.started()
+    assert served and set(served) <= {"actor-2", "actor-3"} and made["actor-0"].closed and made["actor-1"].closed
+    assert all(said["engine_seconds"] == 1.0 for said in served.values())
+
+
 def until_there_are(count: int, pool: ActorPool) -> None:
     for _ in range(10):
         pool.check()

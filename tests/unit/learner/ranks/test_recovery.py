@@ -17,6 +17,7 @@ from learner.config.schema import Config
 from learner.ranks import handle
 from learner.ranks.group import LearnerError, RankDied
 from learner.ranks.handle import Learner
+from learner.ranks.steps import Position
 
 
 class Ranks:
@@ -139,10 +140,17 @@ def test_whichever_call_a_rank_dies_in_the_weights_are_those_of_an_undisturbed_r
             assert trained((call,), monkeypatch, beside)[0] == expected, f"a death in call {call}"
         except LearnerError as error:
             ended.append((call, str(error)))
-    assert [what for _, what in ended] == [
-        "learner rank 0 died in save",  # the first after fine-tuning: there is nothing to go back to
-        "learner rank 0 died in hold_reference",
-    ]
+    # the first after fine-tuning: there is nothing to go back to
+    assert [what for _, what in ended] == ["learner rank 0 died in save"]
+
+
+def test_a_rank_that_dies_when_a_run_goes_on_is_brought_back(monkeypatch):
+    monkeypatch.setattr(handle, "RankGroup", Ranks)
+    learner = Learner(defaults(), Path("model"), lambda _: None)
+    learner._ranks.disk[Path("step_2")] = ["weights"], {"rl_steps": 2, "sft_steps": 0, "entropy_added": 0.5}
+    learner._ranks.dies = (0,)
+    learner.load(Path("step_2"))
+    assert learner._ranks.weights == ["weights"] and learner.position == Position(2, 0, 0.5)
 
 
 def test_a_death_while_the_learner_starts_again_is_one_more_and_survived(monkeypatch):
