@@ -34,7 +34,7 @@ and shows it.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command's exit code; 2 where there is no such command."""
+    """The command's exit code; 2 where there is no such command, 130 where it was interrupted."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name == "--version":
         print(f"mlagent {importlib.metadata.version('mlagent')}")
@@ -47,4 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(COMMANDS)}"
         print(f"error: mlagent has no command {name}: {hint}", file=sys.stderr)
         return 2
-    return importlib.import_module(COMMANDS[name][0]).main(rest)
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(rest)
+    except KeyboardInterrupt:  # while it is imported, or of one that has nothing to say about it
+        return 130

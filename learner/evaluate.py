@@ -59,10 +59,10 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
 
-    from learner.evaluation import trials  # heavy imports, kept out of --help
-
     folder = Path(cfg.evaluation.folder).resolve()
     try:
+        from learner.evaluation import trials  # heavy imports, kept out of --help
+
         trials.run(cfg, agents, folder)
         if report := reported(folder):
             print(f"report {report}", flush=True)

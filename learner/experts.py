@@ -43,9 +43,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
 
-    from learner.recipe.exploration import run  # heavy imports, kept out of --help
-
     try:
+        from learner.recipe.exploration import run  # heavy imports, kept out of --help
+
         run(cfg)
     except FAILURES as error:
         print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from envs.errors import FAILURES
 from learner.config.load import ConfigError, load
-from learner.config.midway import again
 from learner.config.schema import Config
 
 if TYPE_CHECKING:
@@ -53,21 +52,21 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
 
-    if DRY_RUN in arguments:
-        from learner import dry_run
-
-        print("\n\n".join(dry_run.told(cfg)))
-        return 0
-
-    from learner.training import begun  # heavy imports, kept out of --help
-
     try:
+        if DRY_RUN in arguments:
+            from learner import dry_run
+
+            print("\n\n".join(dry_run.told(cfg)))
+            return 0
+
+        from learner.training import begun  # heavy imports, kept out of --help
+
         with begun(cfg) as run:
             train(run)
     except FAILURES as error:
         return fail(error, 2 if isinstance(error, ConfigError) else 1)  # a task that cannot be had is refused, too
-    except KeyboardInterrupt:
-        print(f"interrupted: {again(cfg)} goes on from its last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
         return 130
     return 0
 

@@ -42,6 +42,10 @@ def told(run: Run) -> Iterator[None]:
         if ended is error:
             raise
         raise ended from error
+    except KeyboardInterrupt as interrupt:
+        where = "from its last checkpoint" if _kept(run) else "with what it has"
+        interrupt.add_note(f"{again(run.cfg)} goes on {where}")
+        raise
 
 
 def outside(error: Exception) -> str | None:
@@ -61,13 +65,16 @@ def outside(error: Exception) -> str | None:
 def notes(run: Run) -> list[str]:
     """Where to look, and what to type."""
     said = [f"logs: {run.logs}"]
-    kept = [path.name for path in run.checkpoints] or [
-        name for name in ("finetuning",) if (run.dir / "checkpoints" / name).is_dir()
-    ]
-    if kept:
+    if kept := _kept(run):
         command = again(run.cfg)
-        said.append(f"to go on from checkpoints/{kept[-1]}: {command} (make train ARGS={shlex.quote(command)})")
+        said.append(f"to go on from checkpoints/{kept}: {command} (make train ARGS={shlex.quote(command)})")
     return said
+
+
+def _kept(run: Run) -> str:
+    """The checkpoint that the run goes on from; empty where there is none."""
+    names = [path.name for path in run.checkpoints]
+    return names[-1] if names else "finetuning" * (run.dir / "checkpoints" / "finetuning").is_dir()
 
 
 @contextlib.contextmanager

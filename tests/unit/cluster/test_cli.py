@@ -63,6 +63,14 @@ def test_arguments_go_in_and_the_exit_code_comes_out(arguments, code, message, c
     assert message in capsys.readouterr().err
 
 
+def test_an_interrupt_while_a_command_is_imported_is_no_traceback(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    assert cli.main(["solve"]) == 130
+
+
 @pytest.mark.parametrize(
     ("command", "about"),
     [

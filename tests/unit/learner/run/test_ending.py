@@ -73,7 +73,13 @@ def test_the_command_that_goes_on_is_said_where_there_is_something_to_go_on_from
     assert "LearnerError: rank 0 failed" in (run.logs / "traceback.txt").read_text()
 
 
-def test_an_interrupt_passes(run):
-    with pytest.raises(KeyboardInterrupt), ending.told(run), ending.kept_logs(run.logs):
-        raise KeyboardInterrupt
+def test_an_interrupt_passes_and_is_told_what_goes_on(run):
+    def told() -> str:
+        with pytest.raises(KeyboardInterrupt) as ended, ending.told(run), ending.kept_logs(run.logs):
+            raise KeyboardInterrupt
+        return ended.value.__notes__[-1].removeprefix(f"run.resume=true run.name=mine run.dir={run.dir.parent} ")
+
+    assert told() == "goes on with what it has"
+    (run.dir / "checkpoints" / "finetuning").mkdir(parents=True)
+    assert told() == "goes on from its last checkpoint"
     assert not (run.logs / "traceback.txt").exists()
