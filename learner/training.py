@@ -44,7 +44,7 @@ def begun(cfg: Config) -> Iterator[Training]:
     try:
         with started(cfg) as parts:
             run, run_dir = Training(parts), parts.run.dir
-            if cfg.run.resume and parts.run.checkpoints:
+            if cfg.run.resume:
                 run.resume()
             yield run
             if freed := parts.run.done():
@@ -81,19 +81,27 @@ class Training:
         """With the actors, once RL has begun."""
 
     def resume(self) -> None:
-        """Go back to the last checkpoint, and forget what came after it."""
+        """Go back to the last checkpoint, or to before the first learner step, and forget what came after it."""
+        run = self.parts.run
+        if not run.checkpoints:
+            self._forget_after(0, version=0)
+            return
         self._until_engines_serve()
-        run, checkpoint = self.parts.run, self.parts.run.checkpoints[-1]
+        checkpoint = run.checkpoints[-1]
         self.parts.turns.learner()
         self.cursor = run.restore(checkpoint, self.parts.learner)
         self.needed = [self.cursor.states]
         self.parts.publisher.version = self.cursor.step  # publishing makes it one more, as it was after that step
-        self.parts.journal.truncate_after(self.cursor.step)
-        transitions.truncate_after(run.dir, self.cursor.step)
-        forget_after(run.dir, self.cursor.step + 1)
+        self._forget_after(self.cursor.step, version=self.cursor.step + 1)
         self.publish()
         self.resumed = True
         self.parts.progress.say(f"resumed from {checkpoint}")
+
+    def _forget_after(self, step: int, version: int) -> None:
+        """version: of the weights that this step led to."""
+        self.parts.journal.truncate_after(step)
+        transitions.truncate_after(self.parts.run.dir, step)
+        forget_after(self.parts.run.dir, version)
 
     def evaluate(self, stage: str) -> None:
         """Sample every task from its initial state, with the same seeds at every stage; print and write the table.

@@ -52,5 +52,5 @@ class Attempts:
 def forget_after(run_dir: Path, version: int) -> None:
     """Delete those of weights after `version`: the run continues from a checkpoint with these."""
     for folder in (Path(run_dir) / FOLDER).glob("*-*-*"):
-        if int(folder.name.split("-")[1]) > version:
+        if int(folder.name.rsplit("-", 2)[1]) > version:
             shutil.rmtree(folder)

@@ -410,19 +410,24 @@ def test_training_that_no_longer_helps_held_out_tasks_ends_early(run, tmp_path, 
     assert status.of(folder).result == "done" and '"rl"' in (folder / "evaluation.json").read_text()
 
 
-def test_what_weights_earned_that_are_trained_anew_is_not_taken_for_what_the_new_ones_do(run, tmp_path, monkeypatch):
-    """A run that was killed between an evaluation and the checkpoint beside it."""
+@pytest.mark.parametrize("left", [2, 0])
+def test_what_weights_earned_that_are_trained_anew_is_not_taken_for_what_the_new_ones_do(
+    run, tmp_path, monkeypatch, left
+):
+    """A run that was killed between an evaluation and the checkpoint beside it, or has lost all of them."""
     monkeypatch.setattr(Actors, "rewards", dict.fromkeys(range(6), 0.9))
     monkeypatch.setattr(Ranks, "stops_at", 4)
-    settings = "evaluation.every=2", "checkpoint.every=1"
-    assert run(*settings)[0] == 130
+    assert run("evaluation.every=2", "checkpoint.every=1", "checkpoint.keep=9")[0] == 130
     assert points(tmp_path / "smoke") == {2: 0.9}
-    shutil.rmtree(tmp_path / "smoke/checkpoints/step_2")
-    shutil.rmtree(tmp_path / "smoke/checkpoints/step_3", ignore_errors=True)
+    checkpoints = tmp_path / "smoke/checkpoints"
+    for path in checkpoints.glob("step_*"):
+        if int(path.name[5:]) >= left:
+            shutil.rmtree(path)
     monkeypatch.setattr(Actors, "rewards", dict.fromkeys(range(6), 0.2))
     monkeypatch.setattr(Ranks, "stops_at", None)
     assert run("run.resume=true", "run.name=smoke", given=())[0] == 0
     assert points(tmp_path / "smoke") == {2: 0.2}
+    assert [row["step"] for row in journal.read(tmp_path / "smoke")] == [1, 2, 3, 4]
     stages = json.loads((tmp_path / "smoke/evaluation.json").read_text())["splits"]["held_out"]
     assert [stages[stage]["mean_reward"] for stage in STAGES] == pytest.approx([0.9, 0.9, 0.2])
 
