@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from envs.errors import UserError
 
 STOP_SECONDS = 30
 """What a stopped job has to end its actors, engines and containers before Ray kills it."""
 POLL_SECONDS = 0.2
+GONE_SECONDS = 30.0
+"""For which a cluster may not answer."""
 NO_AGENT, AGENT_SECONDS = "No available agent", 60.0
 """What a head says whose node is not yet ready to run a job, on a busy machine; and how long it may be so."""
 
@@ -65,10 +67,13 @@ class Job:
         self._client.stop_job(self.id)
 
     def exit_code(self) -> int:
-        """Wait for the end: 0 if it succeeded, 130 if it was stopped, otherwise its driver's own code."""
-        while not self._client.get_job_status(self.id).is_terminal():
+        """Wait for the end: 0 if it succeeded, 130 if it was stopped, otherwise its driver's own code.
+
+        Raises:
+            JobError: it did not run, or the cluster no longer answers.
+        """
+        while not (info := self._info()).status.is_terminal():
             time.sleep(POLL_SECONDS)
-        info = self._client.get_job_info(self.id)
         if info.status == JobStatus.SUCCEEDED:
             return 0
         if info.status == JobStatus.STOPPED:
@@ -76,6 +81,19 @@ class Job:
         if info.driver_exit_code is None:
             raise JobError(f"job {self.id} did not run: {info.message}")
         return info.driver_exit_code
+
+    def _info(self) -> JobDetails:
+        deadline = time.monotonic() + GONE_SECONDS
+        while True:
+            try:
+                return self._client.get_job_info(self.id)
+            except (RuntimeError, OSError) as error:  # a network may be gone for a moment
+                if time.monotonic() > deadline:
+                    raise JobError(
+                        f"the cluster no longer answers; where it goes on, so does the run (ray job logs {self.id}): "
+                        f"{error}"
+                    ) from error
+            time.sleep(1.0)
 
     def _read(self) -> None:
         with contextlib.suppress(RuntimeError, aiohttp.ClientError):  # how the job ended is asked for separately

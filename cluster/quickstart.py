@@ -77,7 +77,8 @@ def main(arguments: list[str]) -> int:
         return 130
     runs = Path(cfg.run.dir).resolve()  # the job runs elsewhere
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(ending, signal.default_int_handler)
     from cluster.job import Job
 
     try:
@@ -165,6 +166,7 @@ def attend(job: Job, run_dir: Path) -> int:
     """Show the job to its end and return its exit code; Ctrl-C stops it, a second one stops waiting for that."""
     try:
         follow(run_dir, job.log_ended, job)
+        return job.exit_code()  # the log may have ended before the job
     except KeyboardInterrupt:
         print("stopping the run: its actors, engines and containers end first …", flush=True)
         job.stop()

@@ -66,7 +66,9 @@ def main(arguments: list[str]) -> int:
     except FAILURES as error:
         return fail(error, 2 if isinstance(error, ConfigError) else 1)  # a task that cannot be had is refused, too
     except KeyboardInterrupt as interrupt:
-        print(": ".join(["interrupted", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
+        both = interrupt.__context__, interrupt  # the second came while what the first had ended was ending
+        said = [note for one in both for note in getattr(one, "__notes__", ())]
+        print(": ".join(["interrupted", *said]), file=sys.stderr)
         return 130
     return 0
 
