@@ -124,6 +124,11 @@ class Run:
             raise RunError(
                 f"{self.dir} is in use by another process: wait for it or choose another run.name"
             ) from error
+        except OSError as error:
+            raise RunError(
+                f"run.dir={self.cfg.run.dir} cannot be used: its file system locks no files ({error.strerror}), by "
+                "which two runs of one name are told; choose another, or mount it with locks (flock, of Lustre)"
+            ) from error
         return lock
 
     def _require_readable(self) -> None:

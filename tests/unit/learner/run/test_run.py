@@ -1,6 +1,7 @@
 """A run's folder: never overwritten, owned once, checkpoints complete or absent."""
 
 import errno
+import fcntl
 import os
 import pickle
 import resource
@@ -116,6 +117,16 @@ def test_of_a_run_that_is_done_only_the_last_checkpoint_can_be_gone_on_from(tmp_
 
 def test_a_run_has_one_owner(tmp_path):
     with Run(config(tmp_path)), pytest.raises(RunError, match="in use"), Run(config(tmp_path)):
+        pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    refused = pytest.raises(RunError, match=r"run.dir=.* locks no files \(Function not implemented\)")
+    with refused, Run(config(tmp_path)):
         pass
 
 
