@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import difflib
 import sys
@@ -155,7 +156,9 @@ def _direction(settings: Settings, console: Console) -> Direction:
         return way
     metric = settings.metric or "score"
     if sys.stdin.isatty():
-        said = console.input(f"is a higher or a lower {metric} better? ").strip().lower()
+        said = ""
+        with contextlib.suppress(EOFError):  # Ctrl-D is no answer
+            said = console.input(f"is a higher or a lower {metric} better? ").strip().lower()
         if said in (*HIGHER, *LOWER):
             return Direction.MAXIMIZE if said in HIGHER else Direction.MINIMIZE
     raise SolveError(
@@ -190,7 +193,9 @@ def _reward(model: str) -> Any:
 async def _solve(
     job: Job, settings: Settings, steps: int, approve: bool, console: Console, verbose: bool = False
 ) -> None:
-    out = Path(settings.out or f"solved/{job.task.id}-{time.strftime('%Y%m%d-%H%M%S')}")
+    out = Path(settings.out or f"solved/{job.task.id}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    if out.is_file():
+        raise SolveError(f"out={out} is a file: give a folder")
     if (out / BEST).exists():
         raise SolveError(f"out={out} has the results of another session: choose another folder, or move it away")
     model = settings.model.path if settings.model.endpoint else models.find(settings.model.path)
@@ -220,7 +225,7 @@ async def _solve(
             propose, tell = _in_full(agent, view, None if job.script else Terms.of(_reward(model)), task)
         await solve(environment, task.id, propose, steps, settings.seed, view.ask, tell, settings.prompt.history)
         view.end()
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except BaseException:  # an interrupt, or an agent or a sandbox that failed: what was found is there
         if view:
             view.end(interrupted=True)
         raise

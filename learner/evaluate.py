@@ -151,7 +151,8 @@ def _is_run(name: str) -> bool:
 
 def _of_run(folder: Path) -> list[str]:
     """The model that a run began with, and its newest checkpoint."""
-    checkpoints = sorted(folder.glob("checkpoints/step_*/hf"), key=lambda path: int(path.parent.name[5:]))
+    found = [path for path in folder.glob("checkpoints/step_*/hf") if path.parent.name[5:].isdecimal()]
+    checkpoints = sorted(found, key=lambda path: int(path.parent.name[5:]))
     if not checkpoints:
         raise ConfigError(f"{folder} has no checkpoint yet")
     return [load([f"config={folder / RECORD}", "run.resume=false"]).model.path, str(checkpoints[-1])]

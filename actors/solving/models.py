@@ -66,7 +66,8 @@ def as_in_its_run(settings: Settings, model: str) -> None:
 def _checkpoint(run: Path, which: str) -> Path:
     """The model of a run's checkpoint; of one without rewards the last is the best."""
     folder = run / "checkpoints"
-    steps = sorted(folder.glob("step_*/hf"), key=lambda path: int(path.parent.name.removeprefix("step_")))
+    found = [path for path in folder.glob("step_*/hf") if path.parent.name[5:].isdecimal()]
+    steps = sorted(found, key=lambda path: int(path.parent.name[5:]))
     wanted = folder / which / "hf"
     if which in (BEST, LAST) and not wanted.is_dir():
         if not steps:
@@ -99,10 +100,11 @@ def _unfit(status: Path) -> str:
     try:
         result = json.loads(status.read_text())["result"]
         steps = OmegaConf.select(OmegaConf.load(status.with_name("config.yaml")), "rl.steps", default=0)
-    except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException):
+        rehearsed = int(steps) <= REHEARSAL_STEPS
+    except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException, yaml.YAMLError):
         return "its record cannot be read"
     if result != "done":
         return str(result)
     if not next(status.parent.glob("checkpoints/step_*/hf"), None):
         return "no checkpoint"
-    return f"a rehearsal of {steps} steps" if steps <= REHEARSAL_STEPS else ""
+    return f"a rehearsal of {steps} steps" if rehearsed else ""

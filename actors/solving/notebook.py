@@ -17,7 +17,7 @@ from envs.errors import UserError
 
 MARK = re.compile(r"^# %%[ \t]*(?P<number>\d*)[^\n]*$", re.MULTILINE)
 MAGIC = "# ipython: "
-IPYTHON = re.compile(r"^[ \t]*(?:[%!]|\w[\w.]*\?{1,2}[ \t]*$)")
+IPYTHON = re.compile(r"^[ \t]*(?:%{1,2}[A-Za-z_]|!(?!=)|\w[\w.]*\?{1,2}[ \t]*$)")
 SHOWN = "display = print  # a notebook's own\n"
 
 
@@ -72,7 +72,8 @@ def _cells(text: str) -> list[dict[str, Any]]:
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise NotebookError("it has no `cells`: save it as a notebook of format 4")
-    language = notebook.get("metadata", {}).get("kernelspec", {}).get("language", "python")
+    kernel = (notebook.get("metadata") or {}).get("kernelspec") or {}
+    language = kernel.get("language", "python")
     if language != "python":
         raise NotebookError(f"its language is {language}, not Python")
     return cells

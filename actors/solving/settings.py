@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -23,15 +24,17 @@ from envs.sandbox import packages
 SANDBOXES = ("auto", "docker", "gvisor", "process")
 DIRECTIONS = ("", "maximize", "minimize")
 TOLD = ("auto", "thought", "whole")
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 class SolveError(UserError):
     """A request that cannot be carried out; the message names the key or path and what to do."""
 
 
-def key(default: Any, help: str) -> Any:
+def key(default: Any, help: str, least: float = 0, positive: bool = False) -> Any:
+    """least, positive: what a number must be."""
     made = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**made, metadata={"help": help})
+    return field(**made, metadata={"help": help, "least": least, "positive": positive})
 
 
 @dataclass
@@ -40,11 +43,11 @@ class ModelSettings:
                         "builtin:smollm2-135m; empty: the best checkpoint of the newest run that is done")  # fmt: skip
     endpoint: str = key("", "OpenAI-compatible URL; model.path is then the name of the model there")
     key_variable: str = key("OPENAI_API_KEY", "environment variable that holds the endpoint's key")
-    context: int = key(8192, "tokens of prompt and response together")
-    response: int = key(512, "most tokens of one response")
+    context: int = key(8192, "tokens of prompt and response together", positive=True)
+    response: int = key(512, "most tokens of one response", positive=True)
     thinking: list[str] = key(list, "what begins the model's thinking and what ends it; empty: as its template says")
     template_arguments: dict[str, Any] = key(dict, "of the chat template, as model.template_arguments.NAME=VALUE")
-    dtype: str = key("bfloat16", "number format of a served model: bfloat16, float16 or float32")
+    dtype: str = key("bfloat16", f"number format of a served model: {', '.join(DTYPES)}")
     temperature: float = key(1.0, "of sampling")
 
 
@@ -54,20 +57,20 @@ class ActorSettings:
 
     gpus: float = key(0.0, "GPUs of the engine, or a share of one; 0: the CPU")
     gpu_memory: float = key(0.0, "share of a GPU's memory that the engine may take; 0: by actors.gpus")
-    cpus: float = key(2.0, "cores of the engine")
-    kv_cache_gb: float = key(1.0, "GiB of the engine's cache of keys and values, on a CPU")
-    deadline: float = key(600.0, "seconds that the engine has for its start and for one response")
+    cpus: float = key(2.0, "cores of the engine", positive=True)
+    kv_cache_gb: float = key(1.0, "GiB of the engine's cache of keys and values, on a CPU", positive=True)
+    deadline: float = key(600.0, "seconds that the engine has for its start and for one response", positive=True)
 
 
 @dataclass
 class PromptSettings:
     """What the agent is told, as in training: what is left open is as the agent's run has it, else by model.context."""
 
-    history: int = key(-1, "past actions that are shown, the newest; -1: as in training")
+    history: int = key(-1, "past actions that are shown, the newest; -1: as in training", least=-1)
     actions: str = key("auto", f"how actions are told: {', '.join(TOLD)}")
-    observation: int = key(-1, "characters that are kept of what a run prints, its end; -1: as in training")
-    descriptor: int = key(-1, "characters of task_descriptor.txt that are shown; -1: as in training")
-    preview: int = key(-1, "characters of a preview of the data; -1: as in training")
+    observation: int = key(-1, "characters that are kept of what a run prints, its end; -1: as in training", least=-1)
+    descriptor: int = key(-1, "characters of task_descriptor.txt that are shown; -1: as in training", least=-1)
+    preview: int = key(-1, "characters of a preview of the data; -1: as in training", least=-1)
 
 
 @dataclass
@@ -77,7 +80,9 @@ class LimitSettings:
     seconds: float = key(0.0, "wall-clock limit of a run; 0: as the task states, 600 of a plain script")
     cpus: float = key(0.0, "cores of a run; 0: as the task states, 1 of a plain script")
     memory_mb: int = key(0, "memory limit of a run; 0: as the task states, 4096 of a plain script")
-    gpus: int = key(-1, "GPUs of a run, of those that gpus names; -1: as the task states, none of a plain script")
+    gpus: int = key(
+        -1, "GPUs of a run, of those that gpus names; -1: as the task states, none of a plain script", least=-1
+    )
     disk_mb: int = key(0, "limit of the files that a run writes; 0: as the task states, 1024 of a plain script")
     processes: int = key(0, "processes and threads of a run; 0: as the task states, 64 of a plain script")
 
@@ -122,20 +127,30 @@ def read_settings(given: list[str]) -> Settings:
             near = [one for one in known if one.endswith(last)] or difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists them"
             raise SolveError(f"unknown setting {name}: {hint}")
+        if "${" in value or value == "???":  # which OmegaConf would fill in when it is used
+            raise SolveError(f"{text}: ${{…}} and ??? are not filled in here: write out what is meant")
         try:
             if known.get(name) == "str":  # as it is: a name such as `a: b` is no YAML
                 OmegaConf.update(merged, name, value.strip("[]").replace(" ", "") if name == "packages" else value)
+            elif known.get(name) == "list[str]":  # nor is *.py
+                OmegaConf.update(merged, name, _listed(value))
             else:
                 merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([text]))
-        except (OmegaConfBaseException, ValueError) as error:
+        except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
             raise SolveError(f"{text}: {str(error).splitlines()[0]}") from error
     _check(merged)
     return merged
 
 
+def _listed(text: str) -> list[str]:
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return [one for item in inner.split(",") if (one := item.strip(" '\""))]
+
+
 def _check(settings: Settings) -> None:
     """Raises SolveError."""
-    for name, choices in {"sandbox": SANDBOXES, "direction": DIRECTIONS, "prompt.actions": TOLD}.items():
+    chosen = {"sandbox": SANDBOXES, "direction": DIRECTIONS, "prompt.actions": TOLD, "model.dtype": DTYPES}
+    for name, choices in chosen.items():
         if (value := OmegaConf.select(settings, name)) not in choices:
             raise SolveError(f"{name}={value}: choose {', '.join(filter(None, choices))}")
     if settings.packages.partition(",")[0] not in packages.SETS:
@@ -155,13 +170,13 @@ def _check(settings: Settings) -> None:
         )
     if len(settings.model.thinking) not in (0, 2):
         raise SolveError("model.thinking has two marks, as model.thinking=[<think>,</think>]")
-    for name, _ in listed():
-        if name.startswith(("prompt.", "tasks.limits.")) and not isinstance(
-            value := OmegaConf.select(settings, name), str
-        ):
-            least = -1 if name.startswith("prompt.") or name == "tasks.limits.gpus" else 0
-            if not least <= value < float("inf"):
-                raise SolveError(f"{name}={value}: it must be a number from {least} on")
+    for item, name in _fields(Settings):
+        value, least = OmegaConf.select(settings, name), item.metadata["least"]
+        if isinstance(value, int | float):
+            enough = value > 0 if item.metadata["positive"] else value >= least
+            if not enough or value == float("inf"):
+                what = "above 0" if item.metadata["positive"] else f"from {least} on"
+                raise SolveError(f"{name}={value}: it must be a number {what}")
 
 
 def listed(of: Any = Settings, before: str = "") -> Iterator[tuple[str, str]]:

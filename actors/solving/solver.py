@@ -8,6 +8,7 @@ on from the best version.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -92,7 +93,7 @@ async def solve(
     solution = Solution(environment.files(state), task.m_init, task.m_init)
     known = {_meaning(solution.files): f"{task.metric} = {task.m_init:.5g}"}
     for step in range(steps):
-        for refused in range(STRIDE):
+        for refused in itertools.count():
             told = dataclasses.replace(task, problem=task.problem + recalled(solution.tried, task, history))
             reply = await propose(told, state, seed + step * STRIDE + refused)
             text, files = reply.text, environment.files(state)

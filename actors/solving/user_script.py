@@ -7,6 +7,7 @@ are read from the same label.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import shutil
@@ -104,11 +105,16 @@ def _folder(script: Path, settings: Settings) -> Path:
 
 
 def _present(folder: Path) -> list[Path]:
+    """Its files, and those that links in it lead to; a link that leads back to where it lies leads nowhere."""
     files, size = [], 0
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(
-            Path(part).match(pattern) for part in path.relative_to(folder).parts for pattern in LEFT_OUT
-        ):
+    above = {str(folder): (os.path.realpath(folder),)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inner = {name: os.path.realpath(Path(place, name)) for name in folders if not _left_out(name)}
+        folders[:] = [name for name, real in inner.items() if real not in above[place]]
+        above |= {os.path.join(place, name): (*above[place], inner[name]) for name in folders}
+        for path in (Path(place, name) for name in names if not _left_out(name)):
+            if not path.is_file():
+                continue
             files.append(path)
             size += path.stat().st_size
             if size > MAX_BYTES:
@@ -116,7 +122,11 @@ def _present(folder: Path) -> list[Path]:
                     f"{folder} holds more than {MAX_BYTES >> 20:,} MiB, and all of it would be copied for the sandbox: "
                     "move the script and the data that it reads to a folder of their own"
                 )
-    return files
+    return sorted(files)
+
+
+def _left_out(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in LEFT_OUT)
 
 
 def _named(globs: Sequence[str], present: Mapping[str, Path], script: str) -> list[str]:

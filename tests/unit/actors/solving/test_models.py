@@ -85,3 +85,12 @@ def test_what_is_not_there_is_said(runs, tmp_path):
         SolveError, match=r"broken \(failed\), new \(interrupted\), old .*smoke \(a rehearsal of 3 steps\)"
     ):
         find("", runs)
+
+
+def test_a_run_whose_record_is_damaged_is_passed_over_and_a_copied_checkpoint_is_none(runs):
+    (runs / "new/config.yaml").write_text("rl: [")
+    (runs / "old/checkpoints/step_10").rename(runs / "old/checkpoints/step_10.bak")
+    assert Path(find("", runs)) == runs / "old/checkpoints/step_2/hf"
+    (runs / "old/config.yaml").write_text("rl: {steps: null}")
+    with pytest.raises(SolveError, match=r"new \(its record cannot be read\), old \(its record cannot be read\)"):
+        find("", runs)

@@ -33,6 +33,17 @@ from learner.config.schema import LimitsConfig, PromptConfig
         (["model.response=9000"], "leave room"),
         (["model.thinking=[a]"], "two marks"),
         (["model.endpoint=http://x"], "needs model.path"),
+        (["gpus=[a"], "gpus=.a: while parsing a flow sequence"),
+        (["gpus=[*a]"], "gpus=..a.: found undefined alias"),
+        (["about=in ${HOME}"], "write out what is meant"),
+        (["model.template_arguments.mode=${x}"], "write out what is meant"),
+        (["metric=???"], "write out what is meant"),
+        (["model.temperature=nan"], "model.temperature=nan: it must be a number from 0 on"),
+        (["model.temperature=inf"], "model.temperature=inf: it must be a number from 0 on"),
+        (["actors.gpus=-1"], "actors.gpus=-1.0: it must be a number from 0 on"),
+        (["actors.deadline=0"], "actors.deadline=0.0: it must be a number above 0"),
+        (["model.context=-8"], "model.context=-8"),
+        (["model.dtype=bf16"], "model.dtype=bf16: choose bfloat16, float16, float32"),
     ],
 )
 def test_a_wrong_setting_is_one_line(given, reason):
@@ -51,6 +62,9 @@ def test_a_text_is_taken_as_it_is():
     assert (read.metric, list(read.files), read.packages, read.seed) == (
         "Test accuracy: all", ["a.py", "lib/*.py"], "base,pyyaml", 3,
     )  # fmt: skip
+    assert list(read_settings(["files=[*.py, 'lib/[ab]*.py']"]).files) == ["*.py", "lib/[ab]*.py"]
+    assert list(read_settings(["files=*.py"]).files) == ["*.py"]
+    assert list(read_settings(["model.thinking=[<think>,</think>]"]).model.thinking) == ["<think>", "</think>"]
 
 
 def test_prompts_and_limits_have_the_keys_of_a_run():

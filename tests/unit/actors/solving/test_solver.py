@@ -146,3 +146,13 @@ def test_lines_wider_than_the_terminal_are_whole_and_control_characters_are_show
     work.solve(1)
     screen = (tmp_path / "screen").read_text()
     assert f"+{long}".replace("\x1b", "\\x1b") in screen and "\x1b[31m[bold]" not in screen
+
+
+def test_what_was_refused_does_not_run_however_often(tmp_path):
+    work = Work(tmp_path, [edit("x = 1  # the score", "x = 2")] * 1002)
+
+    def ask(text, now, then, needless) -> Answer:
+        return Answer(run=False, stop=not work.answers)
+
+    asyncio.run(solve(work.environment, "fit", work.propose, 1, 0, ask, work.view.tell))
+    assert work.runner.ran == [] and not work.answers

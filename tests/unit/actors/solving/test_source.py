@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from actors.solving import notebook
 from actors.solving.settings import SolveError
 from actors.solving.source import Source
 
@@ -64,6 +65,15 @@ def test_a_notebook_is_a_script_of_its_code_and_comes_back_with_its_text(tmp_pat
     assert {key: back[key] for key in ("metadata", "nbformat")} == {
         key: NOTEBOOK[key] for key in ("metadata", "nbformat")
     }
+
+
+def test_a_line_that_begins_with_an_operator_is_no_magic():
+    lines = ["print(\n", "    'accuracy: %s'\n", "    % 1\n", ")\n", "assert (\n", "    1\n", "    != 2\n", ")"]
+    cell = {"cell_type": "code", "metadata": {}, "source": ["%time\n", "!ls\n", *lines]}
+    script = notebook.to_script(json.dumps({"cells": [cell], "metadata": {"kernelspec": None}}))
+    printed: list[str] = []
+    exec(script, {"print": printed.append})
+    assert printed == ["accuracy: 1"] and script.count(notebook.MAGIC) == 2
 
 
 def test_a_script_without_the_cells_marks_is_a_notebook_with_one_cell(tmp_path):
