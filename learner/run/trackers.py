@@ -1,13 +1,15 @@
 """Experiment trackers beside the journal's TensorBoard files: `run.track` names them.
 
-Invariants: a tracker's package is imported only when it is named; a resumed run goes on in the same tracked run; no
-key is configured here (trackers read their own environment variables).
+Invariants: a tracker's package is imported only when it is named; a resumed run goes on in the same tracked run, and a
+new one of the same name in another, since steps that were tracked before are dropped; no key is configured here
+(trackers read their own environment variables).
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +43,7 @@ class Tracker(Protocol):
 class _Wandb:
     def __init__(self, wandb: Any, run_dir: Path, config: dict[str, Any]):
         self._run = wandb.init(
-            project=PROJECT, id=run_dir.name, name=run_dir.name, dir=str(run_dir), config=config, resume="allow"
+            project=PROJECT, id=_id(run_dir), name=run_dir.name, dir=str(run_dir), config=config, resume="allow"
         )
         self._run.define_metric("held_out/*", step_metric="held_out/step")  # it is told with a later learner step
 
@@ -71,13 +73,21 @@ class _Mlflow:
 class _Trackio:
     def __init__(self, trackio: Any, run_dir: Path, config: dict[str, Any]):
         self._trackio = trackio
-        trackio.init(project=PROJECT, name=run_dir.name, config=config, resume="allow")
+        trackio.init(project=PROJECT, name=_id(run_dir), config=config, resume="allow")
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self._trackio.log(dict(figures), step=step)
 
     def close(self) -> None:
         self._trackio.finish()
+
+
+def _id(run_dir: Path) -> str:
+    """By which a tracker knows the run of that folder from others of its name."""
+    known = run_dir / "tracked_id"
+    if not known.exists():
+        known.write_text(f"{run_dir.name}-{secrets.token_hex(4)}")
+    return known.read_text()
 
 
 def sectioned(figures: Mapping[str, float]) -> dict[str, float]:

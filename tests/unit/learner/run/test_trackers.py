@@ -43,9 +43,10 @@ class Wandb:
     """What of the package is called: it is seldom installed."""
 
     def __init__(self) -> None:
-        self.logged, self.defined = [], []
+        self.logged, self.defined, self.ids = [], [], []
 
-    def init(self, **_):
+    def init(self, id, **_):
+        self.ids.append(id)
         return self
 
     def log(self, figures, step):
@@ -67,6 +68,18 @@ def test_wandb_gets_sections_and_a_curve_on_held_out_tasks_at_the_steps_that_it_
         "1 learning/reward_mean": 0.5, "9 others/age_seconds_max": 2.0, "held_out/step": 8, "held_out/reward": 0.7,
     }  # fmt: skip
     assert wandb.defined == [("held_out/*", "held_out/step")]
+
+
+def test_a_new_run_of_the_same_name_is_another_tracked_one(tmp_path):
+    """Else its steps, which were tracked before, are dropped."""
+    wandb, run_dir = Wandb(), tmp_path / "mine"
+    for earlier in (None, None, "moved aside"):
+        if earlier:
+            run_dir.rename(tmp_path / earlier)
+        run_dir.mkdir(exist_ok=True)
+        trackers.KINDS["wandb"](wandb, run_dir, {})
+    first, resumed, new = wandb.ids
+    assert first == resumed != new and all(name.startswith("mine-") for name in wandb.ids)
 
 
 @pytest.fixture(params=trackers.KINDS)
@@ -98,9 +111,9 @@ def test_a_resumed_run_goes_on_in_the_same_tracked_run(installed, tmp_path):
         assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
     if installed == "wandb":
         names = [path.name for path in (run_dir / "wandb").glob("offline-run-*")]
-        assert len(names) == 2 and all(name.endswith("-mine") for name in names)
+        assert len(names) == 2 and all(name.endswith(trackers._id(run_dir)) for name in names)
     if installed == "trackio":
         import trackio
 
         (run,) = trackio.Api().runs(trackers.PROJECT)
-        assert run.name == "mine"
+        assert run.name == trackers._id(run_dir)
