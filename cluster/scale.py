@@ -25,6 +25,17 @@ class ScaleError(UserError):
     """The job cannot be found or changed; the message says why and what to do."""
 
 
+def join(address: str) -> None:
+    """Raises ScaleError where no cluster is there."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray raises many kinds
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ScaleError(
+            f"RAY_ADDRESS={address}: no cluster is joined there (HOST:6379, as a rule): {reason}"
+        ) from error
+
+
 def find(job: str) -> Any:
     """The `Control` of a run.
 
@@ -80,10 +91,9 @@ def main(arguments: list[str]) -> int:
     wanted.add_argument("--auto", action="store_true", help="as many as are needed, within actors.min and actors.max")
     args = parser.parse_args(arguments)
     try:
-        address = os.environ.get("RAY_ADDRESS", "auto")
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        join(os.environ.get("RAY_ADDRESS", "auto"))
         serving = scale(args.job, args.actors)
-    except (ScaleError, ConnectionError) as error:
+    except ScaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     wish = "as many as are needed" if args.auto else f"{args.actors} actors"

@@ -63,6 +63,12 @@ def test_arguments_go_in_and_the_exit_code_comes_out(arguments, code, message, c
     assert message in capsys.readouterr().err
 
 
+def test_a_cluster_that_is_none_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    assert cli.main(["scale", "mine", "--auto"]) == 1
+    assert capsys.readouterr().err.startswith("error: RAY_ADDRESS=http://head:8265: no cluster is joined there")
+
+
 def test_an_interrupt_while_a_command_is_imported_is_no_traceback(monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
