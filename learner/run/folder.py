@@ -71,8 +71,11 @@ class Run:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Run:
-        self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = self._own()
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            self._lock = self._own()
+        except OSError as error:
+            raise RunError(f"run.dir={self.cfg.run.dir} cannot be written: {error}: choose another") from error
         record = self.dir / RECORD
         if self.cfg.run.resume:
             self._require_readable()

@@ -130,6 +130,13 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_said_with_its_key(tmp_path):
+    (tmp_path / "file").touch()
+    refused = pytest.raises(RunError, match=r"run.dir=.*file cannot be written: .*Not a directory.*: choose another")
+    with refused, Run(config(tmp_path / "file")):
+        pass
+
+
 def test_each_start_keeps_its_configuration_and_one_that_fails_early_changes_nothing(tmp_path):
     def steps(file: str) -> int:
         return OmegaConf.load(tmp_path / "r" / file).rl.steps
