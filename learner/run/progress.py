@@ -123,12 +123,11 @@ class Progress:
     def say(self, text: str) -> None:
         """Tell the user something that stays in the log."""
         self._set(messages=(*self._status.messages, text)[-MESSAGES:])
-        self._print(Text(text))
+        self._say(text)
 
     def show(self, renderable: RenderableType) -> None:
         """Print a table or another rich renderable into the log."""
-        self._console.print(renderable)
-        self._log_too(renderable)
+        self._print(renderable, soft_wrap=False)
 
     def _set(self, **changes: Any) -> None:
         self._status = dataclasses.replace(self._status, **changes)
@@ -145,13 +144,18 @@ class Progress:
     def _line(self, learner_step: bool = False) -> None:
         self._last_line = time.monotonic()
         line = Text(panel.line(self._status, time.time(), learner_step))
-        if not self._console.is_terminal:
-            self._console.print(line, soft_wrap=True)
-        self._log_too(line)
+        if self._console.is_terminal:
+            self._log_too(line)
+        else:
+            self._print(line, soft_wrap=True)
 
-    def _print(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=not self._console.is_terminal)  # which would break words
-        self._log_too(text)
+    def _say(self, text: str) -> None:
+        self._print(Text(text), soft_wrap=not self._console.is_terminal)  # which would break words
+
+    def _print(self, what: RenderableType, soft_wrap: bool) -> None:
+        with contextlib.suppress(OSError):  # of a disk that is full, which what is shown goes to
+            self._console.print(what, soft_wrap=soft_wrap)
+        self._log_too(what)
 
     def _log_too(self, what: RenderableType) -> None:
         with contextlib.suppress(OSError, ValueError):  # the disk is full, or was when the file was to be closed
@@ -170,7 +174,7 @@ class Progress:
         except OSError as error:
             if not self._unwritable:
                 self._unwritable = True
-                self._print(Text(f"the progress view of other processes stops: {error}"))
+                self._say(f"the progress view of other processes stops: {error}")
 
 
 _FIELDS = {field.name for field in dataclasses.fields(Status)}
@@ -213,8 +217,15 @@ class _Watched:
         return Text(f"waiting for {self._file.parent.name} to start …", style="dim")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, as where it is piped into `head`; rich would end the process."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 def _console() -> Console:
     """The terminal; a log file is given a width that tables fit in, at most that of who shows it (COLUMNS)."""
-    console = Console()
+    console = _Console()
     shown = os.environ.get("COLUMNS", "")
-    return console if console.is_terminal else Console(width=min(WIDTH, int(shown)) if shown.isdecimal() else WIDTH)
+    return console if console.is_terminal else _Console(width=min(WIDTH, int(shown)) if shown.isdecimal() else WIDTH)

@@ -1,8 +1,13 @@
 """What a run shows of itself: on a terminal, in a log, and to another process."""
 
+import contextlib
 import dataclasses
 import fcntl
 import io
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -137,6 +142,42 @@ def test_a_clock_that_is_set_back_does_not_keep_the_file_from_being_written(tmp_
         while status.read(tmp_path / "status.json").written != 1e9:
             assert time.monotonic() < wait_until
             time.sleep(0.02)
+
+
+def test_a_terminal_shows_what_is_said_in_whole_words_and_a_log_in_one_line(tmp_path):
+    words = [f"actor-{number}" for number in range(10, 50)]
+    screen, plain = Console(file=io.StringIO(), width=30, force_terminal=True, color_system=None), log()
+    for console in (screen, plain):
+        with Progress(tmp_path, console) as shown:
+            shown.say(" ".join(words))
+    lines = re.findall(r"(?:actor-\d+ ?)+", screen.file.getvalue())
+    assert all(len(line.rstrip()) <= 30 for line in lines) and " ".join(lines).split() == words
+    assert " ".join(words) in plain.file.getvalue().splitlines()
+
+
+def test_where_nothing_can_be_shown_a_run_goes_on(tmp_path):
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    with Progress(tmp_path, Console(file=full)) as shown:
+        shown.stage("expert", 2)
+        shown.say("said")
+        shown.show("a table")
+    with contextlib.suppress(OSError):
+        full.close()
+    assert "said" in (tmp_path / "log.txt").read_text() and status.read(tmp_path / "status.json").result == "done"
+
+
+def test_who_pipes_a_run_into_head_does_not_end_it(tmp_path):
+    code = (
+        "from learner.run.progress import Progress\n"
+        f"with Progress({str(tmp_path)!r}) as shown:\n"
+        "    input()\n    shown.say('one')\n    shown.say('two')\nprint('the rest')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert process.wait(60) == 0 and status.read(tmp_path / "status.json").result == "done"
+    assert "two" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path, monkeypatch):
