@@ -77,7 +77,7 @@ def clean(run_dir: Path) -> None:
     """Delete what only a resumed run needs."""
     for pattern in RESUMING:
         for path in run_dir.glob(pattern):
-            if not path.parent.is_symlink():  # checkpoints/best leads to another
+            if not (path.parent.is_symlink() or path.is_symlink()):  # checkpoints/best leads to another
                 shutil.rmtree(path)
 
 

@@ -46,6 +46,7 @@ def test_nothing_goes_unless_it_is_said_to(run, capsys):
 
 
 def test_what_only_a_resumed_run_needs_goes(run):
+    (run / "checkpoints/.partial-best").symlink_to("step_2")  # of a driver that was killed
     assert clean.main([str(run), "--yes"]) == 0
     assert files(run) == set(STAYS) and (run / "checkpoints/best/hf").is_dir()
 
