@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from actors.actor import Actor
 from actors.explorer import Explorer
@@ -241,10 +241,14 @@ class ActorPool:
     def publish(self, version: int, buckets: list[Any]) -> float:
         """Has all actors that have started serve this version; one that fails is replaced.
 
-        Returns the seconds that the slowest took to restore it from differences.
+        Where the buckets are lost, with the learner's rank that made them, all get others, in full. Returns the seconds
+        that the slowest took to restore it from differences.
         """
         self._version = version
-        return max(self._all("receive", f"take weight version {version}", version, buckets), default=0.0)
+        seconds = self._all("receive", f"take weight version {version}", version, buckets)
+        if None in seconds:
+            return self.publish(version, self._full_weights())
+        return max(seconds, default=0.0)
 
     def rest(self) -> None:
         """Have all engines give up the memory of their cards; one that does not is replaced when the others wake."""
@@ -264,7 +268,7 @@ class ActorPool:
         self._fill()
 
     def _all(self, method: str, what: str, *args: Any) -> list[Any]:
-        """What all actors that have started answer; one that fails is replaced."""
+        """What all actors that have started answer, None where an argument is lost; one that fails is replaced."""
         answers = []
         started = {name: member for name, member in self._members.items() if member.about}
         pending = {name: getattr(member.handle, method).remote(*args) for name, member in started.items()}
@@ -280,7 +284,10 @@ class ActorPool:
                     self._replace(name, f"{name} did not {what} in {self._deadline:.0f} s")
                 except (*DEATHS, RayTaskError) as error:
                     reason = error.cause if isinstance(error, RayTaskError) else "its process died"
-                    self._replace(name, f"{name} failed to {what}: {reason}")
+                    if isinstance(reason, ObjectLostError):
+                        answers.append(None)
+                    else:
+                        self._replace(name, f"{name} failed to {what}: {reason}")
                 del pending[name]
             self.check()
             pending = {name: ref for name, ref in pending.items() if name in self._members}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from ray.exceptions import OwnerDiedError
 
 from actors.explorer import Explorer
 from actors.policy.errors import PolicyDead, PolicyError
@@ -55,6 +56,8 @@ class Pretended:
     async def receive(self, version: int, buckets: list) -> float:
         if self.breaks:
             raise PolicyDead("it cannot receive")
+        if buckets == ["lost"]:
+            raise OwnerDiedError("ab" * 14, None, "")
         self.version = version
         return 0.0
 
@@ -171,6 +174,12 @@ def test_an_actor_that_joins_knows_what_the_others_know_and_each_has_its_share_o
     pool.resize(1)
     until_there_are(1, pool)
     assert shares() == {"actor-0": (1, 0)}
+
+
+def test_weights_that_are_lost_with_the_rank_that_made_them_are_asked_for_again_and_nobody_is_replaced(started):
+    pool = started(2)
+    pool.publish(3, ["lost"])
+    assert [(actor.version, actor.closed) for actor in made.values()] == [(3, False)] * 2 and len(made) == 2
 
 
 class Exploring(Explorer):
