@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from envs.errors import UserError
 from envs.records import Transition
 from learner.algorithm.step_report import StepReport
 
@@ -69,6 +70,10 @@ counts as the reward does. Files of earlier versions lack these three and `best_
 """
 
 
+class DamagedError(UserError, ValueError):
+    """A file that cannot be read; the message names it."""
+
+
 def write(run_dir: Path, step: int, groups: Sequence[Sequence[Transition]], report: StepReport) -> Path:
     """Write the groups that learner step `step` trained on, with what it reports of each; return the file."""
     figures = {"advantage": report.advantages, "ratio": report.ratios, "loss": report.losses}
@@ -100,7 +105,7 @@ def read(run_dir: Path, columns: Sequence[str] | None = None, counted: Sequence[
     counted: columns that hold lists, of which only the lengths are wanted.
 
     Raises:
-        ValueError: a file is damaged; the message names it.
+        DamagedError: a file is.
     """
     for step in sorted(part for part in parts(run_dir) if isinstance(part, int)):
         yield from read_part(run_dir, step, columns, counted)
@@ -109,8 +114,8 @@ def read(run_dir: Path, columns: Sequence[str] | None = None, counted: Sequence[
 def read_part(
     run_dir: Path, part: int | str, columns: Sequence[str] | None = None, counted: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """As `read`, of a learner step or of what an evaluation tried; nothing where it is not kept. Raises ValueError as
-    that."""
+    """As `read`, of a learner step or of what an evaluation tried; nothing where it is not kept. Raises DamagedError
+    as that."""
     file = path(run_dir, part)
     return _read(file, columns, counted).to_pylist(maps_as_pydicts="strict") if file.exists() else []
 
@@ -119,7 +124,7 @@ def prompts(run_dir: Path, part: int | str) -> dict[str, list[int]]:
     """The prompt of each group of a learner step, or of an evaluation's stage, as token ids by group id.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        DamagedError: the file is.
     """
     table = _read(path(run_dir, part), ["group_id", "prompt_ids"], ())
     groups = table["group_id"].to_pylist()
@@ -133,7 +138,7 @@ def _read(file: Path, columns: Sequence[str] | None, counted: Sequence[str]) -> 
     try:
         table = pq.ParquetFile(file).read(columns=columns and list(columns))
     except pa.ArrowException as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+        raise DamagedError(f"{file} is damaged: {error}") from error
     for name in counted:
         table = table.set_column(table.column_names.index(name), name, pc.list_value_length(table[name]))
     return table

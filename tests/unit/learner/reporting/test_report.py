@@ -165,10 +165,11 @@ def test_a_folder_without_a_run_and_a_damaged_file_are_named(finished, tmp_path,
     assert main([str(tmp_path)]) == 1
     assert f"{tmp_path} holds no run" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
-    damaged = shutil.copytree(finished, tmp_path / "run") / "transitions/part-00002.parquet"
-    damaged.write_bytes(damaged.read_bytes()[:-10])
-    assert main([str(tmp_path / "run")]) == 1
-    assert f"{damaged} is damaged" in capsys.readouterr().err
+    for name in ("part-00002", "sft"):
+        damaged = shutil.copytree(finished, tmp_path / name) / f"transitions/{name}.parquet"
+        damaged.write_bytes(damaged.read_bytes()[:-10])
+        assert main([str(tmp_path / name)]) == 1
+        assert f"{damaged} is damaged" in capsys.readouterr().err
 
 
 def test_other_agents_are_shown_where_they_were_evaluated(finished, tmp_path):
