@@ -31,10 +31,12 @@ def engine_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
-def start(run_dir: Path, model: Path | str, *arguments: str, config: str = "smoke") -> subprocess.Popen:
+def start(
+    run_dir: Path, model: Path | str, *arguments: str, config: str = "smoke", script: str = "learner/main.py"
+) -> subprocess.Popen:
     """Start a run of that configuration in the folder of its name in `run_dir`."""
     command = [
-        sys.executable, "learner/main.py", f"config={config}", f"run.dir={run_dir}", f"model.path={model}",
+        sys.executable, script, f"config={config}", f"run.dir={run_dir}", f"model.path={model}",
         "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]",
         f"sandbox.backend={'docker' if engine_answers() else 'process'}", *PRECISION, *arguments,
     ]  # fmt: skip

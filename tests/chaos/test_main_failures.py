@@ -52,13 +52,15 @@ def test_a_folder_that_is_no_model_is_named(run_dir):
     assert f"{run_dir}/letters" in message and "config.json" in message
 
 
-def test_a_task_whose_script_fails_is_named_with_its_log(run_dir, tiny_model):
+@pytest.mark.parametrize("script", ["learner/experts.py", pytest.param("learner/main.py", marks=pytest.mark.long)])
+def test_a_task_whose_script_fails_is_named_with_its_log(run_dir, tiny_model, script):
+    """In `learner/main.py` an engine and a rank are starting meanwhile."""
     from envs.benchmarks.loader import BUILTIN
 
     task = run_dir / "broken"
     shutil.copytree(BUILTIN / "wine", task)
     (task / "env/train.py").write_text("raise RuntimeError('the data moved')\n")
-    process = start(run_dir, tiny_model, f"tasks.held_in=[{task}]", "tasks.held_out=[]")
+    process = start(run_dir, tiny_model, f"tasks.held_in=[{task}]", "tasks.held_out=[]", script=script)
     assert "task broken" in ended(run_dir, process) and "the data moved" in output(run_dir)
 
 

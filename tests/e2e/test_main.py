@@ -1,5 +1,6 @@
 """The whole loop, every part real, as a user of any Ray cluster calls it: `ray job submit`, `logs` and `stop` after the
-first checkpoint, submitted again to resume, and looked at from outside.
+first checkpoint, submitted again to resume, and looked at from outside. On the same head, what `make train` asks of
+the Jobs API.
 
 A tiny random model takes the policy's place: its texts are no actions, and rewarded for their letters, so that rewards
 vary and the learner takes steps. Experiments run in Docker where an engine answers, otherwise in the process sandbox.
@@ -25,9 +26,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.head import Head
-from cluster.quickstart import connect
+from cluster.job import Job
+from cluster.quickstart import attend, connect, entrypoint
 from learner.run import trackers, transitions
 from tests import text_reward
 from tests.main_job import MARK, PRECISION, ROOT, engine_answers, leftovers, require_trained
@@ -62,11 +65,16 @@ def head() -> Iterator[Head]:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # an image has its Python there
     try:
         with Head() as started:
-            connect(started)
             yield started
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def client(head) -> JobSubmissionClient:
+    """For what need not be a command, each of which takes seconds of a core."""
+    return connect(head)
 
 
 def called(head: Head, *command: str) -> subprocess.CompletedProcess:
@@ -85,18 +93,35 @@ def ray(head: Head, *arguments: str) -> str:
     return done.stdout
 
 
-def test_without_the_token_nothing_is_answered(head):
+def test_without_the_token_nothing_is_answered(head, client):
     for path in ("/api/jobs/", "/api/cluster_status", "/api/v0/tasks"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(head.dashboard + path, timeout=10)
 
 
-def test_little_travels_with_a_job_and_all_that_it_needs(head):
-    said = ray(head, "submit", "--working-dir", ".", "--", "python", "-c", WEIGH)
+def test_little_travels_with_a_job_and_all_that_it_needs(client):
+    said = "\n".join(Job(client, entrypoint(["python", "-c", WEIGH], in_place=False), {"working_dir": str(ROOT)}))
     size, top = json.loads(re.search(r"^WEIGHED (.*)$", said, re.MULTILINE).group(1))
     assert size < MOST_BYTES, f"{size} bytes: name what is not needed in .rayignore"
     assert {"actors", "cluster", "envs", "learner", "reward", "pyproject.toml", "requirements-cpu.txt"} <= set(top)
     assert not {"tests", "docs", "runs", ".venv", ".git"} & set(top), top
+
+
+def test_output_is_shown_and_the_exit_code_passed_on(client, tmp_path, capfd):
+    code = "import sys; print('über', sys.executable); print('end', end=''); sys.exit(7)"
+    assert attend(Job(client, entrypoint(["python", "-c", code], in_place=True), {}), tmp_path) == 7
+    shown = capfd.readouterr().out
+    assert f"über {sys.executable}\n" in shown
+    assert shown.endswith("end\n")
+
+
+def test_a_job_imports_the_project_from_its_working_directory(client, tmp_path):
+    project = tmp_path / "project"
+    (project / "envs").mkdir(parents=True)
+    (project / "envs" / "__init__.py").write_text("WHERE = 'uploaded'")
+    code = "import envs, pathlib, sys; sys.exit(not (envs.WHERE == 'uploaded' and pathlib.Path('envs').is_dir()))"
+    job = Job(client, entrypoint(["python", "-c", code], in_place=False), {"working_dir": str(project)})
+    assert attend(job, tmp_path) == 0
 
 
 def test_the_doctor_examines_the_cluster_that_it_is_pointed_at(head, tiny_model, tmp_path):
@@ -142,14 +167,14 @@ def looked_at(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stopped(head, tiny_model, tmp_path_factory) -> dict[str, Any]:
+def stopped(head, client, tiny_model, tmp_path_factory) -> dict[str, Any]:
     """A run that was submitted, read while it ran, and stopped after the checkpoint of its first learner step."""
     runs = tmp_path_factory.mktemp("runs")
     job = submit(head, runs, tiny_model, "rl.steps=9999")
     try:
         end = time.monotonic() + 600
         while not (runs / "smoke/checkpoints/step_1").exists():
-            assert time.monotonic() < end, ray(head, "status", job) + ray(head, "logs", job)
+            assert time.monotonic() < end, client.get_job_logs(job)
             time.sleep(1)
         page = looked_at(runs / "smoke")
         logs = ray(head, "logs", job)
@@ -160,29 +185,30 @@ def stopped(head, tiny_model, tmp_path_factory) -> dict[str, Any]:
     print(f"everything had ended {seconds:.1f} s after `ray job stop` was called")
     return {
         "runs": runs, "page": page, "logs": logs, "left": left, "seconds": seconds,
-        "status": ray(head, "status", job), "log after": ray(head, "logs", job),
+        "status": client.get_job_status(job), "log after": client.get_job_logs(job),
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(stopped, head, tiny_model) -> Path:
+def run(stopped, head, client, tiny_model) -> Path:
     """The folder of that run, resumed to its end."""
     runs = stopped["runs"]
     steps = (runs / "smoke/metrics.jsonl").read_text().count("\n") + MORE
-    job, client = submit(head, runs, tiny_model, f"rl.steps={steps}", "run.resume=true"), connect(head)
+    job = submit(head, runs, tiny_model, f"rl.steps={steps}", "run.resume=true")
     end = time.monotonic() + 600
-    while not client.get_job_status(job).is_terminal():  # the command takes seconds of a core each time
-        assert time.monotonic() < end, ray(head, "logs", job)
+    while not client.get_job_status(job).is_terminal():
+        assert time.monotonic() < end, client.get_job_logs(job)
         time.sleep(1)
-    assert "succeeded" in ray(head, "status", job).lower(), ray(head, "logs", job)
+    said = client.get_job_logs(job)
+    assert client.get_job_status(job) == JobStatus.SUCCEEDED, said
     assert leftovers(runs) == []
-    assert "resumed from" in ray(head, "logs", job)
+    assert "resumed from" in said
     return runs / "smoke"
 
 
 def test_a_stopped_job_has_ended_everything_in_time(stopped):
     assert stopped["left"] == [] and stopped["seconds"] < STOP_SECONDS, stopped
-    assert "STOPPED" in stopped["status"] or "stopped" in stopped["status"]
+    assert stopped["status"] == JobStatus.STOPPED
 
 
 def test_its_page_tells_what_actors_did_before_it_was_trained(stopped):

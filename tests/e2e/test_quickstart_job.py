@@ -1,4 +1,4 @@
-"""The way of `make train` through a real Ray head and its Jobs API, with small scripts in the place of training."""
+"""How `make train` ends its Ray head and its job, with a small script in the place of training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
-
-from cluster.head import Head
-from cluster.job import Job
-from cluster.quickstart import attend, connect, entrypoint
 
 ENDING = """
 import pathlib, signal, sys, time
@@ -42,29 +37,6 @@ with Head() as head:
     print(head.token_file.parent, flush=True)
     sys.exit(attend(Job(client, sys.argv[1], {}), Path("nowhere")))
 """
-
-
-@pytest.fixture(scope="module")
-def client():
-    with Head() as head:
-        yield connect(head)
-
-
-def test_output_is_shown_and_the_exit_code_passed_on(client, tmp_path, capfd):
-    code = "import sys; print('über', sys.executable); print('end', end=''); sys.exit(7)"
-    assert attend(Job(client, entrypoint(["python", "-c", code], in_place=True), {}), tmp_path) == 7
-    shown = capfd.readouterr().out
-    assert f"über {sys.executable}\n" in shown
-    assert shown.endswith("end\n")
-
-
-def test_a_job_imports_the_project_from_its_working_directory(client, tmp_path):
-    project = tmp_path / "project"
-    (project / "envs").mkdir(parents=True)
-    (project / "envs" / "__init__.py").write_text("WHERE = 'uploaded'")
-    code = "import envs, pathlib, sys; sys.exit(not (envs.WHERE == 'uploaded' and pathlib.Path('envs').is_dir()))"
-    job = Job(client, entrypoint(["python", "-c", code], in_place=False), {"working_dir": str(project)})
-    assert attend(job, tmp_path) == 0
 
 
 @contextlib.contextmanager
