@@ -35,8 +35,8 @@ from learner.run import trackers, transitions
 from tests import text_reward
 from tests.main_job import MARK, PRECISION, ROOT, engine_answers, leftovers, require_trained
 
-STATES, ACTIONS, ATTEMPTS = 2, 4, 4
-MORE = 4
+STATES, ACTIONS, ATTEMPTS = 2, 4, 2
+MORE = 2
 """Learner steps that the resumed run does after those of the one that was stopped."""
 SMALL = (
     "config=smoke", "tasks.held_in=[wine]", "tasks.held_out=[iris_petal]", *PRECISION,
