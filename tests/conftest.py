@@ -18,6 +18,8 @@ from tests import needs
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)  # how long an example takes is the load's
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+# Ray starts a worker for each core ahead. Ranks and actors have an environment of their own, and so none of these.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Ray's workers make way for whatever else runs, which is other tests there: they would starve.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as Ray reads it)
