@@ -46,7 +46,18 @@ class PrivateEngine:
         self.start()
 
     def start(self) -> None:
-        """Needs root. Raises RuntimeError with the end of the engine's log if it does not answer."""
+        """Needs root. One that gives up is begun again: its containerd has 15 s to start, too little where the machine
+        is busy. Raises RuntimeError with the end of the engine's log if it does not answer."""
+        self._begin()
+        end = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if time.monotonic() > end:
+                raise RuntimeError((self._folder / "log").read_text()[-2000:])
+            if self._process.poll() is not None:
+                self._begin()
+            time.sleep(0.5)
+
+    def _begin(self) -> None:
         places = {name: f"{self._folder}/{name}" for name in ("data-root", "exec-root", "pidfile")}
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
@@ -54,11 +65,6 @@ class PrivateEngine:
                  "--bridge=none", "--iptables=false"],
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        end = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError((self._folder / "log").read_text()[-2000:])
-            time.sleep(0.2)
 
     def _answers(self) -> bool:
         try:
