@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from envs.benchmarks import links
 from envs.errors import TaskError
 from envs.grader_process import EVAL
 from envs.grading import SUBMISSION
@@ -106,7 +107,7 @@ def write(folder: Path, task: Task, reward: Mapping[str, Any]) -> None:
     for file, name in _lacking(task.private_dir):
         raise TaskError(f"{file} imports {name}, which tests of an exported task do not have")
     for copied in _copied(task):
-        _require_own_files(copied)
+        links.require_own(copied)  # of env/ alone: beside it are the answers
     try:
         _write_environment(folder, task)
         _write_tests(folder / "tests", task, reward)
@@ -179,17 +180,6 @@ def _script(file: Path, text: str) -> None:
 
 def _copied(task: Task) -> list[Path]:
     return [task.env_dir, task.private_dir, *(task.parts / part for part in (VALIDATION, TEST) if task.parts)]
-
-
-def _require_own_files(folder: Path) -> None:
-    """Copies have what a link leads to: in env/ that could be the answers, and anywhere a file of this machine.
-
-    Raises:
-        TaskError: a link leads out of the folder.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise TaskError(f"{path} is a link that leads out of {folder}: put the file itself there to export it")
 
 
 def _lacking(scripts: Path) -> Iterator[tuple[Path, str]]:

@@ -59,8 +59,6 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
         models = {agent: str(resolve(agent.model)) for agent in agents if agent.kind == POLICY}
         connect(cfg)
         stack.callback(ray.shutdown)
-        attempts = folder / "attempts.jsonl"
-        attempts.write_bytes(b"")
         attempts_of: dict[str, list[Attempt]] = {}
         with _without_policy(cfg, tasks, folder, progress) as actors:
             tasks = measure(tasks, actors)
@@ -68,6 +66,8 @@ def run(cfg: Config, agents: Sequence[Agent], folder: Path) -> dict[str, Any]:
             progress.ready()
             states = _fixed_states(cfg, tasks, actors, progress)
             trials = plan(cfg, list(tasks), states)
+            attempts = folder / "attempts.jsonl"
+            attempts.write_bytes(b"")  # not before there are others to come
             for agent in agents:
                 if agent.kind != POLICY:
                     attempts_of[agent.name] = _attempts(agent, trials, actors, AT_ONCE, progress, attempts)
