@@ -8,6 +8,7 @@ be; control characters in it are visible codes; the browser unpacks a block only
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def tokenizer(run_dir: Path, model: str) -> Tokenizer | None:
     """That of the newest checkpoint, or of the model's folder; None where neither has one that can be read here."""
     checkpoints = sorted(run_dir.glob("checkpoints/step_*/hf/tokenizer.json"), key=lambda file: file.stat().st_mtime)
     for file in [*checkpoints[::-1], Path(model) / "tokenizer.json"]:
-        if file.is_file():
+        with contextlib.suppress(Exception):  # the library has no narrower one for a file that is missing or damaged
             return Tokenizer.from_file(str(file))
     return None
 

@@ -48,7 +48,7 @@ def test_each_transition_is_joined_with_all_that_is_known_of_it(run):
 
 def test_only_chosen_steps_are_kept_and_prompts_need_a_tokenizer(run):
     for file in run.dir.glob("checkpoints/*/hf/tokenizer.json"):
-        file.unlink()
+        file.write_text('{"cut": ')  # damaged, which is as good as none
     packed, blocks = browser.build(run, [2])
     assert set(unpack(packed)["step"]) == {2, "base", "sft", "rl"} == set(blocks)
     block = unpack(blocks[2])
