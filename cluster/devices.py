@@ -9,8 +9,10 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from envs import machine
-from learner.config.load import ConfigError
+from learner.config.load import ConfigError, load
 from learner.config.schema import Config
 from learner.run import cards
 from learner.run.cards import Card
@@ -20,6 +22,8 @@ SHARED = ("learner.gpus=0.5", "actors.gpus=0.5")
 """One card is enough: learner and engine take half of it each."""
 AHEAD = "rl.max_staleness=2"
 """A learner this fast waits a quarter of its time with 1, a tenth with 2 (tests/bench/waiting.py)."""
+CORES = ("learner.cpus=", "actors.cpus=", "actors.threads=")
+"""Arguments by which cores are shared out."""
 
 BFLOAT16 = {"x86_64": {"avx512bw", "avx512_bf16", "amx_bf16", "avx_ne_convert"}, "aarch64": {"bf16"}}
 """Features of a CPU, any of which makes bfloat16 as fast as float32. Without one PyTorch computes it number by number:
@@ -49,10 +53,17 @@ def settings(arguments: Sequence[str], cfg: Config) -> tuple[list[str], str]:
 
 
 def cores(arguments: Sequence[str], cfg: Config, there: int) -> tuple[list[str], str]:
-    """(arguments to add, what to tell the user) of one learner rank and one actor, which have `there` cores."""
+    """(arguments to add, what to tell the user) of one learner rank and one actor, which have `there` cores.
+
+    Nothing where cores were shared out otherwise than in the quickstart, or others need some.
+    """
+    usual = load(["config=quickstart"])
+    chosen = any(argument.startswith(CORES) for argument in arguments) or any(
+        OmegaConf.select(cfg, name.rstrip("=")) != OmegaConf.select(usual, name.rstrip("=")) for name in CORES
+    )
     learner, actors = cfg.learner, cfg.actors
-    asked = any(argument.startswith(("learner.cpus=", "actors.cpus=", "actors.threads=")) for argument in arguments)
-    if asked or learner.ranks > 1 or actors.count > 1 or actors.max > 1 or there < learner.cpus + actors.cpus + 1:
+    alone = learner.ranks == actors.count == 1 and actors.max <= 1 and not cfg.sandbox.hosts
+    if chosen or not alone or cfg.experts.kind == "llm" or there < learner.cpus + actors.cpus + 1:
         return [], ""
     added = [f"learner.cpus={there - actors.cpus:g}", f"actors.threads={there}"]
     return added, f"{there} cores are shared by learner and engine: {' '.join(added)}"

@@ -143,7 +143,7 @@ def set_environment(cfg: Any) -> None:
     os.environ |= KEPT_MEMORY  # new weights take the place of the old: two thirds of an update are faults otherwise
     os.environ |= compiled() | {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray shares the cores out; binding would put all actors on the first
-        "OMP_NUM_THREADS": str(cfg.actors.threads or max(1, math.ceil(cfg.actors.cpus))),
+        "OMP_NUM_THREADS": str(max(1, cfg.actors.threads, math.ceil(cfg.actors.cpus))),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall each other on cores that are shared
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(cfg.actors.deadline)),
         "MLAGENT_ACTOR_PID": str(os.getpid()),

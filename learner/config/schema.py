@@ -417,8 +417,8 @@ class ActorsConfig:
     cpus: float = key(1.0, "CPU cores per actor.")
     threads: int = key(
         0,
-        "Threads of an engine on the CPU; 0: as many as actors.cpus, rounded up. More also take the cores that a "
-        "learner on the same machine leaves idle while it waits.",
+        "Threads of an engine on the CPU, at least as many as actors.cpus: more also take the cores that a learner on "
+        "the same machine leaves idle while it waits.",
     )
     node: str = key("", "Ray label KEY=VALUE of the nodes that actors run on; empty: any node.")
     sequences: int = key(0, "Sequences an engine decodes at once; 0: 64 on the CPU, 256 on a GPU.")

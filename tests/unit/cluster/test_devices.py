@@ -8,6 +8,7 @@ from cluster import devices
 from learner.config.load import ConfigError, load
 from learner.run.cards import GIB, Card
 
+LLM = "experts.kind=llm experts.model=some/model"
 H200 = [Card("H200", 141 * GIB, 140 * GIB)]
 
 
@@ -59,7 +60,8 @@ def test_more_cores_than_the_quickstart_asks_for_are_used_unless_the_user_shares
     assert added == ["learner.cpus=7.5", "actors.threads=8"] and "8 cores" in told
     load(["config=quickstart", *added])
     assert devices.cores([], cfg, 2) == ([], "") and devices.cores(["learner.cpus=2"], cfg, 8) == ([], "")
-    assert devices.cores([], load(["config=quickstart", "actors.count=2"]), 8) == ([], "")
+    for other in ("actors.count=2", "learner.cpus=3", "sandbox.hosts=1 sandbox.cpus=2 sandbox.memory_gb=4", LLM):
+        assert devices.cores([], load(["config=quickstart", *other.split()]), 8) == ([], ""), other
 
 
 @pytest.mark.parametrize(

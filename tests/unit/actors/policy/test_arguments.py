@@ -74,3 +74,18 @@ def test_an_engine_compiles_on_a_gpu_only(monkeypatch, gpus, compiles):
     monkeypatch.setattr(os, "environ", {})
     set_environment(load([f"actors.gpus={gpus}"]))
     assert ("TORCHDYNAMO_DISABLE" not in os.environ) == compiles
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ("actors.cpus=0.5", "1"),
+        ("actors.cpus=2.5", "3"),
+        ("actors.threads=4", "4"),
+        ("actors.threads=2 actors.cpus=8", "8"),
+    ],
+)
+def test_an_engine_has_a_thread_for_each_of_its_cores_and_more_where_they_are_asked_for(monkeypatch, given, threads):
+    monkeypatch.setattr(os, "environ", {})
+    set_environment(load(given.split()))
+    assert os.environ["OMP_NUM_THREADS"] == threads
