@@ -65,7 +65,7 @@ def read(
     folder = _folder(script, settings)
     present = {str(path.relative_to(folder)): path for path in _present(folder)}
     inside = str(script.resolve().relative_to(folder))
-    named = _named(settings.files, present, inside)
+    named = _named(settings.files, present, inside, folder)
     safe = _safe(inside, present)
     sources = {safe: Source.read(script), **{name: Source.read(present[name]) for name in named}}
     env = copy / "env"
@@ -129,7 +129,7 @@ def _left_out(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in LEFT_OUT)
 
 
-def _named(globs: Sequence[str], present: Mapping[str, Path], script: str) -> list[str]:
+def _named(globs: Sequence[str], present: Mapping[str, Path], script: str, folder: Path) -> list[str]:
     """The files besides the script that the agent may change."""
     named: list[str] = []
     for glob in globs:
@@ -143,6 +143,11 @@ def _named(globs: Sequence[str], present: Mapping[str, Path], script: str) -> li
     for name in named:
         if not _writable(name) or name.endswith(NOTEBOOK):
             raise SolveError(f"files: an agent cannot write {name}, for want of a plain name of a text file")
+        if not (real := present[name].resolve()).is_relative_to(folder):  # what is found is put back below it
+            raise SolveError(
+                f"files: a link leads from {name} to {real}, outside {folder}, where nothing is changed: leave it out "
+                "of files, or put a copy in the link's place"
+            )
     return named
 
 

@@ -30,6 +30,25 @@ def test_data_behind_a_link_is_there_and_a_link_that_leads_back_leads_nowhere(tm
     assert read.task.read_only == {"data/file.csv", "lib/file.csv"}
 
 
+def test_a_file_that_the_agent_may_change_lies_in_the_folder_itself(tmp_path: Path) -> None:
+    project, shared = tmp_path / "project", tmp_path / "shared"
+    for folder in (project / "own", shared):
+        folder.mkdir(parents=True)
+        (folder / "helper.py").write_text("")
+    (project / "fit.py").write_text("print('accuracy: 1')\n")
+    (project / "lib").symlink_to(shared)
+    (project / "again").symlink_to(project / "own")
+
+    def read(number: int, files: str) -> user_script.UserScript:
+        settings = read_settings([f"files=[{files}]"])
+        return user_script.read(project / "fit.py", settings, Direction.MAXIMIZE, (), "", tmp_path / f"copy-{number}")
+
+    assert set(read(1, "again/*.py").sources) == {"fit.py", "again/helper.py"}
+    with pytest.raises(SolveError, match="a link leads from lib/helper.py to .*shared/helper.py, outside") as refused:
+        read(2, "lib/*.py")
+    assert "\n" not in str(refused.value)
+
+
 def test_what_is_too_much_to_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_script, "MAX_BYTES", 10)
     (tmp_path / "fit.py").write_text("print('accuracy: 1')\n")
