@@ -132,11 +132,11 @@ def read_settings(given: list[str]) -> Settings:
         try:
             if known.get(name) == "str":  # as it is: a name such as `a: b` is no YAML
                 OmegaConf.update(merged, name, value.strip("[]").replace(" ", "") if name == "packages" else value)
-            elif known.get(name) == "list[str]":  # nor is *.py
+            elif name == "files":  # nor is *.py
                 OmegaConf.update(merged, name, _listed(value))
             else:
                 merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([text]))
-        except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        except (OmegaConfBaseException, ValueError, TypeError, yaml.YAMLError) as error:
             raise SolveError(f"{text}: {str(error).splitlines()[0]}") from error
     _check(merged)
     return merged
@@ -168,7 +168,8 @@ def _check(settings: Settings) -> None:
             f"model.response={settings.model.response} must leave room for a prompt in model.context="
             f"{settings.model.context}"
         )
-    if len(settings.model.thinking) not in (0, 2):
+    marks = settings.model.thinking
+    if len(marks) not in (0, 2) or not all(isinstance(one, str) for one in marks):  # YAML reads `a: b` as no text
         raise SolveError("model.thinking has two marks, as model.thinking=[<think>,</think>]")
     for item, name in _fields(Settings):
         value, least = OmegaConf.select(settings, name), item.metadata["least"]

@@ -32,6 +32,8 @@ from learner.config.schema import LimitsConfig, PromptConfig
         (["gpus=[0,-1]"], "gpus=.0, -1.: ids of GPUs"),
         (["model.response=9000"], "leave room"),
         (["model.thinking=[a]"], "two marks"),
+        (["model.thinking=[a: b,c]"], "two marks"),
+        (["model.thinking={a: b}"], "Cannot merge"),
         (["model.endpoint=http://x"], "needs model.path"),
         (["gpus=[a"], "gpus=.a: while parsing a flow sequence"),
         (["gpus=[*a]"], "gpus=..a.: found undefined alias"),
@@ -65,6 +67,8 @@ def test_a_text_is_taken_as_it_is():
     assert list(read_settings(["files=[*.py, 'lib/[ab]*.py']"]).files) == ["*.py", "lib/[ab]*.py"]
     assert list(read_settings(["files=*.py"]).files) == ["*.py"]
     assert list(read_settings(["model.thinking=[<think>,</think>]"]).model.thinking) == ["<think>", "</think>"]
+    quoted = read_settings([r'model.thinking=["<think>\n", " a, b "]'])
+    assert list(quoted.model.thinking) == ["<think>\n", " a, b "]
 
 
 def test_prompts_and_limits_have_the_keys_of_a_run():
