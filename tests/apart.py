@@ -27,12 +27,12 @@ def ask(its_own: Executor, function: Callable[..., Any], *arguments: Any) -> Any
 
 
 def told(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What it returns, or raises; as text where the error cannot be pickled, which would hide it."""
+    """What it returns, or raises; as text where the error cannot be pickled, or made again, which would hide it."""
     try:
         return function(*arguments)
     except Exception as error:
         try:
-            pickle.dumps(error)
+            pickle.loads(pickle.dumps(error))
         except Exception:
             raise RuntimeError(traceback.format_exc()) from None
         raise
