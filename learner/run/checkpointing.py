@@ -62,10 +62,10 @@ class Checkpointing:
         self._judged[step] = reward
         self._choose()
 
-    def _choose(self) -> None:
-        """The best, of those that were judged."""
+    def _choose(self, forget: bool = False) -> None:
+        """The best; forget: and delete what is too old, unless which one is best cannot be kept."""
         try:
-            self._run.judge(self._judged)
+            self._run.judge(self._judged, forget)
         except OSError as error:  # a full disk, as a rule
             self._say(f"checkpoints/best stays as it is: {error}; trying again after the next checkpoint")
 
@@ -106,8 +106,7 @@ class Checkpointing:
                 time.sleep(POLL_SECONDS)
         except StopIteration as end:
             self._say(f"checkpoint {end.value}")
-            if self._judged:
-                self._choose()
+            self._choose(forget=True)
             return True
         except Lost as error:
             if begun.last:

@@ -164,11 +164,11 @@ class Run:
     def saving(
         self, cursor: Cursor, learner: Any, reward: float | None = None, beside: bool = False
     ) -> Generator[None, None, Path]:
-        """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor; delete what is too old.
+        """Write `checkpoints/step_N`: learner state, Hugging Face folder and stream cursor.
 
-        reward: mean of the learner steps since the checkpoint before. The link `checkpoints/best` leads to the
-        checkpoint with the highest, which is kept however old; beside: yields as long as the learner writes, and
-        training may go on in between. At the end the checkpoint is there, and its folder is returned.
+        reward: mean of the learner steps since the checkpoint before, by which `judge` chooses; beside: yields as long
+        as the learner writes, and training may go on in between. At the end the checkpoint is there, and its folder is
+        returned.
 
         Raises:
             NoRoom: the disk has less room than the last checkpoint takes, now or when a write fails.
@@ -197,12 +197,6 @@ class Run:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         learner.restart_from(final)
-        best = self._best()
-        for old in self.checkpoints[: -self.cfg.checkpoint.keep]:
-            if old != best:
-                gone = old.with_name(f"{PARTIAL}{old.name}")
-                os.replace(old, gone)  # one that is deleted in part is none
-                shutil.rmtree(gone, ignore_errors=True)  # on NFS a file that somebody reads stays as long as that
         return final
 
     def _forget_partial(self) -> None:
@@ -217,12 +211,21 @@ class Run:
             if room < needed:
                 raise NoRoom(f"{last.parent} has {room >> 20} MiB of room, a checkpoint takes {needed >> 20} MiB")
 
-    def judge(self, rewards: Mapping[int, float]) -> None:
-        """Of checkpoints, by their step, the rewards by which the best is chosen; of others nothing is kept."""
+    def judge(self, rewards: Mapping[int, float], forget: bool = False) -> None:
+        """Choose the best checkpoint, to which the link `checkpoints/best` leads.
+
+        rewards: of checkpoints, by their step, those that are known by now; of others nothing is kept; forget: delete
+        what is too old, but the best.
+        """
         for checkpoint in self.checkpoints:
             if (reward := rewards.get(int(checkpoint.name[5:]))) is not None:
                 _reward(checkpoint, reward)
-        self._best()
+        best = self._best()
+        for old in self.checkpoints[: -self.cfg.checkpoint.keep] if forget else []:
+            if old != best:
+                gone = old.with_name(f"{PARTIAL}{old.name}")
+                os.replace(old, gone)  # one that is deleted in part is none
+                shutil.rmtree(gone, ignore_errors=True)  # on NFS a file that somebody reads stays as long as that
 
     def _best(self) -> Path | None:
         """The checkpoint with the highest reward, the newest of equals; the link is made to lead to it."""

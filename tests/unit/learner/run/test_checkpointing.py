@@ -42,6 +42,9 @@ class Run:
         self.saved[cursor.step] = reward
         return Path(f"step_{cursor.step}")
 
+    def judge(self, rewards: dict[int, float], forget: bool) -> None:
+        pass
+
 
 def after_steps(run: Run, rewards: dict[int, float | None]) -> list[str]:
     """Goes through these learner steps as a run does; returns what the user is told."""
@@ -116,7 +119,7 @@ def test_adapters_or_little_memory_have_checkpoints_waited_for():
 def test_a_full_disk_while_the_best_is_chosen_ends_nothing_and_it_is_chosen_later():
     run, said, chosen = Run(), [], []
 
-    def judge(rewards: dict[int, float]) -> None:
+    def judge(rewards: dict[int, float], forget: bool) -> None:
         if not run.saved:
             raise OSError(28, "No space left on device")
         chosen.append(dict(rewards))

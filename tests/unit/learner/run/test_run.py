@@ -7,6 +7,7 @@ import pickle
 import resource
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from envs.records import Outcome, State, Step, StepInfo, Transition
 from learner.config.defaults import defaults
+from learner.run.checkpointing import Checkpointing
 from learner.run.folder import LEARNER, Lost, NoRoom, Run, RunError
 from learner.stream.packed import unpack
 from learner.stream.states import Experience
@@ -66,6 +68,7 @@ def saved(run, *what):
     """The folder of a checkpoint that is waited for."""
     with pytest.raises(StopIteration) as ended:
         next(run.saving(*what))
+    run.judge({}, forget=True)
     return ended.value.value
 
 
@@ -263,6 +266,29 @@ def test_the_best_checkpoint_is_kept_and_can_be_found(tmp_path):
         saved(run, Cursor(5), DiskLearner(), 0.5)
         assert [p.name for p in run.checkpoints] == ["step_5"]
         assert (run.dir / "checkpoints/best").resolve().name == "step_5"
+
+
+def test_a_full_disk_while_the_best_is_chosen_costs_no_run_and_no_checkpoint(tmp_path, monkeypatch):
+    said = []
+    with Run(config(tmp_path, **{"checkpoint.keep": 1, "checkpoint.beside": False})) as run:
+        checkpoints = Checkpointing(run, DiskLearner(), said.append)
+
+        def save(step, reward):
+            checkpoints.earned(reward)
+            assert checkpoints.save(Cursor(step))
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        save(1, 0.5)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "symlink_to", full)
+            save(2, 0.9)
+        assert "checkpoints/best stays as it is: [Errno 28]" in said[-1] and names(run) == ["best", "step_1", "step_2"]
+        assert os.readlink(run.dir / "checkpoints/best") == "step_1"
+        save(3, 0.1)
+        assert names(run) == ["best", "step_2", "step_3"]
+        assert os.readlink(run.dir / "checkpoints/best") == "step_2"
 
 
 def test_checkpoints_that_were_chosen_by_other_rewards_are_not_compared_with_those_that_come(tmp_path):
