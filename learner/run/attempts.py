@@ -52,5 +52,6 @@ class Attempts:
 def forget_after(run_dir: Path, version: int) -> None:
     """Delete those of weights after `version`: the run continues from a checkpoint with these."""
     for folder in (Path(run_dir) / FOLDER).glob("*-*-*"):
-        if int(folder.name.rsplit("-", 2)[1]) > version:
-            shutil.rmtree(folder)
+        number = folder.name.rsplit("-", 2)[1]
+        if number.isdecimal() and int(number) > version:  # not a copy that somebody made beside one
+            shutil.rmtree(folder, ignore_errors=True)  # on NFS a file that somebody reads stays as long as that

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from learner.config.load import load
-from learner.run.attempts import Attempts
+from learner.run.attempts import Attempts, forget_after
 from tests.unit import fake_run
 
 MADE = [fake_run.transition(random.Random(k), f"evaluate/{k}", "wine", 1, 0.5) for k in range(4)]
@@ -50,3 +51,19 @@ def test_what_is_damaged_or_forged_is_made_again(tmp_path: Path, content: bytes)
     (file,) = (tmp_path / "attempts").glob("*/wine")
     file.write_bytes(content)
     assert kept.of("wine") is None
+
+
+def test_neither_a_copy_nor_what_cannot_be_deleted_keeps_a_run_from_going_on(tmp_path: Path, monkeypatch) -> None:
+    def busy(path: Path, *_: object, **__: object) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    for stage, version in (("sft", 1), ("held-out", 3), ("rl", 9)):
+        Attempts(load([]), tmp_path, stage, version).keep("wine", MADE)
+    first, _, last = sorted((tmp_path / "attempts").iterdir(), key=lambda path: path.name.split("-")[-2])
+    copy = last.with_name("rl-9-ab12cd34-old")
+    shutil.copytree(last, copy)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rmdir", busy)
+        forget_after(tmp_path, 2)
+    forget_after(tmp_path, 2)
+    assert sorted((tmp_path / "attempts").iterdir()) == [copy, first]
