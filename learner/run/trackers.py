@@ -58,9 +58,10 @@ class _Mlflow:
     def __init__(self, mlflow: Any, run_dir: Path, config: dict[str, Any]):
         self._mlflow, known = mlflow, run_dir / "mlflow_run_id"
         mlflow.set_experiment(PROJECT)
-        run = mlflow.start_run(run_id=known.read_text() if known.exists() else None, run_name=run_dir.name)
-        if not known.exists():
-            known.write_text(run.info.run_id)
+        before = _kept(known)
+        run = mlflow.start_run(run_id=before, run_name=run_dir.name)
+        if not before:
+            _keep(known, run.info.run_id)
             mlflow.log_dict(config, "config.yaml")
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -84,10 +85,24 @@ class _Trackio:
 
 def _id(run_dir: Path) -> str:
     """By which a tracker knows the run of that folder from others of its name."""
-    known = run_dir / "tracked_id"
-    if not known.exists():
-        known.write_text(f"{run_dir.name}-{secrets.token_hex(4)}")
-    return known.read_text()
+    known, rows = run_dir / "tracked_id", run_dir / "metrics.jsonl"
+    if not (name := _kept(known)):
+        begun = rows.exists() and rows.stat().st_size  # under an earlier version, which told it by its name alone
+        name = run_dir.name if begun else f"{run_dir.name}-{secrets.token_hex(4)}"
+        _keep(known, name)
+    return name
+
+
+def _kept(file: Path) -> str | None:
+    """None where there is nothing, as in what an earlier version wrote on a full disk."""
+    return (file.read_text() or None) if file.exists() else None
+
+
+def _keep(file: Path, text: str) -> None:
+    """All of it or nothing."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def sectioned(figures: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +82,48 @@ def test_a_new_run_of_the_same_name_is_another_tracked_one(tmp_path):
         trackers.KINDS["wandb"](wandb, run_dir, {})
     first, resumed, new = wandb.ids
     assert first == resumed != new and all(name.startswith("mine-") for name in wandb.ids)
+
+
+def test_a_run_that_an_earlier_version_tracked_by_its_name_alone_goes_on_there(tmp_path):
+    wandb, run_dir = Wandb(), tmp_path / "mine"
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
+    for _ in range(2):
+        trackers.KINDS["wandb"](wandb, run_dir, {})
+    assert wandb.ids == ["mine", "mine"]
+
+
+def test_a_full_disk_leaves_no_part_of_what_a_run_is_known_by(tmp_path):
+    wandb = Wandb()
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))  # nothing can be written
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            trackers.KINDS["wandb"](wandb, tmp_path, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "tracked_id").exists()
+
+
+@pytest.mark.parametrize("file", ["tracked_id", "mlflow_run_id"])
+def test_an_empty_file_is_no_name_of_a_run(tmp_path, file):
+    asked = []
+
+    class Mlflow:
+        def start_run(self, run_id, run_name):
+            asked.append(run_id)
+            return SimpleNamespace(info=SimpleNamespace(run_id="given"))
+
+        def __getattr__(self, _):
+            return lambda *_: None
+
+    (tmp_path / file).touch()
+    wandb = Wandb()
+    for _ in range(2):
+        trackers.KINDS["wandb"](wandb, tmp_path, {})
+        trackers.KINDS["mlflow"](Mlflow(), tmp_path, {})
+    assert wandb.ids[0] == wandb.ids[1] and wandb.ids[0].startswith(f"{tmp_path.name}-")
+    assert asked == [None, "given"]
 
 
 @pytest.fixture(params=trackers.KINDS)
