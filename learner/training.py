@@ -106,10 +106,12 @@ class Training:
     def evaluate(self, stage: str) -> None:
         """Sample every task from its initial state, with the same seeds at every stage; print and write the table.
 
-        A resumed run does not evaluate again what came before RL, nor tasks that it had evaluated.
+        A resumed run does not evaluate again what came before RL, nor tasks that it had evaluated; but fine-tuned
+        weights that it had lost and made anew.
         """
         cfg, progress, tasks = self.parts.cfg, self.parts.progress, self.parts.tasks
-        if stage != "rl" and (self.cursor.step or stage in self.parts.evaluation.stages):
+        known = stage in self.parts.evaluation.stages and (stage == "base" or self.resumed)
+        if stage != "rl" and (self.cursor.step or known):
             return
         if cfg.sandbox.backend == "simulated":
             progress.say(f"no evaluation of {stage}: experiments are simulated")

@@ -423,13 +423,14 @@ def test_what_weights_earned_that_are_trained_anew_is_not_taken_for_what_the_new
     for path in checkpoints.glob("step_*"):
         if int(path.name[5:]) >= left:
             shutil.rmtree(path)
-    monkeypatch.setattr(Actors, "rewards", dict.fromkeys(range(6), 0.2))
+    monkeypatch.setattr(Actors, "rewards", dict.fromkeys(range(6), 0.2) | {1: 0.4})
     monkeypatch.setattr(Ranks, "stops_at", None)
     assert run("run.resume=true", "run.name=smoke", given=())[0] == 0
     assert points(tmp_path / "smoke") == {2: 0.2}
     assert [row["step"] for row in journal.read(tmp_path / "smoke")] == [1, 2, 3, 4]
     stages = json.loads((tmp_path / "smoke/evaluation.json").read_text())["splits"]["held_out"]
-    assert [stages[stage]["mean_reward"] for stage in STAGES] == pytest.approx([0.9, 0.9, 0.2])
+    assert [stages[stage]["mean_reward"] for stage in STAGES] == pytest.approx([0.9, 0.9 if left else 0.4, 0.2])
+    assert os.readlink(checkpoints / "best") == "step_0", "as fine-tuned"
 
 
 def test_an_evaluation_beside_training_that_was_interrupted_is_made_once_more(run, tmp_path, monkeypatch):
