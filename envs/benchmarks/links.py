@@ -2,7 +2,8 @@
 
 Whoever made a task could show a policy by a link whatever its user may read, such as a key or another task's answers,
 since what the folder holds is copied to where experiments see it. Large data of one's own lies behind a link as well:
-that this is meant is said by a variable, which no task can set. Invariant: what a link leads to is not opened here.
+that this is meant is said by a variable, which no task can set. A folder that it names is looked into as well, since
+its links are followed when it is copied. Invariant: no file is opened here, and no folder that a task may not show.
 """
 
 from __future__ import annotations
@@ -26,15 +27,14 @@ def require_own(root: Path, *parts: Path) -> None:
 
     def visit(path: Path, above: frozenset[Path]) -> None:
         target = Path(os.path.realpath(path))
-        if not target.is_relative_to(own):
-            if not any(target.is_relative_to(folder) for folder in named):
-                raise TaskError(
-                    f"{path} leads to {target}, outside the task's folder, which a policy would see: take the link "
-                    f"away, or where it is meant, set {VARIABLE} to a folder that {target} is in"
-                )
-        elif target in above:
+        if not any(target.is_relative_to(folder) for folder in (own, *named)):
+            raise TaskError(
+                f"{path} leads to {target}, outside the task's folder, which a policy would see: take the link "
+                f"away, or where it is meant, set {VARIABLE} to a folder that {target} is in"
+            )
+        if target in above:
             raise TaskError(f"{path} leads in a circle, to {target}: leave it out")
-        elif target not in checked and target.is_dir():
+        if target not in checked and target.is_dir():
             with os.scandir(target) as entries:
                 for entry in entries:
                     if entry.is_symlink() or entry.is_dir():

@@ -114,14 +114,27 @@ def test_what_the_user_has_named_and_what_is_the_tasks_own_is_seen_behind_a_link
     (shown / "mine.csv").write_text("mine")
     (shown / "again.csv").symlink_to("mine.csv")
     (shown / "big").symlink_to(elsewhere / "deeper")
+    (elsewhere / "deeper/more").symlink_to("../more")
+    written(elsewhere, {"more/again.csv": SECRET})
     (shown / "big.csv").symlink_to(elsewhere / "secret.csv")
     monkeypatch.setenv("MLAGENT_LINKS", f"/nowhere:{elsewhere}")
     env, before = load(name).env_dir, load(name).digest
     assert not any(path.is_symlink() for path in env.rglob("*"))
     assert (env / "again.csv").read_text() == "mine"
-    assert (env / "big/secret.csv").read_text() == (env / "big.csv").read_text() == SECRET
+    assert {(env / name).read_text() for name in ("big/secret.csv", "big/more/again.csv", "big.csv")} == {SECRET}
     (elsewhere / "deeper/secret.csv").write_text("changed")
     assert load(name).digest != before
+
+
+@pytest.mark.parametrize(("target", "said"), [("../../third", "outside"), (".", "circle"), ("..", "circle")])
+def test_links_in_what_the_user_has_named_are_looked_at_too(tmp_path, elsewhere, monkeypatch, target, said):
+    name = own(tmp_path / "task")
+    written(tmp_path / "third", {"secret.csv": SECRET})
+    (tmp_path / "task/env/big").symlink_to(elsewhere)
+    (elsewhere / "deeper/on").symlink_to(target)
+    monkeypatch.setenv("MLAGENT_LINKS", str(elsewhere))
+    with pytest.raises(TaskError, match=f"env/big/deeper/on leads .*{said}"):
+        load(name)
 
 
 def test_links_are_followed_to_the_end_and_in_no_circle(tmp_path, elsewhere):
