@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from envs import docker_engine, task_image
-from envs.benchmarks import dockerfile, links
+from envs.benchmarks import content, dockerfile, links
 from envs.benchmarks.competition import digest
 from envs.benchmarks.task_cache import made_once
 from envs.benchmarks.task_file import TaskError
@@ -65,11 +65,9 @@ def task_folder(name: str) -> Path:
         if not (folder / needed).is_file():
             raise TaskError(f"{asked}: {folder / needed} is missing: a task of Harbor has one step and a test.sh")
     # Links in environment/ are followed in an image only, unless they are what is read here.
-    read = [folder / BUILD / name for name in ("Dockerfile", ".dockerignore")]
-    links.require_own(
-        folder, *(part for part in folder.iterdir() if part.name != BUILD or part.is_symlink()),
-        *(file for file in read if file.is_symlink()),
-    )  # fmt: skip
+    context, rest = folder / BUILD, [part for part in folder.iterdir() if part.name != BUILD]
+    read = (context, context / "Dockerfile", context / ".dockerignore")
+    links.require_own(folder, *rest, *(path for path in read if path.is_symlink()))
     stated = _toml(folder / "task.toml")
     environment = stated.get("environment", {})
     _require_supported(asked, folder, stated)
@@ -79,7 +77,8 @@ def task_folder(name: str) -> Path:
         _seconds(stated, *key, asked) for key in (("verifier", "timeout_sec"), ("environment", "build_timeout_sec"))
     )
     makers = [Path(module.__file__).read_bytes() for module in (dockerfile, docker_engine, task_image)]
-    key = digest(__file__, makers, sorted(folder.rglob("*")), folder)
+    there = {*folder.rglob("*"), *context.rglob("*"), *(file for part in rest for file in content.files(part))}
+    key = digest(__file__, makers, sorted(there), folder)
 
     def make(made: Path) -> None:
         made.mkdir()

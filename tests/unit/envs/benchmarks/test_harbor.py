@@ -48,6 +48,19 @@ def test_a_link_that_leads_somewhere_in_an_image_only_is_a_link(tmp_path):
     assert len(digests) == 2
 
 
+@pytest.mark.parametrize("linked", ["tests", "tests/data", "environment"])
+def test_what_changes_in_a_linked_folder_makes_another_task(tmp_path, monkeypatch, linked):
+    folder, elsewhere = make(tmp_path / "adds-up"), tmp_path / "elsewhere"
+    (folder / "tests/data").mkdir()
+    (folder / linked).rename(elsewhere)
+    (folder / linked).symlink_to(elsewhere)
+    monkeypatch.setenv("MLAGENT_LINKS", str(elsewhere))
+    (elsewhere / "bill.csv").write_text("price\n")
+    before = load(f"harbor:{folder}").digest
+    (elsewhere / "bill.csv").write_text("price\n1\n")
+    assert load(f"harbor:{folder}").digest != before
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
