@@ -24,6 +24,8 @@ import docker
 from docker.errors import BuildError, ImageNotFound
 from docker.models.images import Image
 from filelock import FileLock, Timeout
+from requests.exceptions import ReadTimeout
+from urllib3.exceptions import ReadTimeoutError
 
 from envs import docker_engine
 from envs.docker_engine import UNANSWERED, ImageError, Unusable, line_of
@@ -32,8 +34,6 @@ from envs.records import Build
 log = logging.getLogger(__name__)
 
 REPOSITORY = "mlagent-task"
-SILENT_SECONDS = 600.0
-"""That the engine may say nothing while it builds."""
 WAIT_SECONDS = 1800.0
 """For what other processes build."""
 REFUSED_SECONDS = 300.0
@@ -92,18 +92,21 @@ def _build(client: docker.DockerClient, build: Build, tag: str) -> str:
 
 def _made(client: docker.DockerClient, build: Build) -> Image:
     """Raises Unusable, or what an engine does."""
-    end, found, silent = time.monotonic() + build.seconds, None, min(SILENT_SECONDS, build.seconds)
-    lines = client.api.build(path=str(build.folder), rm=True, forcerm=True, decode=True, timeout=silent)
-    with contextlib.closing(lines):  # the engine ends what nobody listens to
-        for told in lines:
-            if "error" in told:
-                raise BuildError(told["error"], lines)
-            if time.monotonic() > end:
-                raise Unusable(
-                    f"its image was not built in {build.seconds:.0f} s (environment.build_timeout_sec of task.toml): "
-                    "raise that, or try again later, which goes on after the last step that was done"
-                )
-            found = BUILT.search(told.get("stream", "")) or found
+    end, found = time.monotonic() + build.seconds, None
+    try:
+        lines = client.api.build(path=str(build.folder), rm=True, forcerm=True, decode=True, timeout=build.seconds)
+        with contextlib.closing(lines):  # the engine ends what nobody listens to
+            for told in lines:
+                if "error" in told:
+                    raise BuildError(told["error"], lines)
+                if time.monotonic() > end:
+                    raise TimeoutError
+                found = BUILT.search(told.get("stream", "")) or found
+    except (TimeoutError, ReadTimeout, ReadTimeoutError) as error:  # the last while its answer is read
+        raise Unusable(
+            f"its image was not built in {build.seconds:.0f} s (environment.build_timeout_sec of task.toml): "
+            "raise that, or try again later, which goes on after the last step that was done"
+        ) from error
     if not found:
         raise BuildError("the engine ended before it was", lines)
     return client.images.get(found[1])

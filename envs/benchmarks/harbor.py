@@ -44,6 +44,8 @@ CANARY = re.compile(r"(?:<!--.*canary.*-->|#.*canary.*)\s*", re.IGNORECASE)
 """Lines that mark a benchmark's files, at the top of an instruction; Harbor shows them to no agent either."""
 SECONDS = 600.0
 """Of solve.sh, of the tests, and of making an image, where nothing is stated."""
+SILENT_SECONDS = 600.0
+"""That the engine may say nothing; while it builds, it has a task's own time."""
 LEAST = {"cpus": 1.0, "memory_mb": 2048, "storage_mb": 2048, "gpus": 0}
 """Where task.toml states none."""
 TABLES = ("task", "agent", "environment", "verifier")
@@ -160,7 +162,7 @@ def _of_image(asked: str, beyond: str, folder: Path, image: str | None, made: Pa
     try:
         if build.workdir:
             dockerfile.require_place(build.workdir, dockerfile.OURS)
-        client = docker_engine.connect(task_image.SILENT_SECONDS)
+        client = docker_engine.connect(SILENT_SECONDS)
         found = task_image.built(client, build)
         workdir = build.workdir or posixpath.normpath(task_image.workdir(client, found))
         dockerfile.require_place(workdir, dockerfile.OURS)

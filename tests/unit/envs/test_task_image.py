@@ -23,6 +23,7 @@ from envs import docker_engine, task_image
 from envs.records import Build
 from envs.sandbox import SandboxFailure, image
 
+LATE = r"not built in 0 s .*build_timeout_sec"
 ANSWERS = {"/c/json": {"Id": "c"}, "/c/wait": {"StatusCode": 0}}
 
 
@@ -82,11 +83,13 @@ class Conversation(BaseHTTPRequestHandler):
     do_POST = do_DELETE = do_GET
 
     def build(self) -> None:
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        steps = itertools.chain(self.server.steps, ["Successfully built 0123\n", ""])
+        first = next(steps)  # with which an engine's answer begins
         try:
-            for said in itertools.chain(self.server.steps, ["Successfully built 0123\n", ""]):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for said in itertools.chain([first], steps):
                 line = json.dumps({"stream": said}).encode() if said else b""
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         except ConnectionError:
@@ -132,17 +135,18 @@ def build(tmp_path: Path) -> Build:
     return Build(tmp_path / "environment")
 
 
-@pytest.mark.parametrize(("silent", "says"), [("/build", "cannot be built"), ("/c/wait", "does not run python3")])
+@pytest.mark.parametrize(
+    ("silent", "seconds", "says"), [("/build", 0.2, LATE), ("/c/wait", 600.0, "does not run python3")]
+)
 def test_an_engine_that_falls_silent_is_not_waited_for_nor_asked_for_the_same_at_once(
-    engine, client, build, monkeypatch, silent, says
+    engine, client, build, monkeypatch, silent, seconds, says
 ):
     engine.silent = silent
     with monkeypatch.context() as soon:
-        soon.setattr(task_image, "SILENT_SECONDS", 0.2)
         soon.setattr(docker_engine, "PROBE_SECONDS", 0.2)
         for _ in range(2):
             with pytest.raises(docker_engine.Unusable, match=says):
-                task_image.built(client, build)
+                task_image.built(client, replace(build, seconds=seconds))
     builds = [asked for asked in engine.asked if "/build?" in asked]
     assert len(builds) == 1 and "forcerm=True" in builds[0]
     assert sum("/create" in asked for asked in engine.asked) == sum("DELETE" in asked for asked in engine.asked)
@@ -151,11 +155,20 @@ def test_an_engine_that_falls_silent_is_not_waited_for_nor_asked_for_the_same_at
     assert task_image.built(client, build) == "sha256:0123" and engine.tagged
 
 
-def test_a_build_whose_steps_add_up_to_more_than_its_time_is_given_up(engine, client, build):
-    engine.steps = (time.sleep(0.05) or f"Step {number}\n" for number in range(200))
-    with pytest.raises(docker_engine.Unusable, match=r"not built in 0 s .*build_timeout_sec"):
+@pytest.mark.parametrize("step", [0.05, 0.5], ids=["in many", "in one"])
+def test_a_build_whose_steps_add_up_to_more_than_its_time_is_given_up(engine, client, build, step):
+    engine.steps = (time.sleep(step) or f"Step {number}\n" for number in range(200))
+    with pytest.raises(docker_engine.Unusable, match=LATE):
         task_image.built(client, replace(build, seconds=0.3))
-    assert engine.left.wait(5) and not engine.tagged
+    assert engine.left.wait(20) and not engine.tagged
+
+
+def test_a_step_may_be_silent_for_as_long_as_the_whole_may_take(engine, client, build, monkeypatch):
+    given = []
+    monkeypatch.setattr(client.api, "build", lambda timeout, **_: given.append(timeout) or (_ for _ in ()))
+    with pytest.raises(docker_engine.Unusable):
+        task_image.built(client, replace(build, seconds=3600.0))
+    assert given == [3600.0]
 
 
 def test_an_image_is_tried_with_what_sandboxes_cover(engine, client, build):
