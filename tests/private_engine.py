@@ -61,8 +61,9 @@ class PrivateEngine:
         places = {name: f"{self._folder}/{name}" for name in ("data-root", "exec-root", "pidfile")}
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                ["dockerd", "-H", self.host, *(f"--{name}={place}" for name, place in places.items()),
-                 "--bridge=none", "--iptables=false"],
+                # In a network of its own: it deletes the bridge that it finds, which is the usual engine's.
+                ["unshare", "--net", "dockerd", "-H", self.host, "--bridge=none", "--iptables=false",
+                 *(f"--{name}={place}" for name, place in places.items())],
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 

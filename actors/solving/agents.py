@@ -89,7 +89,7 @@ def engine_settings(settings: Settings, steps: int) -> Any:
     actions."""
     return SimpleNamespace(
         run=SimpleNamespace(name="solve"), model=settings.model, rl=SimpleNamespace(steps=steps),
-        actors=SimpleNamespace(**dict(settings.actors.items()), sequences=1, colocate=False),
+        actors=SimpleNamespace(**dict(settings.actors.items()), threads=0, sequences=1, colocate=False),
     )  # fmt: skip
 
 

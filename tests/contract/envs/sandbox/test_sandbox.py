@@ -402,7 +402,7 @@ def test_nothing_outlives_a_host_that_is_killed(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=scratch) as process:
         alive = Path(process.stdout.readline().strip()) / "alive"
         end = time.monotonic() + 60
-        while not alive.exists() and time.monotonic() < end:
+        while not (alive.exists() and alive.stat().st_size) and time.monotonic() < end:
             time.sleep(0.05)
         process.kill()
     sizes, end = [0, alive.stat().st_size], time.monotonic() + 15  # half of the time that the experiment has
