@@ -2,8 +2,8 @@
 
 The container's PID 1 is the runner, spoken to over the attached standard streams. It ends when its input closes, and
 `auto_remove` deletes it, so containers do not outlive the actor that started them (`docker ps --filter label=mlagent`
-shows those that run). The engine, rootful or rootless, must share the host's file system (workspaces are bind mounts)
-and enforce limits.
+shows those that run); one that never ran is deleted here. The engine, rootful or rootless, must share the host's file
+system (workspaces are bind mounts) and enforce limits.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import socket
 import struct
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount
 
 from envs import docker_engine, task_image
@@ -50,6 +51,8 @@ class DockerBackend:
         self.maps_root = "name=rootless" in info.get("SecurityOptions", [])
         self._runner_mb = packages.runner_mb
         self._from = image.own(self._engine, image_name) if image_name else image.ensure(self._engine, packages)
+        self._unstarted: set[str] = set()
+        """Names of containers that may have been made and did not start, which the engine does not delete by itself."""
         self._shown: list[host_view.Mount] = []
         self.image = self._from
         if not packages.in_image:
@@ -66,10 +69,12 @@ class DockerBackend:
             variables, run = host_view.variables(limits), host_view.RUN
         variables.pop("PATH")  # the image's own says where its Python is
         source = self._of_task(kind.room.build) if kind.room.build else self._from
+        name = f"{LABEL}-{uuid.uuid4().hex}"  # known also where the engine's answer is lost
         try:
             container = self._engine.containers.create(
                 source,
                 run,
+                name=name,
                 entrypoint=["python3"],  # the runner is the first process, whatever the image begins with
                 stdin_open=True,
                 auto_remove=True,
@@ -107,8 +112,22 @@ class DockerBackend:
         except ImageNotFound as error:
             raise SandboxFailure(f"the engine has no image {source!r} any more") from error
         except (DockerException, OSError) as error:
+            self._unstarted.add(name)
+            self._delete_unstarted()
             raise SandboxFailure(f"the Docker Engine could not start a sandbox ({error}): is it running?") from error
+        self._delete_unstarted()
         return channel
+
+    def _delete_unstarted(self) -> None:
+        """As far as the engine is there to do it."""
+        for name in tuple(self._unstarted):
+            try:
+                self._engine.api.remove_container(name, force=True)
+            except NotFound:
+                pass
+            except (DockerException, OSError):
+                return
+            self._unstarted.discard(name)
 
     def _of_task(self, build: Build) -> str:
         """Id of the image that a task's Dockerfile makes, which another machine may have built before, and not this."""

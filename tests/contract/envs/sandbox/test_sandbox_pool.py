@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import textwrap
 import time
@@ -9,14 +11,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import docker
 import pytest
+from docker import APIClient
+from docker.errors import APIError
+from docker.models.containers import Container
 
 from envs import sandbox
 from envs.admission import Capacity
 from envs.experiments import SandboxRunner
 from envs.records import Limits, Task
 from envs.sandbox import SandboxFailure, SandboxPool, cgroup
+from envs.sandbox.docker import LABEL
 from envs.workspace import restore
 from tests.cards import card_devices
 from tests.sandbox_task import BACKENDS, GVISOR_LATER, execute, make_task
@@ -44,6 +52,33 @@ def test_closing_refuses_newcomers_and_ends_those_at_work(backend: str, task: Ta
         with pytest.raises(SandboxFailure, match="closed"), own.acquire(task):
             pass
     assert not sandbox.workspace.exists()
+
+
+def test_a_container_that_did_not_start_is_deleted_as_soon_as_the_engine_does_so(task: Task, monkeypatch) -> None:
+    """It deletes those that ran by itself, and of one that crashed meanwhile these alone."""
+    try:
+        own = SandboxPool("docker")
+    except SandboxFailure as reason:
+        pytest.skip(f"NOT TESTED, the docker sandbox is not to be had: {reason}")
+
+    def ours() -> set[str]:
+        listed = docker.from_env().containers.list(all=True, filters={"label": f"{LABEL}={os.getpid()}"})
+        return {one.id for one in listed}
+
+    def away(*_: Any, **__: Any) -> None:
+        raise APIError("it is away")
+
+    before = ours()
+    with contextlib.closing(own):
+        with monkeypatch.context() as patch:
+            patch.setattr(Container, "start", away)
+            patch.setattr(APIClient, "remove_container", away)
+            with pytest.raises(SandboxFailure, match="it is away"), own.acquire(task):
+                pass
+        left = ours() - before
+        assert left
+        with own.acquire(task):
+            assert not left & ours()
 
 
 def test_an_experiment_sees_its_own_card_alone(task: Task, tmp_path: Path, monkeypatch) -> None:
